@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all a fresh machine with Python 3.11+ needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: install demo test test-slow check bench clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lowrise needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python scripts/demo.py
+
+test: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'not slow and not gpu and not network'
+
+test-slow: $(READY)
+	$(BIN)/python scripts/fetch_demo_model.py
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow and not gpu and not network'
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python benchmarks/observe.py
+	$(BIN)/python benchmarks/writing.py
+	$(BIN)/python benchmarks/laco.py
+
+clean:
+	rm -rf $(VENV) .demo build .pytest_cache .mypy_cache .ruff_cache
