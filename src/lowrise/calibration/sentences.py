@@ -1,0 +1,125 @@
+"""Short sentences, for what compares whole models: LaCo (arXiv 2402.11187) calibrates on ten of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrise.calibration.text import check_known, dataset_text, read_text
+from lowrise.calibration.tokens import Windows, pack
+from lowrise.calibration.written import write_windows
+from lowrise.errors import TextError
+from lowrise.model.decoder import Decoder
+from lowrise.plan import CalibrationRecord
+from lowrise.progress import Reporter
+
+# A line of fewer words is a heading or a list's item, unless the text has no other.
+LEAST_WORDS = 5
+_TOKENS_PER_WORD = 1.5  # at most: cuts text without spaces, and the rare long rows that all others would be padded to
+_CHARACTERS_PER_LINE = 400  # of a dataset's text, read to find one usable line
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """ids (sentences, tokens), int64, padded on the right; mask (sentences, tokens), bool, true at real tokens.
+
+    Every layer is causal, so what a real token sees does not depend on padding that stands after it.
+    length: tokens of a window when perplexity is measured; the sentences have their own.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    source: str
+    seed: int
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+    def joined(self, longest: int) -> Windows:
+        """All real tokens in a row, in windows of at most `longest` tokens: enough to see a collapse by."""
+        stream = self.ids[self.mask]
+        return Windows(pack([stream], min(longest, len(stream))), self.source, self.seed)
+
+    def record(self) -> CalibrationRecord:
+        return CalibrationRecord(
+            source=self.source,
+            tokens=self.tokens,
+            sha256=self.sha256(),
+            seed=self.seed,
+            samples=len(self),
+            length=self.length,
+        )
+
+    def sha256(self) -> str:
+        """Over the sentences' lengths and their real ids as little-endian int64."""
+        digest = hashlib.sha256(str(self.mask.sum(1).tolist()).encode())
+        digest.update(self.ids[self.mask].numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def calibration_sentences(
+    decoder: Decoder,
+    tokenizer: Any,
+    *,
+    text: list[str],
+    dataset: str | None,
+    samples: int,
+    words: int,
+    length: int,
+    seed: int,
+    report: Reporter,
+) -> Sentences:
+    """The first `words` words of `samples` lines of files or of a dataset, or rows that the model writes itself.
+
+    Which lines is the seed's choice among those of LEAST_WORDS words or more (among all, if there is none). Special
+    tokens are those that the tokenizer adds of itself; a sentence has at most 1.5 times as many tokens as `words`. The
+    model's own rows have `words` tokens and one more.
+    Raises TextError for text without a usable sentence.
+    """
+    length = min(length, decoder.max_length)
+    if not text and dataset is None:
+        tokens = min(words + 1, decoder.max_length)
+        ids = write_windows(decoder, tokenizer, samples=samples, length=tokens, seed=seed, report=report)
+        return Sentences(ids, torch.ones_like(ids, dtype=torch.bool), "written by the model", seed, length)
+    if dataset is not None:
+        source, texts = dataset, dataset_text(dataset, samples * _CHARACTERS_PER_LINE)
+    else:
+        source, texts = ", ".join(path.rpartition("/")[2] for path in text), [read_text(path) for path in text]
+    lines = [line.split() for document in texts for line in document.splitlines() if line.strip()]
+    lines = [line for line in lines if len(line) >= min(LEAST_WORDS, words)] or lines
+    order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows: list[list[int]] = []
+    most = min(max(round(_TOKENS_PER_WORD * words), 2), decoder.max_length)
+    for index in order:
+        if len(rows) == samples:
+            break
+        ids_of_line = tokenizer(" ".join(lines[index][:words]), verbose=False)["input_ids"][:most]
+        if len(ids_of_line) > 1:  # one token alone predicts nothing
+            rows.append(ids_of_line)
+    if not rows:
+        raise TextError(source, "one sentence of two tokens at least", "none", "give text with sentences in it")
+    if len(rows) < samples:
+        report.say(f"{source} has {len(rows)} usable sentences, not the {samples} asked for: all are used")
+    ids, mask = pad_right(rows)
+    check_known(ids, decoder, source)
+    return Sentences(ids, mask, source, seed, length)
+
+
+def pad_right(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of token ids → (ids, mask), both (rows, longest). The padding's id, 0, is seen by no real token."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = True
+    return ids, mask

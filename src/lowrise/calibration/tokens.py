@@ -1,0 +1,79 @@
+"""Packed windows of tokens: what every pass over calibration data runs on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrise.errors import TextError
+from lowrise.plan import CalibrationRecord
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows (windows, length), int64, full and unpadded, in the seeded order they are used in."""
+
+    ids: Tensor
+    source: str
+    seed: int
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.numel()
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def batches(self, tokens: int = 1024) -> Iterator[Tensor]:
+        """Batches of about `tokens` tokens, at least one window each."""
+        return iter(self.ids.split(max(1, tokens // self.length)))
+
+    def split(self, share: float) -> tuple[Windows, Windows]:
+        """(rest, held out): the last `share` of the windows, at least one of each. The order is already random.
+
+        Raises TextError for a single window, which cannot be split.
+        """
+        if len(self) < 2:
+            expected = f"at least two windows of {self.length} tokens, one of them to hold out"
+            raise TextError(
+                self.source, expected, f"{len(self)}", "give more text, more --samples or a smaller --length"
+            )
+        count = min(max(1, round(share * len(self))), len(self) - 1)
+        cut = len(self) - count
+        return Windows(self.ids[:cut], self.source, self.seed), Windows(self.ids[cut:], self.source, self.seed)
+
+    def record(self) -> CalibrationRecord:
+        return CalibrationRecord(
+            source=self.source,
+            tokens=self.tokens,
+            sha256=self.sha256(),
+            seed=self.seed,
+            samples=len(self),
+            length=self.length,
+        )
+
+    def sha256(self) -> str:
+        """Over the shape and the ids as little-endian int64: another order is another hash."""
+        digest = hashlib.sha256(f"{tuple(self.ids.shape)}".encode())
+        digest.update(self.ids.contiguous().numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def pack(streams: list[Tensor], length: int) -> Tensor:
+    """Token streams, each (tokens,) → windows (n, length); a window never spans two streams, partial ones go."""
+    cut = [stream[: len(stream) // length * length].view(-1, length) for stream in streams]
+    return torch.cat(cut) if cut else torch.empty(0, length, dtype=torch.long)
+
+
+def sample(windows: Tensor, samples: int, seed: int) -> Tensor:
+    """At most `samples` of the windows, without repetition, in an order that the seed decides."""
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    return windows[order[:samples]]

@@ -1,0 +1,106 @@
+"""Calibration text that the model writes itself: ancestral sampling from BOS at temperature 1, data-free.
+
+After an end-of-text token the row goes on with BOS, so every row is a full window. The cache is written into room
+reserved in advance: growing it by concatenation, as the stock one does, copies it once a token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from lowrise.errors import TextError
+from lowrise.model.decoder import Decoder
+from lowrise.progress import Reporter
+
+_CACHE_BYTES = 3 * 2**30  # most memory for keys and values; decides how many rows are written at once
+_MOST_ROWS = 128
+
+
+class _ReservedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values (batch, heads, tokens, head size), written in place."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room, self._used = room, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        batch, heads, new, size = key_states.shape
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._keys = key_states.new_empty(batch, heads, self._room, size)
+            self._values = value_states.new_empty(batch, heads, self._room, value_states.shape[-1])
+        end = self._used + new
+        self._keys[:, :, self._used : end] = key_states
+        self._values[:, :, self._used : end] = value_states
+        self._used = end
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+
+def _reserved_cache(decoder: Decoder, room: int) -> DynamicCache:
+    """The family's own cache, its plain layers replaced by reserved ones (sliding layers are already bounded)."""
+    cache = DynamicCache(config=decoder.config)
+    cache.layers = [_ReservedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@torch.no_grad()
+def write_windows(
+    decoder: Decoder, tokenizer: Any, *, samples: int, length: int, seed: int, report: Reporter
+) -> Tensor:
+    """(samples, length) token ids sampled from the model, the same for the same seed and machine.
+
+    Every token's uniform number is drawn beforehand, so how many rows are written at once changes nothing.
+    """
+    start, ends = _special_tokens(decoder, tokenizer)
+    uniform = torch.rand(samples, length, generator=torch.Generator().manual_seed(seed))
+    rows = _rows_at_once(decoder, length)
+    done = []
+    report.say(f"no text given: the model writes its own, {samples} windows of {length} tokens")
+    with report.bar("writing", samples * length) as bar:
+        for first in range(0, samples, rows):
+            batch = min(rows, samples - first)
+            cache = _reserved_cache(decoder, length)
+            token = torch.full((batch, 1), start, device=decoder.device)
+            columns = []
+            for column in uniform[first : first + batch].to(decoder.device).split(1, dim=1):
+                logits = decoder.model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].float()
+                chosen = _draw(logits, column)
+                columns.append(chosen)
+                token = torch.where(torch.isin(chosen, ends), start, chosen)
+                bar.advance(batch, steps=batch)
+            done.append(torch.cat(columns, dim=1).cpu())
+    return torch.cat(done)
+
+
+def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row of softmax(logits), (batch, vocabulary) and (batch, 1) in [0, 1) → (batch, 1), by inversion."""
+    cumulated = logits.softmax(-1).cumsum(-1)
+    return torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
+
+
+def _special_tokens(decoder: Decoder, tokenizer: Any) -> tuple[int, Tensor]:
+    ends = decoder.model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    ends = [end for end in [*ends, tokenizer.eos_token_id] if end is not None]
+    start = tokenizer.bos_token_id
+    if start is None:
+        start = decoder.config.bos_token_id
+    if start is None:
+        start = next(iter(ends), None)
+    if start is None:
+        raise TextError("the model's own text", "a token to begin with", "no BOS and no EOS token", "give --text")
+    return int(start), torch.tensor(ends, dtype=torch.long, device=decoder.device)
+
+
+def _rows_at_once(decoder: Decoder, length: int) -> int:
+    """Rows whose keys and values fit in the bound, from the sizes the config gives."""
+    config = decoder.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * len(decoder) * heads * size * length * torch.finfo(decoder.dtype).bits // 8
+    return max(1, min(_MOST_ROWS, int(_CACHE_BYTES // row)))

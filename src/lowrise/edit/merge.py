@@ -1,0 +1,93 @@
+"""Merging layers into one (LaCo's RDSC, https://arxiv.org/abs/2402.11187, section 2.1).
+
+Every rule is linear and its weights sum to one, so a merge, and a merge of merged layers too, is a mix of the
+original layers: Σ w_i θ_{start+i}. A mix is a handful of numbers; its weights are made when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowrise.errors import PlanError
+from lowrise.model.alike import difference
+from lowrise.model.decoder import Decoder
+from lowrise.plan import Merge, rule_weights
+from lowrise.recipe import Norms, Rule
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A layer made of the original layers [start, start + len(weights)); one weight: that layer itself."""
+
+    start: int
+    weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.weights)
+
+
+def mix_of(parts: Sequence[Mix], rule: Rule) -> Mix:
+    """The merge of adjacent layers, themselves mixes perhaps, expressed in the original layers."""
+    shares = rule_weights(rule, len(parts))
+    weights = [share * weight for share, part in zip(shares, parts, strict=True) for weight in part.weights]
+    return Mix(parts[0].start, tuple(weights))
+
+
+@torch.no_grad()
+def mixed_parameters(layers: nn.ModuleList, mix: Mix, norms: Norms) -> dict[str, Tensor]:
+    """Parameters of the layer that `mix` is, by their names in it; with `keep`, without those of its norms.
+
+    Summed in float32 and rounded to the layer's dtype once. Where one layer has all the weight, its own tensors are
+    handed out, not copies of them. Costs at most one layer of memory.
+    """
+    kept = _norm_parameters(layers[mix.start]) if norms == "keep" else set()
+    used = [(dict(layers[mix.start + i].named_parameters()), weight) for i, weight in enumerate(mix.weights) if weight]
+    made: dict[str, Tensor] = {}
+    for name, own in layers[mix.start].named_parameters():
+        if name in kept:
+            continue
+        terms = [(parameters[name].detach(), weight) for parameters, weight in used]
+        if len(terms) == 1 and terms[0][1] == 1:
+            made[name] = terms[0][0]
+            continue
+        total = terms[0][0].float() * terms[0][1]
+        for term, weight in terms[1:]:
+            total.add_(term, alpha=weight)
+        made[name] = total.to(own.dtype)
+    return made
+
+
+@torch.no_grad()
+def merge(decoder: Decoder, edit: Merge) -> None:
+    """Layer `edit.start` takes on the mix, the span's other layers go; in place.
+
+    Raises PlanError naming the first layer that is of another kind than layer `edit.start`.
+    """
+    for layer in range(edit.start + 1, edit.stop):
+        unlike = difference(decoder, edit.start, layer)
+        if unlike is not None:
+            raise PlanError(
+                f"merge of layers [{edit.start}, {edit.stop}) of {decoder.family}",
+                "layers of one kind",
+                f"layer {layer} unlike layer {edit.start} ({unlike})",
+                "merge layers of one kind, or drop the span instead",
+            )
+    base = decoder.layers[edit.start]
+    for name, value in mixed_parameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms).items():
+        base.get_parameter(name).copy_(value)
+    decoder.drop(edit.start + 1, edit.stop)
+
+
+def _norm_parameters(layer: nn.Module) -> set[str]:
+    """Names of the parameters that belong to a norm, by its class ("...Norm")."""
+    return {
+        f"{path}.{name}"
+        for path, module in layer.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for name, _ in module.named_parameters(recurse=False)
+    }

@@ -1,0 +1,1 @@
+"""Repairing what a cut broke."""

@@ -1,0 +1,182 @@
+"""Training a lightweight network on stored pairs (LLM-Streamline, arXiv 2403.19135, section 3.2, "MSE loss")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrise.edit.replace import Trainee
+from lowrise.errors import LowriseError
+from lowrise.heal.pairs import Pairs
+from lowrise.heal.schedule import Schedule, make_schedule
+from lowrise.model.decoder import Call, Decoder
+from lowrise.progress import Reporter
+from lowrise.recipe import Loss, Training
+
+_MICRO_TOKENS = 4096  # tokens whose activations are held for one backward pass
+_VALIDATIONS = 20
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """What training did. Points are (optimiser steps done, loss); `dropped` is the loss of putting nothing back."""
+
+    loss: Loss
+    train: list[tuple[int, float]]
+    validation: list[tuple[int, float]]
+    best_step: int
+    best: float
+    dropped: float
+    steps: int
+    epochs: int
+    batch_windows: int
+    training_tokens: int
+    validation_tokens: int
+    last_learning_rate: float
+
+    def data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train(
+    decoder: Decoder, trainee: Trainee, pairs: Pairs, settings: Training, seed: int, report: Reporter
+) -> TrainingCurve:
+    """Train in place and leave the weights that did best on the held-out windows, which are the last ones of `pairs`
+    (two windows at least).
+
+    Deterministic for a seed on one machine. Raises LowriseError when the loss stops being finite.
+    """
+    held_out = min(max(1, round(settings.validation * len(pairs))), len(pairs) - 1)
+    count = len(pairs) - held_out
+    schedule = make_schedule(count, pairs.inputs.shape[1], settings)
+    optimiser = torch.optim.AdamW(
+        trainee.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.999)
+    )
+    run = _Run(decoder, trainee, pairs, settings.loss)
+    validation = range(count, len(pairs))
+    every = max(1, schedule.steps // _VALIDATIONS)
+    best_step, best = 0, run.evaluate(validation)
+    best_weights = _copy(trainee)
+    losses, points = [], [(0, best)]
+    with report.bar("training", schedule.steps) as bar:
+        for step, rows in enumerate(_batches(count, schedule, seed)):
+            rate = schedule.rate(step, settings)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad()
+            loss = run.backward(rows)
+            trainee.before_step()
+            torch.nn.utils.clip_grad_norm_(trainee.parameters, settings.clip)
+            optimiser.step()
+            losses.append((step + 1, loss))
+            if (step + 1) % every == 0 or step + 1 == schedule.steps:
+                points.append((step + 1, run.evaluate(validation)))
+                if points[-1][1] < best:
+                    best_step, best = points[-1]
+                    best_weights = _copy(trainee)
+            bar.advance(len(rows) * pairs.inputs.shape[1], f"loss {loss:.4g}  held out {points[-1][1]:.4g}")
+    trainee.module.load_state_dict(best_weights)
+    if not all(torch.isfinite(torch.tensor(value)) for _, value in losses + points):
+        raise LowriseError("the training loss became infinite or NaN: lower training.learning_rate")
+    return TrainingCurve(
+        loss=settings.loss,
+        train=losses,
+        validation=points,
+        best_step=best_step,
+        best=best,
+        dropped=run.evaluate_dropped(validation),
+        steps=schedule.steps,
+        epochs=schedule.epochs,
+        batch_windows=schedule.batch,
+        training_tokens=count * pairs.inputs.shape[1],
+        validation_tokens=held_out * pairs.inputs.shape[1],
+        last_learning_rate=rate,
+    )
+
+
+class _Run:
+    """Forward and backward over rows of the pairs, in pieces small enough to hold."""
+
+    def __init__(self, decoder: Decoder, trainee: Trainee, pairs: Pairs, loss: Loss) -> None:
+        self._decoder, self._trainee, self._pairs, self._loss = decoder, trainee, pairs, loss
+        self._length = pairs.inputs.shape[1]
+        self._piece = max(1, _MICRO_TOKENS // self._length)
+        self._calls: dict[int, list[Call]] = {}
+
+    def backward(self, rows: list[int]) -> float:
+        """Mean loss over `rows`, its gradient accumulated."""
+        total = 0.0
+        for piece in _pieces(rows, self._piece):
+            inputs, targets = self._take(piece)
+            loss = self._measure(self._trainee.forward(inputs, self._calls_for(len(piece))), targets)
+            loss = loss * (len(piece) / len(rows))
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, rows: range) -> float:
+        total = 0.0
+        for piece in _pieces(list(rows), self._piece):
+            inputs, targets = self._take(piece)
+            loss = self._measure(self._trainee.forward(inputs, self._calls_for(len(piece))), targets)
+            total += float(loss) * len(piece)
+        return total / len(rows)
+
+    @torch.no_grad()
+    def evaluate_dropped(self, rows: range) -> float:
+        """The loss if h[start] were passed on as it is."""
+        pieces = _pieces(list(rows), self._piece)
+        return sum(float(self._measure(*self._take(piece))) * len(piece) for piece in pieces) / len(rows)
+
+    def _take(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        device = self._decoder.device
+        return self._pairs.inputs[rows].to(device).float(), self._pairs.targets[rows].to(device).float()
+
+    def _measure(self, estimate: Tensor, target: Tensor) -> Tensor:
+        squares = (estimate - target).square()
+        if self._loss == "mse":
+            return squares.mean()
+        return (squares.sum(-1) / target.square().sum(-1)).mean()
+
+    @torch.no_grad()
+    def _calls_for(self, rows: int) -> list[Call]:
+        """How the model itself calls its layers for so many full windows: causal on every attention backend."""
+        if rows not in self._calls:
+            ids = torch.zeros(rows, self._length, dtype=torch.long)
+            self._calls[rows] = [
+                Call(_to_float32(call.args), _to_float32(call.kwargs)) for call in self._decoder.enter(ids)[1]
+            ]
+        return self._calls[rows]
+
+
+def _to_float32(value: Any) -> Any:
+    """The same structure with every floating tensor in float32, as the network in training is."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(_to_float32(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _to_float32(item) for key, item in value.items()}
+    return value
+
+
+def _batches(windows: int, schedule: Schedule, seed: int) -> Iterator[list[int]]:
+    """Rows of every optimiser step: each epoch all windows once, in a new seeded order."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(schedule.epochs):
+        yield from _pieces(torch.randperm(windows, generator=generator).tolist(), schedule.batch)
+
+
+def _pieces(rows: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def _copy(trainee: Trainee) -> dict[str, Tensor]:
+    """The weights as they are now, not as they will be: state_dict alone hands out the live tensors."""
+    return {name: value.detach().clone() for name, value in trainee.module.state_dict().items()}

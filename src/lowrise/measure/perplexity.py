@@ -1,0 +1,52 @@
+"""Perplexity exactly as DESIGN.md defines it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrise.calibration import Windows
+from lowrise.model.decoder import Decoder
+from lowrise.progress import Reporter
+
+_BATCH_TOKENS = 1024
+_LOGITS = 2**26  # float32 logits held at once
+
+
+@torch.no_grad()
+def perplexity(decoder: Decoder, windows: Windows, limit: int | None, report: Reporter) -> dict[str, Any]:
+    """exp of the mean next-token cross-entropy (natural log) over length - 1 positions of each window.
+
+    limit: measure the first so many windows only. Sums are in float64.
+    """
+    chosen = Windows(windows.ids[:limit], windows.source, windows.seed)
+    total = 0.0
+    vocabulary = decoder.model.get_output_embeddings().weight.shape[0]
+    rows = max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary) // chosen.length)
+    with report.bar("perplexity", len(chosen)) as bar:
+        for ids in chosen.batches(rows * chosen.length):
+            ids = ids.to(decoder.device)
+            logits = decoder.model(input_ids=ids, use_cache=False).logits
+            total += _cross_entropy_sum(logits, ids)
+            bar.advance(ids.numel(), steps=len(ids))
+    positions = len(chosen) * (chosen.length - 1)
+    loss = total / positions
+    return {
+        "value": math.exp(loss) if loss < 700 else math.inf,
+        "loss": loss,
+        "tokens": chosen.tokens,
+        "windows": len(chosen),
+        "length": chosen.length,
+    }
+
+
+def _cross_entropy_sum(logits: Tensor, ids: Tensor) -> float:
+    """Summed over all positions that have a next token; logits (batch, tokens, vocabulary), ids (batch, tokens)."""
+    losses = [
+        torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:], reduction="none").sum(dtype=torch.float64)
+        for row, targets in zip(logits, ids, strict=True)
+    ]
+    return float(torch.stack(losses).sum())

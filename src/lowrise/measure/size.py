@@ -1,0 +1,26 @@
+"""Layers, parameters and bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lowrise.model.decoder import Decoder
+
+
+def size(decoder: Decoder, dtype: torch.dtype) -> dict[str, Any]:
+    """Layers (a network in a span's place is one), parameters (shared ones once), bytes of weights in `dtype`."""
+    embeddings = {
+        id(module.weight): module.weight.numel()
+        for module in (decoder.model.get_input_embeddings(), decoder.model.get_output_embeddings())
+        if module is not None
+    }
+    total = decoder.parameters()
+    return {
+        "layers": decoder.storeys,
+        "parameters": total,
+        "parameters_embeddings": sum(embeddings.values()),
+        "bytes": total * dtype.itemsize,
+        "dtype": str(dtype).removeprefix("torch."),
+    }

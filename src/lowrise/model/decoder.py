@@ -1,0 +1,245 @@
+"""A uniform view of any decoder-only causal language model whose layers are one ModuleList.
+
+The family's own code does all computing. To run part of a stack, the view calls the model once with every layer
+replaced by one that records how it is called and passes the residual stream on: that yields h[0] and each layer's
+arguments (masks, positions, rotary embeddings) at the price of an embedding lookup. Layers are then called one by
+one, from any h[l] on, with those arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrise.errors import ModelError, PlanError
+from lowrise.model.families import LayerNames, layer_names
+from lowrise.model.networks import SpanNetwork, attach
+from lowrise.model.splice import check_against_stock, renumber, splice_config
+from lowrise.model.support import refuse_config, refuse_stack
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model called one layer, the residual stream left out."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Recorder(nn.Module):
+    """Stands in a layer's place, notes its call and passes the stream on, or `inject` instead of it."""
+
+    def __init__(self, layer: nn.Module, as_tuple: bool, inject: Tensor | None = None) -> None:
+        super().__init__()
+        self._layer = (layer,)  # in a tuple: not a submodule of ours
+        self._as_tuple, self._inject = as_tuple, inject
+        self.stream: Tensor | None = None
+        self.call: Call | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Some models read a layer's attributes (its attention type) before they call it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._layer[0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            stream, args = args[0], args[1:]
+        else:
+            stream = kwargs.pop("hidden_states")
+        self.stream, self.call = stream, Call(args, kwargs)
+        out = stream if self._inject is None else self._inject
+        return (out,) if self._as_tuple else out
+
+
+class Decoder:
+    """The layers of `model`, and what surrounds them.
+
+    Raises ModelError for a model without exactly one stack of decoder layers, or with one that is not supported.
+    """
+
+    def __init__(self, model: Any, where: str = "model") -> None:
+        self.model = model
+        self.where = where
+        self.config: Any = model.config.get_text_config(decoder=True)
+        refuse_config(self.config, where)
+        self.layers_path = _find_stack(model, int(self.config.num_hidden_layers), where)
+        owner, _, self._attribute = self.layers_path.rpartition(".")
+        self._owner = model.get_submodule(owner)
+        refuse_stack(self.config, self.layers, where)
+        self._layers_return_tuple = self._probe()
+
+    # -- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        stack = getattr(self._owner, self._attribute)
+        assert isinstance(stack, nn.ModuleList)
+        return stack
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def network(self) -> SpanNetwork | None:
+        """The published-form network that stands in a removed span's place, if there is one."""
+        network = getattr(self.model, "span_network", None)
+        assert network is None or isinstance(network, nn.Module)
+        return network  # type: ignore[return-value]
+
+    @property
+    def storeys(self) -> int:
+        """Decoder layers, and a network in a span's place counts as one."""
+        return len(self) + (self.network is not None)
+
+    @property
+    def family(self) -> str:
+        return str(self.config.model_type)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens the positions allow."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 2**31)
+
+    @property
+    def device(self) -> torch.device:
+        parameter = next(self.model.parameters())
+        assert isinstance(parameter, Tensor)
+        return parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.layers.parameters()).dtype
+
+    def names(self, layer: int) -> LayerNames:
+        return layer_names(self.family, self.layers[layer])
+
+    # -- running parts of it ----------------------------------------------------------------------------------
+
+    def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+        """ids (batch, tokens) → h[0] (batch, tokens, hidden) and the call of every layer, nothing computed between."""
+        with self._recorders() as recorders:
+            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
+        stream = recorders[0].stream
+        assert stream is not None
+        return stream, [recorder.call for recorder in recorders if recorder.call is not None]
+
+    def step(self, layer: int, h: Tensor, calls: list[Call]) -> Tensor:
+        """h[layer] → h[layer + 1], both (batch, tokens, hidden), by the layer's own code."""
+        out = self.layers[layer](h, *calls[layer].args, **calls[layer].kwargs)
+        stream: Tensor = out[0] if isinstance(out, tuple) else out
+        return stream
+
+    def states(self, ids: Tensor, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """(l, h[l]) for l = 0..stop (default: all, h[L] BEFORE the final norm), one forward pass, one at a time."""
+        h, calls = self.enter(ids)
+        yield 0, h
+        for layer in range(len(self) if stop is None else stop):
+            h = self.step(layer, h, calls)
+            yield layer + 1, h
+
+    def leave(self, h: Tensor, ids: Tensor) -> Tensor:
+        """h[L] (batch, tokens, hidden) → logits (batch, tokens, vocabulary): the model's own final norm and head."""
+        with self._recorders(inject=h):
+            logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def finish(self, h: Tensor, ids: Tensor) -> Tensor:
+        """h[L] (batch, tokens, hidden) → the state that the head reads: the model's own final norm, no head."""
+        with self._recorders(inject=h):
+            state = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+        assert isinstance(state, Tensor)
+        return state
+
+    @contextmanager
+    def _recorders(self, inject: Tensor | None = None) -> Iterator[list[_Recorder]]:
+        real = list(self.layers)
+        recorders = [_Recorder(layer, self._layers_return_tuple, inject) for layer in real]
+        stack = self.layers
+        setattr(self._owner, self._attribute, nn.ModuleList(recorders))
+        try:
+            yield recorders
+        finally:
+            setattr(self._owner, self._attribute, stack)
+
+    @torch.no_grad()
+    def _probe(self) -> bool:
+        """Whether layers return a tuple: asked of the first one, which is then not followed by the others."""
+        seen: list[bool] = []
+
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen.append(isinstance(output, tuple))
+            raise _ProbedError
+
+        hook = self.layers[0].register_forward_hook(look)
+        try:
+            self.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=self.device), use_cache=False)
+        except _ProbedError:
+            pass
+        finally:
+            hook.remove()
+        return seen[0]
+
+    # -- changing it ------------------------------------------------------------------------------------------
+
+    def drop(self, start: int, stop: int) -> None:
+        """Take layers [start, stop) out, in place; indices and per-layer settings follow."""
+        layers = self.layers
+        kept = [index for index in range(len(layers)) if not start <= index < stop]
+        if not 0 <= start < stop <= len(layers) or not kept:
+            raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        splice_config(self.config, kept)
+        setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
+        renumber(self.layers)
+        check_against_stock(self.model, self.layers, self.layers_path)
+
+    def attach(self, network: SpanNetwork, position: int) -> None:
+        """Let `network` act on the residual stream before layer `position` (after the last one if equal to L)."""
+        if self.network is not None:
+            raise PlanError(
+                self.where, "one published-form network a model", "a second one", "use the portable form or `layer`"
+            )
+        attach(self.layers, network, position)
+        self.model.span_network = network
+        self.network_position = position
+
+    def release(self) -> None:
+        """Give the model up, so that its memory is free; the view is of no use after."""
+        self.model = None
+        self._owner = nn.Module()
+
+    def parameters(self) -> int:
+        """All parameters, shared ones once."""
+        return sum(int(p.numel()) for p in self.model.parameters())
+
+
+class _ProbedError(Exception):
+    pass
+
+
+def _find_stack(model: nn.Module, count: int, where: str) -> str:
+    """The path of the ModuleList that holds the decoder layers."""
+    stacks = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and _has_attention(module)
+    ]
+    if len(stacks) != 1:
+        found = ", ".join(stacks) or "none"
+        raise ModelError(where, f"one ModuleList of {count} decoder layers", found, "this model cannot be pruned")
+    return str(stacks[0])
+
+
+def _has_attention(stack: nn.ModuleList) -> bool:
+    return all(any("attn" in name or "attention" in name for name, _ in layer.named_children()) for layer in stack)

@@ -1,0 +1,241 @@
+"""Opening a model: a hub id, a local folder, or a `.gguf` file. What is refused is refused before weights are read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from lowrise.errors import InputError, ModelError
+from lowrise.model.decoder import Decoder
+from lowrise.model.weights import check_finite, check_gguf, check_weight_files, fingerprint
+from lowrise.plan import ModelRecord
+
+# What transformers and the parsers below it raise on files that are not what they should be.
+_UNUSABLE: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    ImportError,
+    RuntimeError,
+    struct.error,
+    pickle.UnpicklingError,
+    StrictDataclassError,
+)
+
+# What a hub id may bring onto the disk: never pickles, never other formats of the same weights.
+_LAYER_KEY = re.compile(r"\.(layers|h|blocks)\.\d+\.")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.tiktoken", "vocab.txt", "merges.txt"]
+
+
+@dataclass
+class OpenModel:
+    """A loaded model with all that a run needs to know of it."""
+
+    decoder: Decoder
+    tokenizer: Any
+    record: ModelRecord
+    save_dtype: torch.dtype
+    """The dtype the checkpoint came in, or the one the user asked for: the result is written in it."""
+    bytes_on_disk: int
+
+    @property
+    def model(self) -> Any:
+        return self.decoder.model
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the accelerator if there is one. Raises InputError for a device this machine lacks."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError("--device", "a device of this machine", f"{name!r} ({reason})", "try cpu or auto") from error
+
+
+def open_model(
+    source: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> OpenModel:
+    """Open `source` for pruning, in evaluation mode.
+
+    dtype: `auto` is the model's own on an accelerator and float32 on CPU.
+    Raises ModelError, one line, for whatever cannot be opened or is not a decoder-only model fit to be pruned.
+    """
+    _silence_transformers()
+    target = pick_device(device)
+    folder, gguf, revision = _locate(source, allow_pickle)
+    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is not None:
+        check_gguf(gguf)
+        kwargs["gguf_file"] = gguf.name
+        weights = [gguf]
+    else:
+        _check_config_file(folder, source, trust_remote_code)
+        weights = check_weight_files(folder, source, allow_pickle)
+    config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
+    _check_kind(config, source, is_gguf=gguf is not None)
+    own_dtype = _dtype_of(config)
+    chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
+    tokenizer = _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+    kwargs["use_safetensors"] = None if allow_pickle or gguf is not None else True
+    # the GGUF loader draws a bar of its own, which no setting of transformers silences
+    with contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext():
+        model, info = _load(
+            source,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=chosen, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            ),
+        )
+    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if lost:
+        raise ModelError(source, "weights for every parameter", f"none for {lost[0]} ({len(lost)} in all)", "mend it")
+    if gguf is not None:
+        _forget_quantisation(model)
+    extra = sorted(key for key in info["unexpected_keys"] if _LAYER_KEY.search(key))
+    if extra:
+        raise ModelError(source, "weights of the layers in config.json alone", f"{extra[0]} too", "mend config.json")
+    model.to(target).eval()
+    check_finite(model, source)
+    decoder = Decoder(model, source)
+    return OpenModel(
+        decoder=decoder,
+        tokenizer=tokenizer,
+        record=ModelRecord(
+            source=source,
+            revision=revision,
+            family=decoder.family,
+            layers=len(decoder),
+            sha256=fingerprint(weights),
+        ),
+        save_dtype=own_dtype if dtype == "auto" else chosen,
+        bytes_on_disk=sum(file.stat().st_size for file in weights),
+    )
+
+
+def _locate(source: str, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
+    """(folder, gguf file or None, hub revision or None)."""
+    path = Path(source)
+    if path.is_dir():
+        return path, None, None
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(source, "a folder, a .gguf file or a hub id", "a file of another kind", "check the path")
+        return path.parent, path, None
+    if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix == ".gguf":
+        raise ModelError(source, "a folder, a .gguf file or a hub id", "nothing there", "check the path")
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_HUB_FILES, "*.bin"] if allow_pickle else _HUB_FILES
+    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns)))
+    return folder, None, folder.name
+
+
+def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> None:
+    """What config.json alone can tell: whether it is one, quantised, or in need of remote code."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(source, "a model folder with config.json", "no config.json in it", "check the path")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(file, "JSON", str(error), "fetch the model again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
+        raise ModelError(file, "a mapping with a model_type", "something else", "fetch the model again")
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown method")
+        raise ModelError(
+            source, "unquantised weights", f"a quantised checkpoint ({method})", "prune the original, then quantise"
+        )
+    known = config.get("model_type") in transformers.CONFIG_MAPPING
+    if config.get("auto_map") and not known and not trust_remote_code:
+        raise ModelError(
+            source,
+            "a model that stock transformers knows",
+            "one that asks to run its own code",
+            "read that code, then say --trust-remote-code",
+        )
+    if not known and not config.get("auto_map"):
+        found = f"model_type {config.get('model_type')!r}"
+        raise ModelError(source, "a model that stock transformers knows", found, "upgrade transformers or check it")
+
+
+def _check_kind(config: Any, source: str, is_gguf: bool) -> None:
+    """Refuse encoders and encoder-decoders, which some auto classes would open as decoders."""
+    expected, remedy = "a decoder-only causal language model", "choose another model"
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(source, expected, f"an encoder-decoder ({config.model_type})", remedy)
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    named = getattr(config, "architectures", None) or []
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    fits = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named) or is_gguf
+    # some encoders can be opened as decoders: without a named architecture, only if the config says that they are
+    encoder = not named and getattr(config, "is_decoder", None) is False
+    if not remote and (causal is None or encoder or (named and not fits)):
+        kind = named[0] if named else config.model_type
+        encoder = encoder or any(word in kind for word in ("MaskedLM", "Bert", "Encoder"))
+        what = "an encoder" if encoder else "a model of another kind"
+        raise ModelError(source, expected, f"{what} ({kind})", remedy)
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _forget_quantisation(model: Any) -> None:
+    """A GGUF file is dequantised while it loads; the mark that stays would forbid saving."""
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _load(source: str, action: Any) -> Any:
+    """Run a loader; what libraries raise on unusable input becomes one line naming the model."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from safetensors import SafetensorError
+
+    try:
+        return action()
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(source, "a model folder or hub id that can be reached", reason, "check the name") from error
+    except SafetensorError as error:
+        raise ModelError(source, "whole safetensors files", str(error), "fetch the model again") from error
+    except _UNUSABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(source, "a model transformers can open", reason, "check the model's files") from error
+
+
+def _silence_transformers() -> None:
+    """Its progress bars and notes would land between ours."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""One pass over the calibration windows, statistics that accumulate, no activation kept."""

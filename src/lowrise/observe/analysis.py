@@ -1,0 +1,48 @@
+"""Everything that `lowrise observe` reports of a model: its layers' outputs and its layers' weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lowrise.calibration import Windows
+from lowrise.model.decoder import Decoder
+from lowrise.observe.flattened import FlattenedSimilarity
+from lowrise.observe.massive import MassiveActivations
+from lowrise.observe.similarity import SpanSimilarity
+from lowrise.observe.stream import BATCH_TOKENS
+from lowrise.observe.weights import adjacent_matrices
+from lowrise.progress import Reporter
+
+
+@torch.no_grad()
+def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, Any]:
+    """One forward pass a window and one look at the weights, as plain numbers and lists.
+
+    input_output: (L,) mean over tokens of cos(h[l], h[l+1]) (LLM-Streamline, arXiv 2403.19135, figure 2).
+    pairs: (L+1, L+1) the same of any two states. flattened: (L,) as input_output, with each window as one vector
+    (LaCo, arXiv 2402.11187, figure 5). norms: (L+1,) largest and median token norm of h[l], and the layers that write
+    massive activations. matrices: see `adjacent_matrices` (LaCo, figure 4).
+    """
+    layers = len(decoder)
+    similarity, flattened, massive = SpanSimilarity(layers), FlattenedSimilarity(layers), MassiveActivations(layers)
+    with report.bar("observing", len(windows)) as bar:
+        for ids in windows.batches(BATCH_TOKENS):
+            for layer, h in decoder.states(ids):
+                similarity.add(layer, h)
+                flattened.add(layer, h)
+                massive.add(layer, torch.linalg.vector_norm(h.float(), dim=-1))
+            bar.advance(ids.numel(), steps=len(ids))
+    return {
+        "layers": layers,
+        "input_output": similarity.cosine(1).tolist(),
+        "pairs": similarity.pairs().tolist(),
+        "flattened": flattened.cosine().tolist(),
+        "norms": {
+            "largest": massive.largest().tolist(),
+            "median": massive.median().tolist(),
+            "writers": massive.writers(),
+        },
+        "matrices": adjacent_matrices(decoder),
+    }

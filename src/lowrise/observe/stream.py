@@ -1,0 +1,36 @@
+"""The pass: every h[l] of every window, once, fed to the statistics as it appears."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lowrise.calibration import Windows
+from lowrise.model.decoder import Decoder
+from lowrise.observe.massive import MassiveActivations
+from lowrise.observe.similarity import SpanSimilarity
+from lowrise.progress import Reporter
+
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Observation:
+    similarity: SpanSimilarity
+    massive: MassiveActivations
+
+
+@torch.no_grad()
+def observe(decoder: Decoder, windows: Windows, report: Reporter) -> Observation:
+    """Similarity over all spans, and massive activations, from one forward pass a window."""
+    similarity = SpanSimilarity(len(decoder))
+    massive = MassiveActivations(len(decoder))
+    with report.bar("observing", len(windows)) as bar:
+        for ids in windows.batches(BATCH_TOKENS):
+            for layer, h in decoder.states(ids):
+                norm = torch.linalg.vector_norm(h.float(), dim=-1)
+                similarity.add(layer, h)
+                massive.add(layer, norm)
+            bar.advance(ids.numel(), steps=len(ids))
+    return Observation(similarity, massive)

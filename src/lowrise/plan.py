@@ -1,0 +1,179 @@
+"""plan.json: what to do to which layers of which model, and why. Small, readable, made without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lowrise.errors import PlanError
+from lowrise.recipe import Form, Network, Norms, Rule, Training
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelRecord(_Strict):
+    """The model a plan is for. `sha256` is over the weight files (for a hub id, of that revision)."""
+
+    source: str
+    revision: str | None = None
+    family: str
+    layers: int
+    sha256: str
+
+
+class CalibrationRecord(_Strict):
+    """The tokens a plan was made from. `sha256` is over the packed token windows, shape and order included."""
+
+    source: str
+    tokens: int
+    sha256: str
+    seed: int
+    samples: int = Field(gt=0)
+    length: int = Field(gt=1)
+
+
+class _Span(_Strict):
+    """Layers [start, stop), 0-based, of the original model."""
+
+    start: int = Field(ge=0)
+    stop: int
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.stop <= self.start:
+            raise ValueError(f"the span [{self.start}, {self.stop}) is empty")
+        return self
+
+
+class Drop(_Span):
+    """The span goes."""
+
+    kind: Literal["drop"] = "drop"
+    put_back: ClassVar[int] = 0
+
+
+class Replace(_Span):
+    """The span goes and one trained network stands in its place."""
+
+    kind: Literal["replace"] = "replace"
+    network: Literal["ffn", "swiglu", "layer"]
+    form: Form = "paper"
+    training: Training = Training()
+    put_back: ClassVar[int] = 1
+
+
+class Merge(_Span):
+    """The span becomes its first layer with mixed weights, Σ weights[i]·θ[start + i] (LaCo, arXiv 2402.11187).
+
+    weights: one a layer, summing to 1. They say it all: merges of merged layers are mixes of original ones too.
+    rule: how one merge made its weights (METHODS 2.1). norms: `keep` leaves the first layer's norms as they are.
+    """
+
+    kind: Literal["merge"] = "merge"
+    rule: Rule = "sum"
+    norms: Norms = "keep"
+    weights: list[float] = []  # empty in a file: those of one merge of the span by `rule`
+    put_back: ClassVar[int] = 1
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        count = self.stop - self.start
+        if count < 2:
+            raise ValueError("a merge takes two layers or more")
+        if not self.weights:
+            self.weights = rule_weights(self.rule, count)
+        if len(self.weights) != count or not abs(sum(self.weights) - 1) < 1e-6:
+            raise ValueError(f"{count} layers need {count} weights that sum to 1, not {self.weights}")
+        return self
+
+
+def rule_weights(rule: Rule, count: int) -> list[float]:
+    """The weight of each of `count` merged layers, the first being the one that stays (LaCo, arXiv 2402.11187).
+
+    sum: θ_l + Σ(θ_{l+k} - θ_l), the paper's; last: where the published code's running base ends, the last layer's
+    matrices; mean: all alike.
+    """
+    if rule == "sum":
+        return [2.0 - count] + [1.0] * (count - 1)
+    if rule == "last":
+        return [0.0] * (count - 1) + [1.0]
+    return [1 / count] * count
+
+
+Edit = Annotated[Drop | Replace | Merge, Field(discriminator="kind")]
+
+
+class Plan(_Strict):
+    """Ordered edits with scores and provenance. Edits name layers of the ORIGINAL model and never overlap."""
+
+    format: Literal[1] = 1
+    model: ModelRecord
+    preset: str
+    calibration: CalibrationRecord
+    edits: list[Edit]
+    scores: dict[str, Any] = {}
+    layers_after: int
+    parameters_before: int
+    parameters_after: int
+    loads_plainly: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        end = 0
+        for edit in sorted(self.edits, key=lambda edit: edit.start):
+            if edit.start < end:
+                raise ValueError(f"edits overlap at layer {edit.start}")
+            end = edit.stop
+        if end > self.model.layers:
+            raise ValueError(f"an edit ends at layer {end}, past the model's {self.model.layers}")
+        after = self.model.layers - sum(edit.stop - edit.start - edit.put_back for edit in self.edits)
+        if after != self.layers_after or after < 1:
+            raise ValueError(f"layers_after is {self.layers_after}, but the edits leave {after}")
+        return self
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(), indent=2) + "\n"
+
+
+def read_plan(path: Path) -> Plan:
+    """Raises PlanError when the file is missing, not JSON, or not a plan."""
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(path, "a plan file", error.strerror or "an error", "make one with `lowrise plan`") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(path, "a plan as JSON text", "bytes that are not UTF-8", "check the path") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1", _said(first["msg"]), "make it anew") from error
+
+
+def _said(message: str) -> str:
+    """Without what pydantic puts before a message of our own."""
+    return message.removeprefix("Value error, ")
+
+
+def check_plan_fits(plan: Plan, model: ModelRecord) -> None:
+    """Refuse a plan made for another model, naming the first difference."""
+    for field in ("family", "layers", "sha256"):
+        planned, found = getattr(plan.model, field), getattr(model, field)
+        if planned != found:
+            raise PlanError(
+                f"plan for {plan.model.source}",
+                f"a model with {field} {planned}",
+                f"{field} {found} in {model.source}",
+                "apply the plan to its own model, or plan anew",
+            )
+
+
+def network_edit(start: int, stop: int, network: Network, form: Form, training: Training) -> Drop | Replace:
+    """The edit that takes [start, stop) out and puts `network` there."""
+    if network == "none":
+        return Drop(start=start, stop=stop)
+    return Replace(start=start, stop=stop, network=network, form=form, training=training)

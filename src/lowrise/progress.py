@@ -1,0 +1,55 @@
+"""What the user sees while a run works: progress and messages, all on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Bar:
+    """One running bar. `advance` takes tokens done and, while training, what to show beside the rate."""
+
+    def __init__(self, progress: Progress, task: int) -> None:
+        self._progress, self._task = progress, task
+        self._began, self._tokens = time.perf_counter(), 0
+
+    def advance(self, tokens: int, note: str = "", steps: int = 1) -> None:
+        self._tokens += tokens
+        rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
+        text = f"{note}  {rate:,.0f} tokens/s".strip()
+        self._progress.update(self._task, advance=steps, note=text)  # type: ignore[arg-type]
+
+
+class Reporter:
+    """Messages, warnings and bars. `quiet` silences all but warnings."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.warnings: list[str] = []
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Shown even when quiet, and kept so that results can repeat it."""
+        self.warnings.append(text)
+        self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=self.console, disable=self.quiet or not self.console.is_terminal) as progress:
+            task = progress.add_task(title, total=total, note="")
+            yield Bar(progress, task)

@@ -1,0 +1,233 @@
+"""The one description of a run. A preset gives its defaults, a recipe file overrides them, the command line wins."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lowrise.errors import RecipeError, close_names
+
+Network = Literal["none", "ffn", "swiglu", "layer"]
+Form = Literal["paper", "portable"]
+Loss = Literal["mse", "relative"]
+Rule = Literal["sum", "last", "mean"]
+Norms = Literal["keep", "merge"]
+Representation = Literal["flattened-final", "per-token"]
+PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Training(_Strict):
+    """How a lightweight network is trained (LLM-Streamline, section 3.2 and appendix; METHODS 1.3).
+
+    The paper's batch (128 sequences of 2,048 tokens, one epoch over 30,000 sequences and more) makes a few hundred
+    optimiser steps. A smaller token budget keeps those steps: `batch_tokens` and `epochs` left at None are chosen so.
+    """
+
+    loss: Loss = "mse"  # mse: E‖f(x) - y‖²/d, as published; relative: E‖f(x) - y‖²/‖y‖², deaf to massive activations
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    min_learning_rate: float = Field(5e-5, ge=0, le=1)  # what the cosine has reached at the last step
+    weight_decay: float = Field(1e-3, ge=0)
+    warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps
+    clip: float = Field(5.0, gt=0)  # largest gradient norm
+    batch_tokens: int | None = Field(None, gt=0)
+    epochs: int | None = Field(None, gt=0)
+    validation: float = Field(0.1, gt=0, lt=1)  # share of the windows held out
+
+    @model_validator(mode="after")
+    def _rates_are_ordered(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("min_learning_rate must not exceed learning_rate")
+        return self
+
+
+class Collapse(_Strict):
+    """LaCo's search (arXiv 2402.11187, Algorithm 1; METHODS 2.2). Layers are 0-based; the defaults are the paper's."""
+
+    rule: Rule = "sum"  # what a merge makes of its layers: METHODS 2.1
+    norms: Norms = "keep"
+    combine: int = Field(4, ge=2)  # C, layers that become one
+    low: int = Field(1, ge=0)  # the lowest layer that a merge may begin at
+    high: int | None = Field(None, gt=0)  # where the layers that may be merged end; None: after the last one
+    interval: int = Field(2, ge=1)  # I, layers to go down after a merge
+    threshold: float | None = Field(None, gt=-1, le=1)  # T; None: 0.65, unless `remove` says how many layers go
+    representation: Representation = "flattened-final"
+    words: int = Field(16, ge=1)  # of each calibration sentence
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.high is not None and self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must lie below high ({self.high})")
+        return self
+
+
+class Recipe(_Strict):
+    """A run. `remove` counts net layers: a network that is put back is not removed."""
+
+    model: str | None = None
+    preset: str = "streamline"
+    remove: str | None = "25%"  # None: as many as the search's threshold lets go
+    select: Literal["cosine", "collapse"] = "cosine"
+    network: Network = "layer"
+    form: Form = "paper"
+    avoid_massive: bool = False
+    text: list[str] = []
+    dataset: str | None = None
+    samples: int = Field(128, gt=0)  # windows
+    length: int = Field(2048, gt=1)  # tokens a window; capped by the model
+    seed: int = Field(0, ge=0, lt=2**63)
+    training: Training = Training()
+    collapse: Collapse = Collapse()
+    strict: bool = False  # a search that accepts nothing, or whose result collapses, ends with exit status 2
+    max_ram: str | None = None  # for training pairs, as 800M or 4G; None: half of what is free
+    eval_text: list[str] = []
+    windows: int | None = Field(None, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_may_stand_bare(cls, data: Any) -> Any:
+        """YAML reads `remove: 8` as a number."""
+        if isinstance(data, dict) and isinstance(data.get("remove"), int) and not isinstance(data["remove"], bool):
+            data = {**data, "remove": str(data["remove"])}
+        return data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.text and self.dataset is not None:
+            raise ValueError("text or dataset, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _search_has_one_goal(self) -> Self:
+        if self.select != "collapse" and (self.collapse != Collapse() or self.strict):
+            raise ValueError(f"the preset {self.preset} runs no search of merges: leave `collapse` and `strict` out")
+        if self.select == "collapse" and self.remove is not None and self.collapse.threshold is not None:
+            raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
+        return self
+
+    @property
+    def put_back(self) -> int:
+        """Networks that stand in the span's place: the span is that much longer than the net removal."""
+        return 0 if self.network == "none" else 1
+
+    @property
+    def loads_plainly(self) -> bool:
+        return loads_plainly(self.network, self.form)
+
+
+def loads_plainly(network: Network, form: Form) -> bool:
+    """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
+    return network in ("none", "layer") or form == "portable"
+
+
+class Preset(_Strict):
+    """One method by name: `recipes/NAME.yaml`."""
+
+    name: str
+    summary: str
+    paper: str
+    settings: dict[str, Any]
+
+    @property
+    def loads_plainly(self) -> bool:
+        return build_recipe({"preset": self.name}).loads_plainly
+
+
+def presets() -> dict[str, Preset]:
+    """All presets that ship, by name."""
+    found = {}
+    for file in sorted(files("lowrise").joinpath("recipes").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            name = file.name.removesuffix(".yaml")
+            found[name] = Preset(name=name, **yaml.safe_load(file.read_text(encoding="utf-8")))
+    return found
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a recipe file, not yet validated."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(path, "a readable recipe file", error.strerror or "an error", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(path, "YAML", str(error), "mend the file") from error
+    if not isinstance(content, dict):
+        raise RecipeError(path, "a mapping of keys to values", type(content).__name__, "write `key: value` lines")
+    if not all(isinstance(key, str) for key in content):
+        raise RecipeError(path, "keys that are words", "a key that is none", "write `key: value` lines")
+    return content
+
+
+def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
+    """The recipe that `layers` give, the later ones winning, on top of the preset that they name.
+
+    Raises RecipeError for an unknown preset or key (with close names) and for a value out of range.
+    """
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given = _merge(given, layer)
+    name = given.get("preset", Recipe.model_fields["preset"].default)
+    known = presets()
+    if not isinstance(name, str) or name not in known:
+        remedy = close_names(str(name), known)
+        raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
+    try:
+        return Recipe(**_merge(known[name].settings, given))
+    except ValidationError as error:
+        raise _one_line(error, where) from error
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _one_line(error: ValidationError, where: str) -> RecipeError:
+    """The first complaint; without a file as `where`, keys are options of the command line."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] == "extra_forbidden":
+        nested: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
+        owner = nested.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe
+        remedy = close_names(str(first["loc"][-1]), owner.model_fields)
+        return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    place = f"{where}: {key}" if where else f"--{key.rpartition('.')[2].replace('_', '-')}"
+    return RecipeError(place, expected, repr(first["input"]), "correct the value")
+
+
+def layers_to_remove(remove: str | None, layers: int) -> int:
+    """Net layers that `remove` ("8" or "25%") asks of a model of `layers` layers; percentages round to the nearest.
+
+    Raises RecipeError unless at least one layer goes and one original layer's place is left.
+    """
+    text = (remove or "").strip()
+    most = layers - 1
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if text.endswith("%"):
+        count = round(number / 100 * layers) if 0 < number < 100 else 0
+        expected = f"a share between 0% and 100% that removes 1 to {most} of the {layers} layers"
+    else:
+        count = int(number) if number == number and number.is_integer() else 0
+        expected = f"1 to {most} of the {layers} layers, or a share such as 25%"
+    if not 1 <= count <= most:
+        raise RecipeError("--remove", expected, repr(remove), "give such a number")
+    return count

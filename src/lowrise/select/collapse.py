@@ -1,0 +1,191 @@
+"""LaCo's search for merges that leave the model's output alike (https://arxiv.org/abs/2402.11187, Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowrise.calibration.sentences import Sentences
+from lowrise.errors import RecipeError
+from lowrise.model.decoder import Decoder
+from lowrise.plan import Merge
+from lowrise.progress import Bar, Reporter
+from lowrise.recipe import PAPER_THRESHOLD, Collapse
+from lowrise.select.stack import Stack, Trial
+
+# Perplexity on the calibration sentences, compressed over dense, from which the output counts as collapsed. Short
+# sentences have a high perplexity to begin with: on the demo model ×2.2 there was ×4.6 on long text, ×4.2 was ×11.5.
+COLLAPSED_RATIO = 3.0
+
+
+@dataclass
+class Search:
+    """What a search did. Of `trials`, `layer` counts in the model as it was then, the span in the original's layers."""
+
+    threshold: float | None
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, int]] = field(default_factory=list)
+    edits: list[Merge] = field(default_factory=list)
+    dense_loss: float = 0.0  # both stay 0 where nothing is merged
+    loss: float = 0.0
+
+    @property
+    def accepted(self) -> list[dict[str, Any]]:
+        return [trial for trial in self.trials if trial["accepted"]]
+
+    @property
+    def perplexity_ratio(self) -> float:
+        return math.exp(min(self.loss - self.dense_loss, 700))
+
+    @property
+    def verdict(self) -> str:
+        """`merged`, `nothing` (no trial was accepted) or `collapsed` (the output is lost, see COLLAPSED_RATIO)."""
+        if not self.edits:
+            return "nothing"
+        return "merged" if self.perplexity_ratio < COLLAPSED_RATIO else "collapsed"
+
+    def scores(self, settings: Collapse) -> dict[str, Any]:
+        """For the plan: what was asked, every trial, and what the merges do to the loss on the sentences."""
+        return {
+            "criterion": "collapse",
+            "settings": settings.model_dump(),
+            "threshold": self.threshold,
+            "verdict": self.verdict,
+            "trials": self.trials,
+            "skipped": self.skipped,
+            "loss": {"dense": self.dense_loss, "after": self.loss, "perplexity_ratio": self.perplexity_ratio},
+        }
+
+    def tell(self, report: Reporter, strict: bool) -> None:
+        """Say what came of it. With `strict`, raises RecipeError unless the verdict is `merged`."""
+        for span in self.skipped:
+            report.say(f"layers [{span['start']}, {span['stop']}) are of several kinds: not tried")
+        similarities = [trial["similarity"] for trial in self.trials]
+        gone = sum(edit.stop - edit.start - 1 for edit in self.edits)
+        if self.verdict == "nothing":
+            best = f"the best of {len(similarities)} has {max(similarities):.4f}" if similarities else "none tried"
+            found, remedy = f"no merge above the threshold {self.threshold:g}: {best}", "lower it, or say --remove N"
+        else:
+            found = f"{gone} layers gone, perplexity on the sentences ×{self.perplexity_ratio:,.2f}"
+            remedy = "raise the threshold, or remove fewer layers"
+        if self.verdict == "merged":
+            report.say(found)
+        elif strict:
+            raise RecipeError("--strict", "merges that keep the output", found, remedy)
+        else:
+            what = "nothing is merged" if self.verdict == "nothing" else "the output has collapsed"
+            report.warn(f"{what}: {found}; {remedy}")
+
+    def note(self, trial: Trial) -> dict[str, Any]:
+        """The trial's entry, not accepted as yet."""
+        entry = {
+            "layer": trial.layer,
+            "count": trial.count,
+            "start": trial.mix.start,
+            "stop": trial.mix.stop,
+            "similarity": trial.similarity,
+            "accepted": False,
+        }
+        self.trials.append(entry)
+        return entry
+
+    def skip(self, stack: Stack, layer: int, count: int) -> None:
+        span = {"start": stack.layers[layer].start, "stop": stack.layers[layer + count - 1].stop}
+        if span not in self.skipped:
+            self.skipped.append(span)
+
+
+def check_settings(settings: Collapse, layers: int, remove: int | None) -> None:
+    """Raises RecipeError for a range or a C that does not fit a model of `layers` layers, or too much to remove."""
+    high = settings.high if settings.high is not None else layers
+    if high > layers:
+        raise RecipeError("collapse.high", f"at most the {layers} layers of the model", str(high), "give a smaller one")
+    if settings.low >= high:
+        raise RecipeError("collapse.low", f"less than high ({high})", str(settings.low), "give a smaller one")
+    if settings.combine > high - settings.low:
+        found = f"{settings.combine} layers to combine"
+        room = f"at most the {high - settings.low} layers of [{settings.low}, {high})"
+        raise RecipeError("collapse.combine", room, found, "combine fewer, or widen low and high")
+    if remove is not None and remove > high - settings.low - 1:
+        most = f"at most {high - settings.low - 1} layers, so that one of [{settings.low}, {high}) is left"
+        raise RecipeError("--remove", most, str(remove), "remove fewer, or widen low and high")
+
+
+def collapse(
+    decoder: Decoder, sentences: Sentences, settings: Collapse, remove: int | None, report: Reporter
+) -> Search:
+    """Search for merges: all that pass the threshold, or, with `remove`, the most similar ones. Changes nothing.
+
+    Raises RecipeError where settings and model do not fit, and when layers of several kinds stop `remove` short.
+    """
+    check_settings(settings, len(decoder), remove)
+    high = settings.high if settings.high is not None else len(decoder)
+    stack = Stack(decoder, sentences, settings)
+    search = Search(settings.threshold if settings.threshold is not None or remove else PAPER_THRESHOLD)
+    if remove is None:
+        with report.bar("collapsing", high - settings.combine - settings.low + 1) as bar:
+            _by_threshold(stack, settings, high, search, bar)
+    else:
+        with report.bar("collapsing", remove) as bar:
+            _by_size(stack, settings, high, remove, search, bar)
+        search.threshold = math.nextafter(min(trial["similarity"] for trial in search.accepted), -math.inf)
+    if search.accepted:
+        search.dense_loss, search.loss = stack.losses()
+    search.edits = [
+        Merge(start=mix.start, stop=mix.stop, rule=settings.rule, norms=settings.norms, weights=list(mix.weights))
+        for mix in stack.layers
+        if len(mix.weights) > 1
+    ]
+    return search
+
+
+def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, bar: Bar) -> None:
+    """Algorithm 1, line by line: from the top down, C layers at a time, keep every merge above the threshold."""
+    assert search.threshold is not None
+    layer = high - settings.combine
+    while layer >= settings.low:
+        count = min(settings.combine, len(stack.layers) - layer)
+        before, accepted = layer, False
+        if stack.alike(layer, count):
+            trial = stack.attempt(layer, count)
+            accepted = trial.similarity > search.threshold
+            search.note(trial)["accepted"] = accepted
+            if accepted:
+                stack.accept(trial)
+        else:
+            search.skip(stack, layer, count)
+        layer -= settings.interval if accepted else 1
+        if accepted:
+            layer = min(layer, len(stack.layers) - settings.combine)
+        bar.advance(0, f"{len(search.accepted)} merges", steps=before - layer)
+
+
+def _by_size(stack: Stack, settings: Collapse, high: int, remove: int, search: Search, bar: Bar) -> None:
+    """Until `remove` layers are gone: try every merge of C layers in [low, high), accept the most similar one.
+
+    Best first and not top down: Algorithm 1 takes whatever passes first from the top, so a size would hang on where
+    its sweep happens to stand when enough is gone. Every round's similarities are against the dense model and count
+    all merges before, so the least accepted one is what a threshold would have had to lie below. The last merge
+    takes fewer layers when C would remove too many; the interval, which paces the sweep, plays no part.
+    """
+    while remove:
+        end = next(i for i, mix in enumerate(stack.layers) if mix.stop == high) + 1
+        count = min(settings.combine, remove + 1, end - settings.low)
+        best: tuple[Trial, dict[str, Any]] | None = None
+        for layer in range(settings.low, end - count + 1):
+            if not stack.alike(layer, count):
+                search.skip(stack, layer, count)
+                continue
+            trial = stack.attempt(layer, count)
+            entry = search.note(trial)
+            if best is None or trial.similarity > best[0].similarity:
+                best = trial, entry
+        if best is None:
+            left = f"no {count} adjacent layers of one kind when {remove} were still to go"
+            raise RecipeError("--remove", "layers that can be merged", left, "combine fewer at a time, or remove fewer")
+        trial, entry = best
+        entry["accepted"] = True
+        stack.accept(trial)
+        remove -= count - 1
+        bar.advance(0, f"similarity {trial.similarity:.4f}", steps=count - 1)

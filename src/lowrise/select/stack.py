@@ -1,0 +1,106 @@
+"""The model that a search has in hand: the original's layers and mixes of them, with the inputs of each kept.
+
+Nothing of the model is changed or copied. A merged layer is its base layer called with mixed weights, which are made
+for the call; a trial begins at the stored input of the layer it changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lowrise.calibration.sentences import Sentences
+from lowrise.edit.merge import Mix, mix_of, mixed_parameters
+from lowrise.model.alike import kinds
+from lowrise.model.decoder import Decoder
+from lowrise.observe.representation import flattened_cosine, per_token_cosine
+from lowrise.recipe import Collapse
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Layers `layer`..`layer + count - 1` of the current model merged, not yet accepted.
+
+    similarity: to the dense model's representation. final: the h[L] that it leads to.
+    """
+
+    layer: int
+    count: int
+    mix: Mix
+    similarity: float
+    final: Tensor
+
+
+class Stack:
+    """Starts as the dense model; `accept` makes a trial the current model.
+
+    Memory beyond the model: the dense representation and h[L], one stored input a layer and, in a trial, one merged
+    layer. Inputs that an accepted merge makes void are dropped, and made anew only if a later trial begins there:
+    Algorithm 1, which goes down, never asks for them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, decoder: Decoder, sentences: Sentences, settings: Collapse) -> None:
+        self._decoder, self._ids, self._settings = decoder, sentences.ids.to(decoder.device), settings
+        self._mask = sentences.mask.to(decoder.device)
+        self._kinds = kinds(decoder)
+        self.layers = [Mix(layer) for layer in range(len(decoder))]
+        h, self._calls = decoder.enter(self._ids)
+        self._inputs = [h]  # of the current layers, from the first on
+        self._dense = self._final = self._advance(len(decoder))
+        self._reference = self._represent(self._dense)
+
+    def alike(self, layer: int, count: int) -> bool:
+        """Whether the current layers `layer`..`layer + count - 1` are of one kind, so that they can be merged."""
+        start, stop = self.layers[layer].start, self.layers[layer + count - 1].stop
+        return len(set(self._kinds[start:stop])) == 1
+
+    @torch.no_grad()
+    def attempt(self, layer: int, count: int) -> Trial:
+        """Merge the current layers `layer`..`layer + count - 1` and run from there on; the current model stays."""
+        mix = mix_of(self.layers[layer : layer + count], self._settings.rule)
+        h = self._advance(layer)
+        for one in [mix, *self.layers[layer + count :]]:
+            h = self._step(one, h)
+        similar = flattened_cosine if self._settings.representation == "flattened-final" else per_token_cosine
+        return Trial(layer, count, mix, similar(self._represent(h), self._reference, self._mask), h)
+
+    def accept(self, trial: Trial) -> None:
+        """Make the trial the current model. Inputs up to the merged layer's stay what they were."""
+        self.layers[trial.layer : trial.layer + trial.count] = [trial.mix]
+        del self._inputs[trial.layer + 1 :]
+        self._final = trial.final
+
+    def losses(self) -> tuple[float, float]:
+        """Mean next-token cross-entropy (natural log) of the dense and of the current model on the sentences."""
+        return self._loss(self._dense), self._loss(self._final)
+
+    @torch.no_grad()
+    def _loss(self, final: Tensor) -> float:
+        total = 0.0
+        for row in range(len(self._ids)):  # one at a time: logits are wide
+            count = int(self._mask[row].sum())
+            ids = self._ids[row : row + 1, :count]
+            logits = self._decoder.leave(final[row : row + 1, :count], ids)[0, :-1].float()
+            total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+        return total / float(self._mask.sum() - len(self._ids))
+
+    def _advance(self, layer: int) -> Tensor:
+        """h that enters current layer `layer` (what leaves the last one, if past it), from the last stored input on."""
+        while len(self._inputs) <= layer:
+            self._inputs.append(self._step(self.layers[len(self._inputs) - 1], self._inputs[-1]))
+        return self._inputs[layer]
+
+    def _step(self, mix: Mix, h: Tensor) -> Tensor:
+        if len(mix.weights) == 1:
+            return self._decoder.step(mix.start, h, self._calls)
+        module, call = self._decoder.layers[mix.start], self._calls[mix.start]
+        weights = mixed_parameters(self._decoder.layers, mix, self._settings.norms)
+        out: Tensor | tuple[Tensor, ...] = functional_call(module, weights, (h, *call.args), call.kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    def _represent(self, h: Tensor) -> Tensor:
+        return h if self._settings.representation == "per-token" else self._decoder.finish(h, self._ids)
