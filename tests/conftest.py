@@ -1,0 +1,62 @@
+"""Shared fixtures: no network, one thread's worth of noise, a checkpoint and a text to run the command on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models, and as many test processes as cores
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama checkpoint; tests must not change it."""
+    import tiny
+
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
+    file = tmp_path_factory.mktemp("texts") / "words.txt"
+    file.write_text(tiny.text(), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def lowrise() -> Run:
+    """The installed command, in a process of its own; returns what it printed and its exit status."""
+    command = Path(sys.executable).with_name("lowrise")
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload,no-any-return]
+            [str(command), *map(str, arguments)], capture_output=True, text=True, timeout=250, **options
+        )
+
+    return run
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The same entry point inside this process, where torch is already loaded: (exit status, stdout, stderr)."""
+    from lowrise import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lowrise", *map(str, arguments)])
+        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run

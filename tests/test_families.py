@@ -1,0 +1,181 @@
+"""The contract of the Decoder view, the same for every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import tiny
+from lowrise.errors import ModelError
+from lowrise.model.decoder import Decoder
+from lowrise.model.splice import per_layer_lists
+
+SPANS = [(1, 3), (0, 2), (4, 6)]
+
+
+class _Skip(nn.Module):
+    """A layer that does nothing, as plain as can be; some models ask for the skipped layer's attributes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        for name in ("attention_type", "layer_type"):
+            if hasattr(layer, name):
+                setattr(self, name, getattr(layer, name))
+
+    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return hidden_states
+
+
+@torch.no_grad()
+def logits(model: Any, ids: Tensor) -> Tensor:
+    return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+class TestFamily:
+    @pytest.mark.parametrize("span", SPANS)
+    def test_a_dropped_span_equals_skipping_it(self, family: str, span: tuple[int, int]) -> None:
+        ids = tiny.ids()
+        skipping = tiny.model(family)
+        stack = Decoder(skipping).layers
+        for index in range(*span):
+            stack[index] = _Skip(stack[index])
+        dropped = tiny.model(family)
+        Decoder(dropped).drop(*span)
+        assert torch.equal(logits(dropped, ids), logits(skipping, ids))
+
+    @pytest.mark.parametrize("span", SPANS)
+    def test_cached_and_uncached_generation_agree_after_a_splice(self, family: str, span: tuple[int, int]) -> None:
+        model = tiny.model(family)
+        Decoder(model).drop(*span)
+        settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 1}
+        ids = tiny.ids(tokens=10)
+        mask = torch.ones_like(ids)
+        cached = model.generate(ids, attention_mask=mask, use_cache=True, **settings)
+        assert torch.equal(cached, model.generate(ids, attention_mask=mask, use_cache=False, **settings))
+
+    @pytest.mark.parametrize("span", SPANS)
+    def test_saved_and_plainly_loaded_gives_equal_logits(
+        self, family: str, span: tuple[int, int], tmp_path: Path
+    ) -> None:
+        model = tiny.model(family)
+        Decoder(model).drop(*span)
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert len(Decoder(loaded)) == tiny.LAYERS - 2
+        assert torch.equal(logits(loaded, tiny.ids()), logits(model, tiny.ids()))
+
+    @pytest.mark.parametrize("span", SPANS)
+    def test_every_per_layer_list_keeps_the_entries_of_the_layers_that_stay(
+        self, family: str, span: tuple[int, int]
+    ) -> None:
+        model = tiny.model(family)
+        decoder = Decoder(model)
+        before = {name: list(getattr(decoder.config, name)) for name in per_layer_lists(decoder.config)}
+        decoder.drop(*span)
+        for name, entries in before.items():
+            assert list(getattr(decoder.config, name)) == entries[: span[0]] + entries[span[1] :]
+        assert decoder.config.num_hidden_layers == len(decoder) == tiny.LAYERS - 2
+
+    def test_every_layer_index_is_where_the_layer_stands(self, family: str) -> None:
+        decoder = Decoder(tiny.model(family))
+        decoder.drop(1, 3)
+        found = [
+            (index, module.layer_idx)
+            for index, layer in enumerate(decoder.layers)
+            for module in layer.modules()
+            if hasattr(module, "layer_idx")
+        ]
+        assert found
+        assert all(index == own for index, own in found)
+
+    def test_states_are_those_that_hooks_see(self, family: str) -> None:
+        """h[0..L] from one pass, h[L] before the final norm, equal to the inputs and output that plain hooks record."""
+        model, ids = tiny.model(family), tiny.ids()
+        decoder = Decoder(model)
+        seen: list[Tensor] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda _m, args: seen.append(args[0].clone())) for layer in decoder.layers
+        ]
+        hooks.append(decoder.layers[-1].register_forward_hook(lambda _m, _a, out: seen.append(out.clone())))
+        logits(model, ids)
+        for hook in hooks:
+            hook.remove()
+        with torch.no_grad():
+            ours = [h for _, h in decoder.states(ids)]
+        assert len(ours) == len(seen) == tiny.LAYERS + 1
+        assert all(torch.equal(a, b) for a, b in zip(ours, seen, strict=True))
+
+    def test_leaving_with_the_last_state_gives_the_models_logits(self, family: str) -> None:
+        model, ids = tiny.model(family), tiny.ids()
+        decoder = Decoder(model)
+        with torch.no_grad():
+            *_, (_, last) = decoder.states(ids)
+            assert torch.equal(decoder.leave(last, ids), logits(model, ids))
+
+    def test_running_parts_leaves_the_layers_in_place_even_when_it_fails(self, family: str) -> None:
+        decoder = Decoder(tiny.model(family))
+        stack = decoder.layers
+        with pytest.raises((IndexError, RuntimeError)):
+            decoder.enter(torch.tensor([[10**6]]))
+        assert decoder.layers is stack
+
+    def test_training_the_layer_in_place_sees_causal_attention(self, family: str) -> None:
+        """A later token must not change an earlier one's output when a layer runs with the recorded calls."""
+        decoder = Decoder(tiny.model(family, attn_implementation="eager"))
+        h, calls = decoder.enter(tiny.ids(rows=1))
+        changed = h.clone()
+        changed[:, -1] += 1
+        with torch.no_grad():
+            before, after = decoder.step(2, h, calls), decoder.step(2, changed, calls)
+        assert torch.equal(before[:, :-1], after[:, :-1])
+        assert not torch.equal(before[:, -1], after[:, -1])
+
+
+def test_qwen2_boundary_between_full_and_sliding_layers_moves() -> None:
+    decoder = Decoder(tiny.model("qwen2"))
+    decoder.drop(1, 3)  # layers 0..2 are full, 3..5 slide
+    assert decoder.config.max_window_layers == 1
+    assert decoder.config.layer_types == ["full_attention"] + ["sliding_attention"] * 3
+
+
+def test_no_rope_layers_follow() -> None:
+    from transformers import SmolLM3Config
+
+    config = SmolLM3Config(
+        **{**tiny.FAMILIES["llama"][1], "no_rope_layers": [1, 0, 1, 1, 0, 1], "use_sliding_window": False}
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    decoder = Decoder(model)
+    decoder.drop(2, 4)
+    assert decoder.config.no_rope_layers == [1, 0, 0, 1]
+    assert [layer.self_attn.use_rope for layer in decoder.layers] == [1, 0, 0, 1]
+
+
+def test_mlp_layer_types_follow() -> None:
+    """A stack that names its dense and sparse layers one by one is spliced by those names."""
+    from transformers import ExaoneMoeConfig
+
+    settings = {**tiny.FAMILIES["llama"][1], "head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4}
+    kinds = ["dense", "sparse", "sparse", "dense", "sparse", "sparse"]
+    config = ExaoneMoeConfig(**settings, num_experts_per_tok=2, mlp_layer_types=kinds, n_group=1, topk_group=1)
+    decoder = Decoder(AutoModelForCausalLM.from_config(config).eval())
+    decoder.drop(2, 4)
+    assert decoder.config.mlp_layer_types == ["dense", "sparse", "sparse", "sparse"]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "trait"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scaled by the layer's position"),
+        ("gpt2", {"add_cross_attention": True}, "cross-attention"),
+    ],
+)
+def test_what_ties_a_layer_to_its_position_is_refused_by_name(family: str, changes: dict[str, Any], trait: str) -> None:
+    with pytest.raises(ModelError, match=trait):
+        Decoder(tiny.model(family, **changes))

@@ -1,0 +1,203 @@
+"""Ctrl-C, termination and sudden death at any moment: the right exit status, no half folder, no cache left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tiny
+
+# Restores what a background shell may have set to "ignored", which a child would inherit.
+_START = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "signal.signal(signal.SIGTERM, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+_PATIENCE = 60.0  # seconds until a moment that does not come fails the test
+
+TRAINING = "replaced by"
+"""What the command says when pairs are collected and the network is trained."""
+
+
+class Running:
+    """`lowrise run` in a process of its own on a tiny model, with more work than a test waits for."""
+
+    def __init__(self, folder: Path, model: Path, text: Path, *options: object) -> None:
+        self.place, self.scratch = folder / "place", folder / "scratch"
+        self.place.mkdir()
+        self.scratch.mkdir()
+        self._log = folder / "stderr"
+        recipe = folder / "recipe.yaml"
+        recipe.write_text("training: {epochs: 100000, batch_tokens: 64}\n", encoding="utf-8")
+        command = [sys.executable, "-c", _START, Path(sys.executable).with_name("lowrise"), "run", model]
+        always = ["--recipe", recipe, "--text", text, "--length", 32, "--samples", 16, "--remove", 2, "--device", "cpu"]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*map(str, [*command, *always, *options, "--out", self.place / "new" / "out"])],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, "TMPDIR": str(self.scratch)},
+            )
+
+    def said(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def until(self, moment: Callable[[], bool]) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not moment():
+            assert self.process.poll() is None, f"it ended too early: {self.said()}"
+            assert time.monotonic() < end, f"the moment never came: {self.said()}"
+            time.sleep(0.001)
+
+    def until_it_trains(self) -> None:
+        self.until(lambda: TRAINING in self.said())
+        time.sleep(0.5)
+
+    def until_it_writes(self, file: str = "*") -> None:
+        """Until the unfinished folder is there, and a file in it."""
+        self.until(lambda: any(self.place.glob(f"new/.*.partial/{file}")))
+
+    def send(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=_PATIENCE)
+
+    def assert_nothing_left(self) -> None:
+        assert not list(self.place.iterdir())
+        assert not list(self.scratch.glob("lowrise-*"))
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny_folder: Path, text_file: Path) -> Iterator[Start]:
+    """Start the command; whatever a failed test leaves running is killed."""
+    running: list[Running] = []
+
+    def begin(*options: object) -> Running:
+        running.append(Running(tmp_path, tiny_folder, text_file, *options))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.fixture(scope="session")
+def long_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough to be measured for a moment, which is done before the unfinished folder is renamed."""
+    file = tmp_path_factory.mktemp("texts") / "long.txt"
+    file.write_text(tiny.text(8_000), encoding="utf-8")
+    return file
+
+
+def assert_interrupted(status: int, said: str) -> None:
+    assert "Traceback" not in said
+    assert status == 130
+    assert "lowrise: " not in said.replace("lowrise: interrupted", "")
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 1.0, 2.0, 3.5])
+def test_ctrl_c_while_it_starts(start: Start, seconds: float) -> None:
+    """While libraries are imported, the model is opened or observed, whichever it is by then."""
+    running = start()
+    time.sleep(seconds)
+    status = running.send(signal.SIGINT)
+    assert_interrupted(status, running.said())
+    running.assert_nothing_left()
+
+
+@pytest.mark.parametrize("max_ram", ["0", "1G"], ids=["pairs on disk", "pairs in memory"])
+def test_ctrl_c_while_it_trains(start: Start, max_ram: str) -> None:
+    running = start("--max-ram", max_ram)
+    running.until_it_trains()
+    status = running.send(signal.SIGINT)
+    assert_interrupted(status, running.said())
+    running.assert_nothing_left()
+
+
+def test_ctrl_c_is_answered_in_one_line(start: Start) -> None:
+    running = start("--quiet")
+    time.sleep(2.0)
+    running.send(signal.SIGINT)
+    assert running.said() == "lowrise: interrupted\n"
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_ctrl_c_while_it_writes(start: Start, long_text: Path, file: str) -> None:
+    """Once that file has appeared in the unfinished folder."""
+    running = start("--preset", "streamline-none", "--eval-text", long_text)
+    running.until_it_writes(file)
+    status = running.send(signal.SIGINT)
+    assert_interrupted(status, running.said())
+    running.assert_nothing_left()
+
+
+def test_ctrl_c_while_the_unfinished_folder_is_measured(start: Start, long_text: Path) -> None:
+    """The checkpoint is whole but not yet proven and measured: it must go all the same."""
+    running = start("--preset", "streamline-none", "--eval-text", long_text)
+    running.until_it_writes("tokenizer_config.json")
+    time.sleep(0.3)
+    status = running.send(signal.SIGINT)
+    assert_interrupted(status, running.said())
+    running.assert_nothing_left()
+
+
+def test_ctrl_c_twice_while_it_writes(start: Start, long_text: Path) -> None:
+    """The impatient second one comes while the first is cleaning up."""
+    running = start("--preset", "streamline-none", "--eval-text", long_text)
+    running.until_it_writes("tokenizer_config.json")
+    running.process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    status = running.send(signal.SIGINT)
+    running.assert_nothing_left()
+    assert_interrupted(status, running.said())
+
+
+def test_ctrl_c_with_force_leaves_the_old_folder(start: Start, long_text: Path) -> None:
+    running = start("--preset", "streamline-none", "--eval-text", long_text, "--force")
+    old = running.place / "new" / "out"
+    old.mkdir(parents=True)
+    (old / "precious.txt").write_text("precious", encoding="utf-8")
+    running.until_it_writes()
+    status = running.send(signal.SIGINT)
+    assert_interrupted(status, running.said())
+    assert [path.name for path in old.parent.iterdir()] == ["out"]
+    assert [path.name for path in old.iterdir()] == ["precious.txt"]
+
+
+def test_termination_while_it_trains(start: Start) -> None:
+    running = start("--max-ram", "0")
+    running.until_it_trains()
+    status = running.send(signal.SIGTERM)
+    assert "Traceback" not in running.said()
+    assert status == 143
+    running.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_termination_while_it_writes(start: Start, long_text: Path, number: signal.Signals) -> None:
+    """Asked to end, or its terminal closed."""
+    running = start("--preset", "streamline-none", "--eval-text", long_text)
+    running.until_it_writes()
+    status = running.send(number)
+    assert "Traceback" not in running.said()
+    assert status == 128 + number
+    running.assert_nothing_left()
+
+
+def test_sudden_death_while_it_trains_leaves_no_pairs(start: Start) -> None:
+    """Nothing can clean up after SIGKILL, so the file of pairs must have no name by then."""
+    running = start("--max-ram", "0")
+    running.until_it_trains()
+    assert "kept on disk" in running.said()
+    assert running.send(signal.SIGKILL) == -signal.SIGKILL
+    running.assert_nothing_left()
