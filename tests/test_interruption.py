@@ -162,6 +162,36 @@ def test_ctrl_c_twice_while_it_writes(start: Start, long_text: Path) -> None:
     assert_interrupted(status, running.said())
 
 
+_DESTRUCTOR = """
+import os, signal, sys, types
+sys.modules["lowrise.pipeline"] = types.SimpleNamespace(measure=None)  # the libraries are there
+from lowrise import cli
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+@cli.app.command()
+def hold():
+    try:
+        Held()
+        for _ in range(10**9):
+            pass
+    finally:
+        print("cleaned up")
+
+sys.argv = ["lowrise", "hold"]
+cli.main()
+"""
+
+
+def test_ctrl_c_while_a_destructor_runs() -> None:
+    """Python drops what is raised there, and the run would go on to its end."""
+    ended = subprocess.run([sys.executable, "-c", _DESTRUCTOR], capture_output=True, text=True, timeout=_PATIENCE)
+    assert_interrupted(ended.returncode, ended.stderr)
+    assert ended.stdout == "cleaned up\n"
+
+
 def test_ctrl_c_with_force_leaves_the_old_folder(start: Start, long_text: Path) -> None:
     running = start("--preset", "streamline-none", "--eval-text", long_text, "--force")
     old = running.place / "new" / "out"

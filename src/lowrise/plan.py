@@ -151,12 +151,8 @@ def read_plan(path: Path) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1", _said(first["msg"]), "make it anew") from error
-
-
-def _said(message: str) -> str:
-    """Without what pydantic puts before a message of our own."""
-    return message.removeprefix("Value error, ")
+        found = first["msg"].removeprefix("Value error, ")
+        raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1", found, "make it anew") from error
 
 
 def check_plan_fits(plan: Plan, model: ModelRecord) -> None:

@@ -1,0 +1,103 @@
+"""The path, top to bottom: recipe, model, calibration, observe, select, plan, edit, heal, measure, save.
+
+Each command is one function here; the stages it calls are the modules beside it, in the order of the path.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lowrise.calibration import Windows
+from lowrise.files import check_output, output_folder, writing
+from lowrise.measure.system import versions
+from lowrise.observe.analysis import analyse
+from lowrise.pipeline.building import apply_and_write
+from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.measuring import make_results, measure_model
+from lowrise.pipeline.opening import (
+    calibrate,
+    evaluation_texts,
+    held_out_texts,
+    open_for_planning,
+    open_from,
+    windows_or_sentences,
+)
+from lowrise.pipeline.planning import plan_edits
+from lowrise.plan import Plan, Replace, check_plan_fits
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.report.observation import draw_observation
+
+__all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
+
+
+def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+    """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
+    check_output(out, force, recipe.model)
+    clock = Clock()
+    opened = open_for_planning(recipe, clock)
+    texts = evaluation_texts(recipe, opened)
+    windows = windows_or_sentences(recipe, opened, report, clock)
+    if not texts:
+        texts = held_out_texts(recipe, windows)
+    plan = plan_edits(recipe, opened, windows, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
+    trained_on = windows if isinstance(windows, Windows) else None
+    return apply_and_write(plan, opened, trained_on, texts, dense, recipe, out, force, report, clock)
+
+
+def make_plan(recipe: Recipe, report: Reporter) -> Plan:
+    """Choose what to do to which layers; nothing is changed."""
+    clock = Clock()
+    opened = open_for_planning(recipe, clock)
+    windows = windows_or_sentences(recipe, opened, report, clock)
+    return plan_edits(recipe, opened, windows, report, clock)
+
+
+def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+    """Do what a plan says. Calibration tokens are made only if an edit is trained, as the plan recorded them."""
+    check_output(out, force, recipe.model)
+    clock = Clock()
+    with clock.stage("open"):
+        opened = open_from(recipe)
+    check_plan_fits(plan, opened.record)
+    texts = evaluation_texts(recipe, opened)
+    windows = None
+    if any(isinstance(edit, Replace) for edit in plan.edits):
+        windows = calibrate(recipe, opened, report, clock)
+        windows.split(recipe.training.validation)
+        if windows.sha256() != plan.calibration.sha256:
+            report.warn(f"trained on {windows.source}, not on the tokens that the plan was made from")
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
+    return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock)
+
+
+def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:
+    """Perplexity, layers, parameters and bytes of a model, and beside them those of a dense one if it is named."""
+    clock = Clock()
+    both = []
+    for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
+        with clock.stage("open"):
+            opened = open_from(recipe.model_copy(update={"model": source}))
+        texts = evaluation_texts(recipe, opened)
+        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, report, clock))
+    return make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
+
+
+def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+    """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
+    check_output(out, force, recipe.model)
+    clock = Clock()
+    with clock.stage("open"):
+        opened = open_from(recipe)
+    windows = calibrate(recipe, opened, report, clock)
+    with clock.stage("observe"):
+        found = analyse(opened.decoder, windows, report)
+    about = {"model": opened.record.model_dump(), "calibration": windows.record().model_dump()}
+    results = {**about, **found, "versions": versions(), "seconds": clock.total()}
+    with output_folder(out, force) as folder, writing(out):
+        (folder / "observation.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+        draw_observation(found, folder)
+    return results

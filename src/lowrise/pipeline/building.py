@@ -1,0 +1,95 @@
+"""Edit, heal, write: a plan becomes an output folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lowrise.calibration import Windows
+from lowrise.edit.merge import merge
+from lowrise.edit.replace import make_trainee
+from lowrise.files import output_folder, writing
+from lowrise.heal.mse import TrainingCurve, train
+from lowrise.heal.pairs import collect_pairs, ram_limit
+from lowrise.model.checkpoint import save_and_prove
+from lowrise.model.decoder import Decoder
+from lowrise.model.source import OpenModel
+from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.measuring import make_results, measure_model
+from lowrise.plan import Drop, Merge, Plan
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.report.card import describe, model_card
+from lowrise.report.curve import draw_training_curve
+
+
+def apply_and_write(
+    plan: Plan,
+    opened: OpenModel,
+    windows: Windows | None,
+    texts: dict[str, Windows],
+    dense: dict[str, Any],
+    recipe: Recipe,
+    out: Path,
+    force: bool,
+    report: Reporter,
+    clock: Clock,
+) -> dict[str, Any]:
+    compute = opened.decoder.dtype
+    curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
+    with output_folder(out, force) as folder:
+        with clock.stage("write"):
+            decoder = save_and_prove(
+                opened.decoder, opened.tokenizer, folder, out=out, dtype=opened.save_dtype, compute=compute
+            )
+        after = measure_model(decoder, opened, texts, recipe.windows, report, clock)
+        results = make_results(str(out), after, dense, clock)
+        results["training"] = [
+            {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
+            for curve in curves
+        ]
+        with writing(out):
+            _write_side_files(folder, plan, recipe, results, curves, report)
+    return results
+
+
+def edit_model(
+    plan: Plan, decoder: Decoder, windows: Windows | None, recipe: Recipe, report: Reporter, clock: Clock
+) -> list[TrainingCurve]:
+    """All edits in place, the last span first, so that the layers below an edit are still the dense model's."""
+    curves = []
+    for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
+        report.say(describe(edit.model_dump()))
+        if isinstance(edit, Merge):
+            merge(decoder, edit)
+            continue
+        if isinstance(edit, Drop):
+            decoder.drop(edit.start, edit.stop)
+            continue
+        assert windows is not None
+        with clock.stage("pairs"):
+            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(recipe.max_ram), report)
+        with clock.stage("training"):
+            trainee = make_trainee(decoder, edit, plan.calibration.seed)
+            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report))
+            del pairs
+            trainee.install()
+    return curves
+
+
+def _write_side_files(
+    folder: Path, plan: Plan, recipe: Recipe, results: dict[str, Any], curves: list[TrainingCurve], report: Reporter
+) -> None:
+    side = folder / "lowrise"
+    side.mkdir()
+    (side / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
+    (side / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(plan, results, report.warnings), encoding="utf-8")
+    for index, curve in enumerate(curves):
+        name = "training" if len(curves) == 1 else f"training-{index}"
+        (side / f"{name}.json").write_text(json.dumps(curve.data()) + "\n", encoding="utf-8")
+        draw_training_curve(curve.data(), side / f"{name}.svg")

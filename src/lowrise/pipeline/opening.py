@@ -1,0 +1,98 @@
+"""The first arrows: a model, and the texts that it is looked at and measured on."""
+
+from __future__ import annotations
+
+from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
+from lowrise.calibration.sentences import Sentences, calibration_sentences
+from lowrise.edit.replace import check_replacement
+from lowrise.errors import RecipeError
+from lowrise.heal.pairs import ram_limit
+from lowrise.model.decoder import Decoder
+from lowrise.model.source import OpenModel, open_model
+from lowrise.pipeline.clock import Clock
+from lowrise.plan import Replace, network_edit
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.select.collapse import check_settings
+
+
+def open_from(recipe: Recipe) -> OpenModel:
+    if recipe.model is None:
+        raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
+    return open_model(
+        recipe.model,
+        dtype=recipe.dtype,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+        allow_pickle=recipe.allow_pickle,
+    )
+
+
+def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
+    """The model, with every wish that it cannot fulfil refused before anything is computed."""
+    ram_limit(recipe.max_ram)
+    with clock.stage("open"):
+        opened = open_from(recipe)
+    if recipe.select == "collapse":
+        check_settings(recipe.collapse, len(opened.decoder), layers_to_collapse(recipe, opened.decoder))
+        return opened
+    span = layers_to_remove(recipe.remove, len(opened.decoder)) + recipe.put_back
+    edit = network_edit(0, span, recipe.network, recipe.form, recipe.training)
+    if isinstance(edit, Replace):
+        check_replacement(opened.decoder, edit)
+    return opened
+
+
+def layers_to_collapse(recipe: Recipe, decoder: Decoder) -> int | None:
+    """None: as many as the threshold lets go."""
+    return None if recipe.remove is None else layers_to_remove(recipe.remove, len(decoder))
+
+
+def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:
+    """What the preset's criterion looks at."""
+    if recipe.select != "collapse":
+        return calibrate(recipe, opened, report, clock)
+    with clock.stage("calibration"):
+        return calibration_sentences(
+            opened.decoder,
+            opened.tokenizer,
+            text=recipe.text,
+            dataset=recipe.dataset,
+            samples=recipe.samples,
+            words=recipe.collapse.words,
+            length=recipe.length,
+            seed=recipe.seed,
+            report=report,
+        )
+
+
+def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows:
+    with clock.stage("calibration"):
+        return calibration_windows(
+            opened.decoder,
+            opened.tokenizer,
+            text=recipe.text,
+            dataset=recipe.dataset,
+            samples=recipe.samples,
+            length=recipe.length,
+            seed=recipe.seed,
+            report=report,
+        )
+
+
+def evaluation_texts(recipe: Recipe, opened: OpenModel) -> dict[str, Windows]:
+    """The texts that perplexity is measured on, by file name."""
+    length = min(recipe.length, opened.decoder.max_length)
+    texts: dict[str, Windows] = {}
+    for path in recipe.eval_text:
+        windows = text_windows(opened.tokenizer, path, length)
+        check_known(windows.ids, opened.decoder, path)
+        texts[path if windows.source in texts else windows.source] = windows
+    return texts
+
+
+def held_out_texts(recipe: Recipe, windows: Windows | Sentences) -> dict[str, Windows]:
+    """What is measured where no evaluation text is named: what training holds out, or the sentences."""
+    if isinstance(windows, Sentences):
+        return {"calibration sentences": windows.joined(windows.length)}
+    return {"calibration, held out": windows.split(recipe.training.validation)[1]}
