@@ -16,12 +16,13 @@ class MassiveActivations:
 
     def __init__(self, layers: int) -> None:
         self._largest = torch.zeros(layers + 1, dtype=torch.float64)
-        self._medians: list[list[Tensor]] = [[] for _ in range(layers + 1)]
+        self._medians: list[list[float]] = [[] for _ in range(layers + 1)]
 
     def add(self, layer: int, norm: Tensor) -> None:
         """norm: (batch, tokens) of h[layer]."""
         self._largest[layer] = max(float(self._largest[layer]), float(norm.max()))
-        self._medians[layer].extend(norm.median(dim=-1).values.double().cpu())
+        # as numbers: small tensors kept among large ones that come and go would pin the heap, 60 MB a batch
+        self._medians[layer].extend(norm.median(dim=-1).values.tolist())
 
     def largest(self) -> Tensor:
         """(L+1,) largest token norm of each h[l]."""
@@ -29,7 +30,7 @@ class MassiveActivations:
 
     def median(self) -> Tensor:
         """(L+1,) typical token norm of each h[l]."""
-        return torch.stack([torch.stack(medians).median() for medians in self._medians])
+        return torch.tensor(self._medians, dtype=torch.float64).median(dim=-1).values
 
     def writers(self) -> list[int]:
         """Layers whose output's largest norm is massive and far above their input's."""
