@@ -49,7 +49,7 @@ def _tables(contents: Contents) -> list[str]:
     results = contents.results
     tables = [
         _table(
-            ("", "dense", "compressed", "compressed / dense"),
+            ("", "dense", "compressed", "ratio"),
             [(" ".join(filter(None, (f"{row.name},", row.note))).rstrip(","), row.dense, row.compressed, row.change)
              for row in costs(contents)],
         )

@@ -34,6 +34,9 @@ class Chart:
     sentence: str
     item: dict[str, Any]
     height: int
+    keys: list[tuple[str, str, str]]
+    """The legend: (label, colour, the shape of its mark)."""
+    wide: bool = False
 
 
 def canvas(x: str, y: str, *, height: int = 300, **options: Any) -> Any:
@@ -107,21 +110,30 @@ def rule(made: Any, value: float, colour: str, *, upright: bool = False) -> None
     )
 
 
-def finish(made: Any, id: str, title: str, sentence: str) -> Chart:
-    """The figure as data for a page, its legend above it and out of the way of the marks."""
+def whole_numbers(made: Any) -> None:
+    """No half layers on the lower axis."""
+    made.xaxis[0].ticker.min_interval = 1
+
+
+def finish(made: Any, id: str, title: str, sentence: str, *, wide: bool = False) -> Chart:
+    """The figure as data for a page. Its legend becomes HTML, which breaks lines on a phone as a canvas cannot.
+
+    wide: it takes the whole width where charts stand side by side.
+    """
     from bokeh.embed import json_item
 
-    if made.legend:
-        legend = made.legend[0]
-        made.add_layout(legend, "above")
-        legend.orientation, legend.click_policy = "horizontal", "none"
-        legend.ncols = "auto"
-        legend.background_fill_color = legend.border_line_color = None
-        legend.label_text_font, legend.label_text_font_size = _FONT, "12px"
-        legend.padding = legend.margin = 0
-        legend.spacing = 14
+    keys = [_key(entry) for entry in (made.legend[0].items if made.legend else [])]
+    for legend in made.legend:
+        legend.visible = False
     item = json_item(made, f"chart-{id}")
-    return Chart(id, title, sentence, _own_ids(item, id), int(made.height))
+    return Chart(id, title, sentence, _own_ids(item, id), int(made.height), keys if len(keys) > 1 else [], wide)
+
+
+def _key(entry: Any) -> tuple[str, str, str]:
+    glyph = entry.renderers[-1].glyph
+    if hasattr(glyph, "marker"):
+        return entry.label.value, glyph.line_color if glyph.marker == "dash" else glyph.fill_color, glyph.marker
+    return entry.label.value, glyph.line_color, "line" if type(glyph).__name__ == "Line" else "square"
 
 
 @cache
@@ -138,7 +150,7 @@ def _own_ids(item: dict[str, Any], prefix: str) -> dict[str, Any]:
     names: dict[str, str] = {}
 
     def renamed(value: Any) -> Any:
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [renamed(entry) for entry in value]
         if not isinstance(value, dict):
             return value

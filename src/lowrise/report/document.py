@@ -45,6 +45,7 @@ def render_page(template: str, *, title: str, charts: Mapping[str, Chart] | None
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh defines a thing before it names it again
     environment.filters.update(words.FILTERS)
     scripts = [bokeh_script(), _DRAW] if charts else []
     page = environment.get_template(template).render(

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lowrise.plan import Drop, Merge, Plan
+from lowrise.report import words
 from lowrise.report.charts import (
     COMPRESSED,
     DENSE,
@@ -21,6 +22,7 @@ from lowrise.report.charts import (
     line,
     rule,
     shade,
+    whole_numbers,
 )
 from lowrise.report.folder import Contents, Curve, Observation
 from lowrise.report.score_figures import speed_chart, tasks_chart
@@ -40,9 +42,14 @@ class _Trial(BaseModel):
     accepted: bool
 
 
+class _Loss(BaseModel):
+    perplexity_ratio: float
+
+
 class _CollapseScores(BaseModel):
     trials: list[_Trial]
     threshold: float | None = None
+    loss: _Loss | None = None
 
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
@@ -71,13 +78,13 @@ def _shade_edits(made: Any, plan: Plan) -> None:
 
 def _layers(plan: Plan, seen: Observation) -> Chart:
     count = len(seen.input_output)
-    made = canvas("layer", "cosine of input and output", x_range=(-0.7, count - 0.3))
+    made = canvas("layer", "cosine of input and output", height=220, x_range=(-0.7, count - 0.3))
+    whole_numbers(made)
     _shade_edits(made, plan)
     for writer in seen.norms.writers:
         rule(made, writer, DENSE, upright=True)
     points = line(made, range(count), seen.input_output, "one layer", COMPRESSED)
     hover(made, [points], [("layer", "@x"), ("cosine", "@y{0.0000}")], along_x=True)
-    made.legend.visible = False
     sentence = "The nearer to 1, the less a layer changes what passes through it. The band marks what was taken out" + (
         "; dashed lines mark layers that write massive activations." if seen.norms.writers else "."
     )
@@ -90,7 +97,8 @@ def _spans(plan: Plan) -> Chart | None:
     except ValidationError:
         return None
     n, count = scores.span, len(scores.cosine)
-    made = canvas(f"first layer of a span of {n}", "cosine of its two ends")
+    made = canvas(f"first layer of a span of {n}", "cosine of its two ends", height=260, x_range=(-0.7, count - 0.3))
+    whole_numbers(made)
     points = line(
         made, range(count), scores.cosine, "every span", DENSE, stop=[start + n - 1 for start in range(count)]
     )
@@ -105,7 +113,7 @@ def _spans(plan: Plan) -> Chart | None:
             made.scatter([start], [scores.cosine[start]], size=size, color=colour, marker=marker, legend_label=label)
     hover(made, marks, [("layers", "@x to @stop"), ("cosine", "@y{0.0000}")], along_x=True)
     sentence = f"Of all {count} spans of {n} layers, the criterion takes the one whose ends are most alike."
-    return finish(made, "spans", "Which span was chosen?", sentence)
+    return finish(made, "spans", "Which span was chosen?", sentence, wide=True)
 
 
 def _pairs(plan: Plan, seen: Observation) -> Chart:
@@ -120,7 +128,8 @@ def _pairs(plan: Plan, seen: Observation) -> Chart:
         {"x": [j for _, j in grid], "y": [i for i, _ in grid], "cosine": [round(seen.pairs[i][j], 4) for i, j in grid]}
     )
     edges = (-0.5, states - 0.5)
-    made = canvas("state h[j]", "state h[i]", height=460, x_range=edges, y_range=edges, match_aspect=False)
+    made = canvas("state h[j]", "state h[i]", height=540, x_range=edges, y_range=edges)
+    whole_numbers(made)
     made.ygrid.visible = False
     cells = made.rect(
         "x", "y", 1.02, 1.02, source=source, line_color=None, fill_color={"field": "cosine", "transform": mapper}
@@ -129,10 +138,10 @@ def _pairs(plan: Plan, seen: Observation) -> Chart:
         span = edit.stop - edit.start
         middle = (edit.start + edit.stop) / 2
         made.rect([middle], [middle], span, span, fill_color=None, line_color="#ffffff", line_width=2)
-    bar = ColorBar(color_mapper=mapper, width=10, padding=0, margin=8, ticker=BasicTicker(desired_num_ticks=5))
+    bar = ColorBar(color_mapper=mapper, height=10, padding=0, margin=10, ticker=BasicTicker(desired_num_ticks=5))
     bar.background_fill_color = bar.major_tick_line_color = bar.bar_line_color = None
     bar.major_label_text_font_size = "12px"
-    made.add_layout(bar, "right")
+    made.add_layout(bar, "below")
     hover(made, [cells], [("from h[@y] to h[@x]", "@cosine{0.0000}")])
     sentence = (
         "Bright blocks are stretches of the model that change little. h[l] is what enters layer l; the white square "
@@ -143,8 +152,11 @@ def _pairs(plan: Plan, seen: Observation) -> Chart:
 
 def _norms(plan: Plan, seen: Observation) -> Chart:
     norms = seen.norms
-    made = canvas("state h[l]", "norm of a token", y_axis_type="log", x_range=(-0.7, len(norms.largest) - 0.3))
+    made = canvas(
+        "state h[l]", "norm of a token", height=220, y_axis_type="log", x_range=(-0.7, len(norms.largest) - 0.3)
+    )
     _shade_edits(made, plan)
+    whole_numbers(made)
     states = range(len(norms.largest))
     largest = line(made, states, norms.largest, "largest token", REMOVED, marker="square")
     median = line(made, states, norms.median, "median token", COMPRESSED)
@@ -165,7 +177,8 @@ def _trials(plan: Plan) -> Chart | None:
         return None
     if not scores.trials:
         return None
-    made = canvas("trial", "similarity to the dense output")
+    made = canvas("trial", "similarity to the dense output", x_range=(0, len(scores.trials) + 1))
+    whole_numbers(made)
     groups = []
     for accepted, label, colour, marker in ((False, "rejected", DENSE, "circle"), (True, "merged", MERGED, "diamond")):
         rows = [(i + 1, trial) for i, trial in enumerate(scores.trials) if trial.accepted is accepted]
@@ -187,8 +200,10 @@ def _trials(plan: Plan) -> Chart | None:
     hover(made, groups, [("", "@label"), ("layers", "@first to @last"), ("similarity", "@y{0.0000}")])
     sentence = f"{len(scores.trials)} merges were tried, in this order."
     if scores.threshold is not None:
-        sentence += f" Those above the dashed line, {scores.threshold:.4f}, would pass as a threshold."
-    return finish(made, "trials", "The search", sentence)
+        sentence += f" The dashed line is the threshold that every merge passes, {scores.threshold:.4f}."
+    if scores.loss is not None:
+        sentence += f" Together they make perplexity on the sentences {words.ratio(scores.loss.perplexity_ratio)}."
+    return finish(made, "trials", "The search for merges", sentence, wide=True)
 
 
 def _training(curve: Curve, index: int) -> Chart:

@@ -12,6 +12,8 @@ LEFT, RIGHT = 34.0, 214.0  # where the houses begin
 TOP = 46.0  # room for the roof
 _TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all storeys; of one, at most and at least
 
+_NETWORKS = {"layer": "decoder layer", "ffn": "feed-forward network", "swiglu": "gated network"}
+
 
 @dataclass(frozen=True)
 class Storey:
@@ -95,10 +97,22 @@ def _title(edit: Edit) -> str:
     return f"{span} replaced by one trained network"
 
 
+def edit_sentence(edit: Edit) -> str:
+    """One edit in words for the page, layers counted as people do."""
+    span = words.capitalize_first(words.span(edit.start, edit.stop))
+    if isinstance(edit, Drop):
+        return f"{span} dropped; nothing stands in their place."
+    if isinstance(edit, Merge):
+        weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
+        norms = "kept from the first" if edit.norms == "keep" else "merged too"
+        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}."
+    form = "" if edit.network == "layer" else f", in its {edit.form} form"
+    return f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}."
+
+
 def _result(edit: Edit) -> str:
     span = words.span(edit.start, edit.stop)
     if isinstance(edit, Merge):
         return f"{span} in one, by the rule {edit.rule}"
     assert isinstance(edit, Replace)
-    kind = {"layer": "decoder layer", "ffn": "feed-forward network", "swiglu": "gated network"}[edit.network]
-    return f"a trained {kind} in the place of {span}"
+    return f"a trained {_NETWORKS[edit.network]} in the place of {span}"

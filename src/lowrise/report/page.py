@@ -8,11 +8,11 @@ from pathlib import Path
 from lowrise.files import write_file
 from lowrise.recipe import presets
 from lowrise.report import words
-from lowrise.report.card import describe, model_card
+from lowrise.report.card import model_card
 from lowrise.report.document import render_page
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
-from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house
+from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
 from lowrise.report.scores import costs, kept, scores, tiles, timings
 from lowrise.report.verdict import notices
 
@@ -54,13 +54,13 @@ def report_page(contents: Contents) -> str:
         house=house,
         size=(WIDTH, LEFT, RIGHT),
         legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
-        edits=[describe(edit.model_dump()) for edit in plan.edits],
+        edits=[edit_sentence(edit) for edit in plan.edits],
         preset=presets().get(plan.preset),
         costs=costs(contents),
         tasks=scores(contents),
         kept=kept,
         speed=timings(contents),
-        why=[charts[name] for name in ("spans", "trials", "layers", "norms", "pairs") if name in charts],
+        why=[charts[name] for name in ("spans", "trials", "pairs", "layers", "norms") if name in charts],
         absent=None if contents.observation is not None else _why_absent(contents),
         training=[chart for name, chart in charts.items() if name.startswith("training")],
         command=_command(contents),
@@ -77,16 +77,16 @@ def _lead(contents: Contents) -> str:
     if not ratios:
         return f"{sentence}."
     worst = max(ratios, key=lambda name: ratios[name])
-    return f"{sentence}. Perplexity on {worst} is {words.ratio(ratios[worst])} that of the dense model."
+    return f"{sentence}. Perplexity on “{worst}” is {words.ratio(ratios[worst])} that of the dense model."
 
 
 def _why_absent(contents: Contents) -> str:
     if contents.results.command == "apply":
         return (
-            "This model was made from a finished plan, so its layers were not looked at here; `lowrise observe` does."
+            "This model was made from a finished plan: its layers were not looked at here. lowrise observe does that."
         )
     return (
-        "This method tries merges and looks at the output, not at the layers one by one. `lowrise observe` draws how "
+        "This method tries merges and looks at the output, not at the layers one by one. lowrise observe draws how "
         "alike the layers are."
     )
 
@@ -116,7 +116,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
         ("seed", str(seen.seed)),
         ("calibration, sha256", seen.sha256),
         ("loads plainly", "yes" if plan.loads_plainly else "no, with the modelling file it brings"),
-        ("seconds", ", ".join(f"{stage} {value:,.1f}" for stage, value in results.seconds.items())),
+        ("time", ", ".join(f"{stage} {words.seconds(value)}" for stage, value in results.seconds.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
     ]
     return [(name, value) for name, value in facts if value]

@@ -30,8 +30,8 @@ def notices(contents: Contents) -> list[Notice]:
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:
         text = (
-            "This checkpoint brings its own modelling file: open it with `trust_remote_code=True`. The form `portable`"
-            " of the same preset does without."
+            "This checkpoint brings its own modelling file: open it with trust_remote_code=True. The portable form of "
+            "the same preset does without."
         )
         found.append(Notice("note", "Does not load plainly", text))
     return [*found, *_thin_evidence(contents)]
@@ -63,14 +63,14 @@ def _guessing(contents: Contents) -> list[Notice]:
 def _thin_evidence(contents: Contents) -> list[Notice]:
     names = list(contents.results.perplexity)
     if not names and not contents.results.tasks:
-        text = "No text was given with `--eval-text`. `lowrise measure` says what the cut cost."
+        text = "No text was given with --eval-text; lowrise measure says what the cut cost."
         return [Notice("warning", "Nothing was measured", text)]
     if names and all(name in _OWN_TEXTS for name in names) and not contents.results.tasks:
         text = (
-            "Perplexity was measured on text of the calibration's own kind, where a repair looks best. Give "
-            "`--eval-text` for text that the calibration never saw."
+            "Perplexity is always best on text of the calibration's own kind. Give --eval-text a text that the "
+            "calibration never saw."
         )
-        return [Notice("note", "Measured at home", text)]
+        return [Notice("note", "Measured on the calibration's own text", text)]
     return []
 
 

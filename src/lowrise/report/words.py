@@ -77,5 +77,5 @@ def span(start: int, stop: int) -> str:
 
 FILTERS: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (count, short_count, decimal, ratio, percent, plus_minus, megabytes, seconds, capitalize_first)
+    for function in (count, short_count, decimal, ratio, percent, plus_minus, megabytes, seconds)
 }
