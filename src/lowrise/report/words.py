@@ -28,6 +28,10 @@ def decimal(value: float) -> str:
     return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.2e}"
 
 
+def four_digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def ratio(value: float) -> str:
     return TIMES + (decimal(value) if not 0 < abs(value) < 0.095 else f"{value:.2g}")
 
