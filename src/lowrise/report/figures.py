@@ -143,7 +143,7 @@ def _training(curve: Curve, index: int) -> Chart:
     made.scatter([curve.best_step], [curve.best], size=14, color=COMPRESSED, marker="diamond", legend_label="kept")
     hover(made, [points], [("step", "@x"), ("held-out loss", "@y{0.0000}")], along_x=True)
     sentence = (
-        f"The dashed line is the loss of putting nothing back ({curve.dropped:.4g}); kept are the weights of step "
-        f"{curve.best_step:,} ({curve.best:.4g})."
+        f"The dashed line is the loss of putting nothing back ({words.four_digits(curve.dropped)}); kept are the "
+        f"weights of step {curve.best_step:,} ({words.four_digits(curve.best)})."
     )
     return finish(made, f"training-{index}", "Training what was put back", sentence)

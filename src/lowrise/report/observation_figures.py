@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.report.charts import (
     COMPRESSED,
@@ -62,10 +64,10 @@ def pairs_chart(plan: Plan, seen: Observation) -> Chart:
     lowest = min(min(row) for row in seen.pairs)
     mapper = LinearColorMapper(Viridis256, low=max(0.0, math.floor(10 * lowest) / 10), high=1.0)
     edges = (-0.5, states - 0.5)
-    made = canvas("state h[j]", "state h[i]", height=590, x_range=edges, y_range=edges)
+    made = canvas("state h[j]", "state h[i]", height=None, aspect_ratio=0.84, x_range=edges, y_range=edges)
     whole_numbers(made)
     made.ygrid.visible = False
-    cells = made.image([seen.pairs], x=-0.5, y=-0.5, dw=states, dh=states, color_mapper=mapper)
+    cells = made.image([np.array(seen.pairs)], x=-0.5, y=-0.5, dw=states, dh=states, color_mapper=mapper)
     for edit in plan.edits:
         span = edit.stop - edit.start
         middle = (edit.start + edit.stop) / 2
@@ -79,7 +81,7 @@ def pairs_chart(plan: Plan, seen: Observation) -> Chart:
         "Bright blocks are stretches of the model that change little. h[l] is what enters layer l; the white square "
         "is what was taken out."
     )
-    return finish(made, "pairs", "How alike are any two places?", sentence)
+    return finish(made, "pairs", "How alike are any two places?", sentence, tall=True)
 
 
 def norms_chart(plan: Plan, seen: Observation) -> Chart:

@@ -45,9 +45,9 @@ def bare_percent(value: float) -> str:
     return percent(value).removesuffix("%")
 
 
-def plus_minus(value: float | None) -> str:
-    """A standard error in percentage points, to stand after `percent`; empty where there is none."""
-    return "" if value is None else f"±{100 * value:.1f}"
+def rate(value: float) -> str:
+    """Tokens a second."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def megabytes(value: float) -> str:
@@ -80,6 +80,5 @@ def span(start: int, stop: int) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function
-    for function in (count, short_count, decimal, ratio, percent, plus_minus, megabytes, seconds)
+    function.__name__: function for function in (count, short_count, decimal, ratio, percent, rate, megabytes, seconds)
 }
