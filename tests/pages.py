@@ -79,6 +79,27 @@ SPEED: dict[str, Any] = {
 }
 
 
+_KINDS: dict[str, dict[str, Any]] = {
+    "layer": {"preset": "streamline", "training": {"epochs": 2}, "samples": 10},
+    "none": {"preset": "streamline-none", "samples": 10},
+    "paper": {"preset": "streamline-ffn", "training": {"epochs": 2}, "samples": 10},
+    "merge": {"preset": "laco-mean", "collapse": {"combine": 3}},
+}
+
+
+def make_folders(place: Path, model: Path, text: Path, kinds: tuple[str, ...]) -> dict[str, Path]:
+    """What `lowrise run` writes: two of six layers gone; `layer` is measured on a text of its own."""
+    from lowrise import pipeline
+    from lowrise.progress import Reporter
+    from lowrise.recipe import build_recipe
+
+    common: dict[str, Any] = {"model": str(model), "text": [str(text)], "remove": "2", "length": 32, "windows": 4}
+    for kind in kinds:
+        measured = {"eval_text": [str(text)]} if kind == "layer" else {}
+        pipeline.run(build_recipe(common, measured, _KINDS[kind]), place / kind, False, Reporter(quiet=True))
+    return {kind: place / kind for kind in kinds}
+
+
 def add_everything(folder: Path) -> None:
     """Into the results of a run: tasks, stability, retained, speed."""
     change_results(folder, **TASKS, speed=SPEED)

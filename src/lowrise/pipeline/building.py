@@ -41,9 +41,13 @@ def apply_and_write(
     force: bool,
     report: Reporter,
     clock: Clock,
+    command: str,
     observation: Observation | None = None,
 ) -> dict[str, Any]:
-    """The results, which lie in the folder too. observation: what `run` saw before it planned; `apply` sees nothing."""
+    """The results, which lie in the folder too.
+
+    command: `run` or `apply`. observation: what `run` saw of the layers before it planned, if it looked at them.
+    """
     compute = opened.decoder.dtype
     with clock.stage("samples"):
         written = continuations(opened.decoder, opened.tokenizer)
@@ -61,6 +65,7 @@ def apply_and_write(
         ]
         with clock.stage("samples"):
             results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
+        results["command"] = command
         results["base"] = inherited_metadata(opened.place)
         results["warnings"] = report.warnings
         results["seconds"] = clock.total()

@@ -120,7 +120,7 @@ def tiles(contents: Contents) -> list[Tile]:
     ]
     ratios = results.retained.perplexity_ratio
     if ratios:
-        worst = max(ratios, key=lambda name: ratios[name])
+        worst = worst_text(ratios)
         note = f"on {worst}" + (f", the worst of {len(ratios)}" if len(ratios) > 1 else "")
         found.append(Tile("Perplexity", words.ratio(ratios[worst]), note, is_collapse(ratios[worst])))
     mean = results.retained.tasks_mean
@@ -204,6 +204,11 @@ def kept(share: Retained | None, *, above_chance: bool = False) -> str:
         return ""
     bounds = "" if low is None or high is None else f" [{words.bare_percent(low)}–{words.bare_percent(high)}]"
     return words.percent(value) + bounds
+
+
+def worst_text(ratios: dict[str, float]) -> str:
+    """The text that the model reads worst, by perplexity ratio; what is no number is worse than any."""
+    return max(ratios, key=lambda name: math.inf if math.isnan(ratios[name]) else ratios[name])
 
 
 def is_collapse(ratio: float | None) -> bool:

@@ -24,7 +24,7 @@ def short_count(value: float) -> str:
 def decimal(value: float) -> str:
     """Two decimals, large numbers with separators, huge ones as powers of ten."""
     if not math.isfinite(value):
-        return "∞" if value > 0 else "none"
+        return "∞" if value > 0 else "not a number"
     return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.2e}"
 
 
