@@ -174,6 +174,30 @@ def test_whatever_a_user_names_stays_text(main: Main, tmp_path: Path) -> None:
         assert not line.startswith("| perplexity") or len(re.findall(r"(?<!\\)\|", line)) == 5
 
 
+@pytest.mark.parametrize("odd", [float("nan"), 0.0, -1.0, 1e300, float("inf")])
+def test_odd_numbers_do_not_stop_a_page(main: Main, folder: Path, odd: float) -> None:
+    """A state of zeros has no cosine; a broken model has no perplexity; a clock may stand still."""
+    seen = json.loads((folder / "lowrise/observation.json").read_text())
+    seen["pairs"] = [[odd] * 7] * 7
+    seen["input_output"] = [odd] * 6
+    seen["norms"]["largest"] = [odd] * 7
+    (folder / "lowrise/observation.json").write_text(json.dumps(seen))
+    plan = json.loads((folder / "lowrise/plan.json").read_text())
+    plan["scores"]["cosine"] = [odd] * 4
+    (folder / "lowrise/plan.json").write_text(json.dumps(plan))
+    add_everything(folder)
+    results = read_results(folder)
+    results["speed"]["compressed"]["decode"]["1"]["tokens_per_second"] = odd
+    results["tasks"]["local_boolq"]["acc"] = odd
+    results["perplexity"]["words.txt"]["value"] = odd
+    results["retained"]["tasks_mean"]["ratio"] = odd
+    results["seconds"]["total"] = odd
+    change_results(folder, **results)
+    status, _, errors = main("report", folder)
+    assert status == 0, errors
+    assert {"chart-pairs", "chart-layers", "chart-norms", "chart-spans"} <= page_of(folder).ids()
+
+
 class TestReportRefuses:
     """Exit 2, one line, and the old page and card as they were."""
 

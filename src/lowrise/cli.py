@@ -272,8 +272,7 @@ def report(
     """Write the page and the model card of an output folder anew, from the numbers in it."""
     from lowrise.report.page import write_report
 
-    write_report(folder)
-    typer.echo(f"written to {folder / 'lowrise' / 'report.html'} and {folder / 'README.md'}")
+    typer.echo(f"written to {' and '.join(map(str, write_report(folder)))}")
 
 
 @app.command()

@@ -27,7 +27,7 @@ from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.card import describe
 from lowrise.report.curve import draw_training_curve
-from lowrise.report.page import write_report
+from lowrise.report.page import build_report
 
 
 def apply_and_write(
@@ -71,7 +71,8 @@ def apply_and_write(
         results["seconds"] = clock.total()
         with writing(out):
             _write_side_files(folder, plan, recipe, results, curves, observation)
-            write_report(folder)
+            for name, text in build_report(folder).items():
+                (folder / name).write_text(text, encoding="utf-8")
     return results
 
 

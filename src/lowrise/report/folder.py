@@ -173,8 +173,8 @@ class Curve(Training):
     """training.json: (optimiser steps done, loss)."""
 
     loss: str
-    train: list[tuple[int, float]]
-    validation: list[tuple[int, float]]
+    train: list[tuple[int, float]] = Field(min_length=1)
+    validation: list[tuple[int, float]] = Field(min_length=1)
 
 
 @dataclass(frozen=True)

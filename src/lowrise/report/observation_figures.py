@@ -49,7 +49,7 @@ def layers_chart(plan: Plan, seen: Observation) -> Chart:
 
 def _without_outliers(values: list[float]) -> tuple[float, float]:
     """What an axis shows so that one odd layer does not flatten all others: from five interquartile ranges down on."""
-    ordered = sorted(values)
+    ordered = sorted(filter(math.isfinite, values)) or [0.0]  # a state of zeros has no cosine
     quartile, upper = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
     low = min(value for value in ordered if value >= quartile - 5 * (upper - quartile))
     margin = max(0.06 * (ordered[-1] - low), 1e-4)
@@ -61,7 +61,7 @@ def pairs_chart(plan: Plan, seen: Observation) -> Chart:
     from bokeh.palettes import Viridis256
 
     states = len(seen.pairs)
-    lowest = min(min(row) for row in seen.pairs)
+    lowest = min((value for row in seen.pairs for value in row if math.isfinite(value)), default=0.0)
     mapper = LinearColorMapper(Viridis256, low=max(0.0, math.floor(10 * lowest) / 10), high=1.0)
     edges = (-0.5, states - 0.5)
     made = canvas("state h[j]", "state h[i]", height=None, aspect_ratio=0.84, x_range=edges, y_range=edges)

@@ -25,15 +25,21 @@ _LEGEND = {
 }
 
 
-def write_report(folder: Path) -> None:
-    """Write `lowrise/report.html` and `README.md` anew, both or none.
+def write_report(folder: Path) -> list[Path]:
+    """Write the page and the card of a finished folder anew, once both are whole; the files.
 
     Raises OutputError or PlanError, one line, when the folder is not what `run` or `apply` wrote; nothing is changed.
     """
+    made = build_report(folder)
+    for name, text in made.items():
+        write_file(folder / name, text)
+    return [folder / name for name in made]
+
+
+def build_report(folder: Path) -> dict[str, str]:
+    """The text of page and card, by their place in the folder."""
     contents = read_folder(folder)
-    page, card = report_page(contents), model_card(contents)
-    write_file(folder / "lowrise" / "report.html", page)
-    write_file(folder / "README.md", card)
+    return {"lowrise/report.html": report_page(contents), "README.md": model_card(contents)}
 
 
 def report_page(contents: Contents) -> str:
