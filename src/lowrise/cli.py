@@ -266,6 +266,16 @@ def observe(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `run` or `apply` wrote.", show_default=False)],
+) -> None:
+    """Write the page and the model card of an output folder anew, from the numbers in it."""
+    from lowrise.report.page import write_report
+
+    typer.echo(f"written to {' and '.join(map(str, write_report(folder)))}")
+
+
+@app.command()
 def presets(as_json: Json = False) -> None:
     """What methods there are, their papers, and whether their output loads plainly."""
     import json

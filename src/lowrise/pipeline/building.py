@@ -14,16 +14,20 @@ from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
+from lowrise.measure.samples import continuations, side_by_side
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
+from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
+from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.measuring import make_results, measure_model
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.report.card import describe, model_card
+from lowrise.report.card import describe
 from lowrise.report.curve import draw_training_curve
+from lowrise.report.page import build_report
 
 
 def apply_and_write(
@@ -37,8 +41,16 @@ def apply_and_write(
     force: bool,
     report: Reporter,
     clock: Clock,
+    command: str,
+    observation: Observation | None = None,
 ) -> dict[str, Any]:
+    """The results, which lie in the folder too.
+
+    command: `run` or `apply`. observation: what `run` saw of the layers before it planned, if it looked at them.
+    """
     compute = opened.decoder.dtype
+    with clock.stage("samples"):
+        written = continuations(opened.decoder, opened.tokenizer)
     curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
     with output_folder(out, force) as folder:
         with clock.stage("write"):
@@ -51,8 +63,16 @@ def apply_and_write(
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
             for curve in curves
         ]
+        with clock.stage("samples"):
+            results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
+        results["command"] = command
+        results["base"] = inherited_metadata(opened.place)
+        results["warnings"] = report.warnings
+        results["seconds"] = clock.total()
         with writing(out):
-            _write_side_files(folder, plan, recipe, results, curves, report)
+            _write_side_files(folder, plan, recipe, results, curves, observation)
+            for name, text in build_report(folder).items():
+                (folder / name).write_text(text, encoding="utf-8")
     return results
 
 
@@ -81,14 +101,20 @@ def edit_model(
 
 
 def _write_side_files(
-    folder: Path, plan: Plan, recipe: Recipe, results: dict[str, Any], curves: list[TrainingCurve], report: Reporter
+    folder: Path,
+    plan: Plan,
+    recipe: Recipe,
+    results: dict[str, Any],
+    curves: list[TrainingCurve],
+    observation: Observation | None,
 ) -> None:
     side = folder / "lowrise"
     side.mkdir()
     (side / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
     (side / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(plan, results, report.warnings), encoding="utf-8")
+    if observation is not None:
+        (side / "observation.json").write_text(json.dumps(observation.data()) + "\n", encoding="utf-8")
     for index, curve in enumerate(curves):
         name = "training" if len(curves) == 1 else f"training-{index}"
         (side / f"{name}.json").write_text(json.dumps(curve.data()) + "\n", encoding="utf-8")
