@@ -19,10 +19,10 @@ class LayerCache:
 
 
 @torch.no_grad()
-def layer_caches(decoder: Decoder) -> list[LayerCache]:
+def layer_caches(decoder: Decoder, remedy: str = "leave --speed out") -> list[LayerCache]:
     """One entry a decoder layer, in the dtype that the model runs in; one token is run to see them.
 
-    Raises ModelError for a family that keeps no keys and values.
+    Raises ModelError, which advises `remedy`, for a family that keeps no keys and values.
     """
     token = torch.zeros(1, 1, dtype=torch.long, device=decoder.device)
     cache = getattr(decoder.model(input_ids=token, use_cache=True), "past_key_values", None)
@@ -31,7 +31,7 @@ def layer_caches(decoder: Decoder) -> list[LayerCache]:
             decoder.where,
             "a model that keeps keys and values of what it has read",
             f"one that reads everything again for every token ({decoder.family})",
-            "leave --speed out",
+            remedy,
         )
     # a window of w tokens counts the one being read, so w - 1 are kept for it
     return [
