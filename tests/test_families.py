@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import tiny
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
+from lowrise.model.networks import random_network
 from lowrise.model.splice import per_layer_lists
 
+Main = Callable[..., tuple[int, str, str]]
 SPANS = [(1, 3), (0, 2), (4, 6)]
 
 
@@ -179,3 +183,68 @@ def test_mlp_layer_types_follow() -> None:
 def test_what_ties_a_layer_to_its_position_is_refused_by_name(family: str, changes: dict[str, Any], trait: str) -> None:
     with pytest.raises(ModelError, match=trait):
         Decoder(tiny.model(family, **changes))
+
+
+def _save(made: Any, folder: Path) -> Path:
+    made.eval().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def openai_gpt(folder: Path) -> Path:
+    """Its layers return a list, its model keeps no keys and values."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": tiny.LAYERS, "n_head": 4, "n_positions": 128}
+    config = transformers.OpenAIGPTConfig(vocab_size=tiny.VOCABULARY, **sizes)
+    return _save(transformers.OpenAIGPTLMHeadModel(config), folder)
+
+
+def test_layers_that_return_a_list(tmp_path: Path) -> None:
+    model, ids = AutoModelForCausalLM.from_pretrained(openai_gpt(tmp_path)), tiny.ids()
+    decoder = Decoder(model)
+    with torch.no_grad():
+        *_, (_, last) = decoder.states(ids)
+        assert torch.equal(decoder.leave(last, ids), logits(model, ids))
+        decoder.attach(random_network("ffn", 32, 48, "relu", 0), len(decoder))  # after the last layer: its output
+        assert not torch.equal(decoder.leave(last, ids), logits(model, ids))
+
+
+@pytest.mark.parametrize("preset", ["streamline-none", "streamline", "streamline-ffn", "laco-mean"])
+def test_a_model_without_a_cache_is_made_shallower(main: Main, text_file: Path, tmp_path: Path, preset: str) -> None:
+    folder, out, recipe = openai_gpt(tmp_path / "model"), tmp_path / "out", tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epochs: 1}\n" if preset.startswith("streamline") else "{}\n")
+    status, _, errors = main("run", folder, "--preset", preset, "--remove", 2, "--text", text_file, "--samples", 10,
+                             "--length", 32, "--recipe", recipe, "--out", out, "--quiet")  # fmt: skip
+    assert status == 0, errors
+    loaded = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=preset == "streamline-ffn")
+    assert len(Decoder(loaded)) == (3 if preset == "streamline-ffn" else 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [(["run", "--preset", "streamline-none"], "give --text"), (["measure", "--speed"], "--speed")],
+)
+def test_what_needs_a_cache_is_refused_without_one(main: Main, tmp_path: Path, options: list[str], remedy: str) -> None:
+    folder, out = openai_gpt(tmp_path / "model"), tmp_path / "out"
+    command, *rest = options
+    status, printed, errors = main(command, folder, *rest, "--out", out, "--quiet")
+    assert (status, printed) == (2, "")
+    line = errors.splitlines()[-1]
+    assert line.startswith(f"lowrise: {folder}: expected a model that keeps keys and values")
+    assert remedy in line
+    assert not out.exists()
+
+
+def test_the_decoder_of_an_encoder_decoder_is_refused(main: Main, text_file: Path, tmp_path: Path) -> None:
+    """Its config's num_hidden_layers speaks of the encoder, so a shallower stack could not be written down."""
+    sides = {f"{side}_{what}": 4 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = transformers.BartConfig(
+        vocab_size=tiny.VOCABULARY, d_model=32, **sides, decoder_ffn_dim=48, encoder_ffn_dim=48,
+        max_position_embeddings=128, is_encoder_decoder=False, is_decoder=True, forced_eos_token_id=None,
+    )  # fmt: skip
+    folder, out = _save(transformers.BartForCausalLM(config), tmp_path / "model"), tmp_path / "out"
+    status, printed, errors = main("run", folder, "--preset", "streamline-none", "--remove", 2, "--text", text_file,
+                                   "--out", out, "--quiet")  # fmt: skip
+    assert (status, printed) == (2, "")
+    assert "found the decoder of an encoder-decoder" in errors.splitlines()[-1]
+    assert not out.exists()

@@ -66,6 +66,10 @@ _OPTIONS: dict[str, Any] = {
         list[str] | None, typer.Option(help="Text to measure perplexity on; repeatable.", metavar="FILE")
     ],
     "windows": Annotated[str | None, typer.Option(help="Measure the first N windows of each text only.", metavar="N")],
+    "speed": Annotated[
+        bool | None,
+        typer.Option("--speed", help="Time generation too, both models in turn; holds both in memory meanwhile."),
+    ],
     "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
     "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
@@ -149,7 +153,7 @@ def _show(results: dict[str, Any], as_json: bool, path: Path | None) -> None:
 
 
 @app.command()
-@_takes(*_SELECTING, *_SEARCHING, "max_ram", "eval_text", "windows", *_OPENING)
+@_takes(*_SELECTING, *_SEARCHING, "max_ram", "eval_text", "windows", "speed", *_OPENING)
 def run(
     out: OutFolder,
     given: dict[str, Any],
@@ -220,7 +224,7 @@ def apply(
 
 
 @app.command()
-@_takes("text", "length", "windows", *_OPENING)
+@_takes("text", "length", "windows", "speed", *_OPENING)
 def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],

@@ -93,6 +93,7 @@ class Recipe(_Strict):
     max_ram: str | None = None  # for training pairs, as 800M or 4G; None: half of what is free
     eval_text: list[str] = []
     windows: int | None = Field(None, gt=0)
+    speed: bool = False  # time generation, the dense model beside the compressed one
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False

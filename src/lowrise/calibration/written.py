@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lowrise.errors import TextError
+from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 
@@ -55,7 +56,9 @@ def write_windows(
     """(samples, length) token ids sampled from the model, the same for the same seed and machine.
 
     Every token's uniform number is drawn beforehand, so how many rows are written at once changes nothing.
+    Raises ModelError for a family that keeps no keys and values, TextError for one without a token to begin with.
     """
+    layer_caches(decoder, remedy="give --text")
     start, ends = _special_tokens(decoder, tokenizer)
     uniform = torch.rand(samples, length, generator=torch.Generator().manual_seed(seed))
     rows = _rows_at_once(decoder, length)

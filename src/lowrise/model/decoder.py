@@ -137,7 +137,7 @@ class Decoder:
     def step(self, layer: int, h: Tensor, calls: list[Call]) -> Tensor:
         """h[layer] → h[layer + 1], both (batch, tokens, hidden), by the layer's own code."""
         out = self.layers[layer](h, *calls[layer].args, **calls[layer].kwargs)
-        stream: Tensor = out[0] if isinstance(out, tuple) else out
+        stream: Tensor = out[0] if isinstance(out, tuple | list) else out
         return stream
 
     def states(self, ids: Tensor, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
@@ -175,11 +175,11 @@ class Decoder:
 
     @torch.no_grad()
     def _probe(self) -> bool:
-        """Whether layers return a tuple: asked of the first one, which is then not followed by the others."""
+        """Whether layers return a tuple or a list: asked of the first one, which is then not followed by the others."""
         seen: list[bool] = []
 
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append(isinstance(output, tuple))
+            seen.append(isinstance(output, tuple | list))
             raise _ProbedError
 
         hook = self.layers[0].register_forward_hook(look)

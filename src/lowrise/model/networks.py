@@ -50,7 +50,7 @@ def attach(layers: nn.ModuleList, network: SpanNetwork, position: int) -> None:
         return args, {**kwargs, "hidden_states": network(kwargs["hidden_states"])}
 
     def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return (network(output[0]), *output[1:]) if isinstance(output, tuple) else network(output)
+        return (network(output[0]), *output[1:]) if isinstance(output, tuple | list) else network(output)
 
     if position < len(layers):
         layers[position].register_forward_pre_hook(before, with_kwargs=True)

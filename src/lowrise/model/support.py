@@ -12,7 +12,7 @@ from lowrise.model.splice import layer_facts, per_layer_lists
 # Attention kinds whose layers keep no state beside their own keys and values.
 _PLAIN_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
-# Settings that tie a layer's computation to its position, and what they stand for.
+# Settings that tie a layer's computation to its position, or the stack to another one, and what they stand for.
 _POSITION_BOUND = {
     "num_kv_shared_layers": "layers that share keys and values with others",
     "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's position",
@@ -20,6 +20,7 @@ _POSITION_BOUND = {
     "add_cross_attention": "cross-attention",
     "is_heterogeneous": "a different shape for each layer",
     "hidden_size_per_layer_input": "inputs of its own for each layer",
+    "encoder_layers": "the decoder of an encoder-decoder, whose config counts the encoder's layers",
 }
 # Which layers are sparse, told by position: harmless values are none, zero and one. A stack that names the kind of
 # each layer's MLP instead (mlp_layer_types) can be spliced.

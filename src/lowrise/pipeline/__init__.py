@@ -15,7 +15,7 @@ from lowrise.measure.system import versions
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import make_results, measure_model
+from lowrise.pipeline.measuring import add_speed, make_results, measure_model
 from lowrise.pipeline.opening import (
     calibrate,
     evaluation_texts,
@@ -79,13 +79,18 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:
     """Perplexity, layers, parameters and bytes of a model, and beside them those of a dense one if it is named."""
     clock = Clock()
-    both = []
+    both, decoders = [], []
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
         with clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
         texts = evaluation_texts(recipe, opened)
         both.append(measure_model(opened.decoder, opened, texts, recipe.windows, report, clock))
-    return make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
+        if recipe.speed:
+            decoders.append(opened.decoder)
+    results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
+    if recipe.speed:
+        add_speed(results, decoders[0], decoders[1] if dense_source else None, report, clock)
+    return results
 
 
 def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import make_results, measure_model
+from lowrise.pipeline.measuring import add_speed, make_results, measure_model
+from lowrise.pipeline.opening import open_from
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -59,6 +60,9 @@ def apply_and_write(
             )
         after = measure_model(decoder, opened, texts, recipe.windows, report, clock)
         results = make_results(str(out), after, dense, clock)
+        if recipe.speed:
+            # the dense model in memory was edited and given up: its source is opened again
+            add_speed(results, decoder, open_from(recipe).decoder, report, clock)
         results["training"] = [
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
             for curve in curves

@@ -7,6 +7,7 @@ from typing import Any
 from lowrise.calibration import Windows
 from lowrise.measure.perplexity import perplexity
 from lowrise.measure.size import size
+from lowrise.measure.speed import speed
 from lowrise.measure.system import peak_memory, versions
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
@@ -40,3 +41,12 @@ def make_results(name: str, after: dict[str, Any], dense: dict[str, Any] | None,
             "perplexity_ratio": ratios,
         }
     return {**results, "memory": peak_memory(), "versions": versions(), "seconds": clock.total()}
+
+
+def add_speed(
+    results: dict[str, Any], compressed: Decoder, dense: Decoder | None, report: Reporter, clock: Clock
+) -> None:
+    """Last of all, so that `memory` says what the rest took, before both models were held for this."""
+    with clock.stage("speed"):
+        results["speed"] = speed(compressed, dense, report)
+    results["seconds"] = clock.total()

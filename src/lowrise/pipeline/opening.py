@@ -7,6 +7,7 @@ from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.edit.replace import check_replacement
 from lowrise.errors import RecipeError
 from lowrise.heal.pairs import ram_limit
+from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, open_model
 from lowrise.pipeline.clock import Clock
@@ -19,13 +20,16 @@ from lowrise.select.collapse import check_settings
 def open_from(recipe: Recipe) -> OpenModel:
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
-    return open_model(
+    opened = open_model(
         recipe.model,
         dtype=recipe.dtype,
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         allow_pickle=recipe.allow_pickle,
     )
+    if recipe.speed:
+        layer_caches(opened.decoder)  # refuses a model that cannot be timed
+    return opened
 
 
 def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:

@@ -23,7 +23,34 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
         ratio = results.get("retained", {}).get("perplexity_ratio", {}).get(name)
         after = f"{value['value']:,.2f}" + (f" (×{ratio:.2f})" if ratio is not None else "")
         both.append((f"perplexity, {name}", f"{before['value']:,.2f}" if before else "", after))
-    return both
+    return both + _speed_rows(results.get("speed", {}))
+
+
+def _speed_rows(speed: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Medians, ± half of what lies between the quartiles; the ratio, and what the removed layers could have brought."""
+    if not speed:
+        return []
+    dense, compressed = speed.get("dense"), speed["compressed"]
+    found = []
+    for part in ("prefill", "decode"):
+        for batch, rate in compressed[part].items():
+            after = _rate(rate)
+            if dense is not None:
+                ratio, ideal = speed["ratio"][part][batch], speed["ideal"][part][batch]
+                after += f" (×{ratio['median']:.2f} of ×{ideal['ratio']:.2f})"
+            found.append((f"{part}, tokens/s, batch {batch}", _rate(dense[part][batch]) if dense else "", after))
+    for what, key, shown in (
+        ("first token, ms", "first_token_seconds", lambda seconds: f"{seconds['median'] * 1000:,.1f}"),
+        ("keys and values a token", "kv_bytes_per_token", lambda value: f"{value:,} B"),
+        ("memory while generating", "peak_bytes", _bytes),
+    ):
+        found.append((what, shown(dense[key]) if dense else "", shown(compressed[key])))
+    return found
+
+
+def _rate(rate: dict[str, float]) -> str:
+    value = rate["tokens_per_second"]
+    return f"{value:,.0f} ±{(rate['high'] - rate['low']) / 2 / value:.0%}"
 
 
 def terminal_table(results: dict[str, Any]) -> Table:

@@ -100,7 +100,7 @@ class Stack:
         module, call = self._decoder.layers[mix.start], self._calls[mix.start]
         weights = mixed_parameters(self._decoder.layers, mix, self._settings.norms)
         out: Tensor | tuple[Tensor, ...] = functional_call(module, weights, (h, *call.args), call.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        return out[0] if isinstance(out, tuple | list) else out
 
     def _represent(self, h: Tensor) -> Tensor:
         return h if self._settings.representation == "per-token" else self._decoder.finish(h, self._ids)
