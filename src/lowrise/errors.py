@@ -2,6 +2,7 @@
 
 LowriseError                 1   something failed that is not the user's mistake
 ├── ProofError               1   a written checkpoint does not behave like the model in memory
+├── StepError                *   a process of its own failed: its line and its exit status are passed on
 └── InputError               2   what the user gave cannot be used
     ├── RecipeError              an option or a recipe key
     ├── ModelError               a model that cannot be opened, or is not fit to be pruned
@@ -22,6 +23,14 @@ class LowriseError(Exception):
 
 class ProofError(LowriseError):
     """The reloaded checkpoint differs from the model that was saved."""
+
+
+class StepError(LowriseError):
+    """What a process that lowrise started ended with."""
+
+    def __init__(self, line: str, exit_status: int) -> None:
+        super().__init__(line)
+        self.exit_status = exit_status
 
 
 class InputError(LowriseError):

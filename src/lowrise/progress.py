@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -40,6 +41,15 @@ class Reporter:
         """Shown even when quiet, and kept so that results can repeat it."""
         self.warnings.append(text)
         self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
+        """For work that another process does: a turning sign on a terminal; call what it yields with a note."""
+        if self.quiet or not self.console.is_terminal:
+            yield lambda _note: None
+            return
+        with self.console.status(escape(title)) as status:
+            yield lambda note: status.update(escape(f"{title}  {note}"[: self.console.width - 4]))
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

@@ -81,6 +81,7 @@ class Recipe(_Strict):
     avoid_massive: bool = False
     text: list[str] = []
     dataset: str | None = None
+    tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
     samples: int = Field(128, gt=0)  # windows
     length: int = Field(2048, gt=1)  # tokens a window; capped by the model
     seed: int = Field(0, ge=0, lt=2**63)

@@ -14,6 +14,7 @@ from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
+from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
@@ -45,12 +46,14 @@ def apply_and_write(
             decoder = save_and_prove(
                 opened.decoder, opened.tokenizer, folder, out=out, dtype=opened.save_dtype, compute=compute
             )
+        until_written = peak_memory()
         after = measure_model(decoder, opened, texts, recipe.windows, report, clock)
         results = make_results(str(out), after, dense, clock)
         results["training"] = [
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
             for curve in curves
         ]
+        results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
         with writing(out):
             _write_side_files(folder, plan, recipe, results, curves, report)
     return results
