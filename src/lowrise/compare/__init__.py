@@ -16,6 +16,7 @@ from lowrise.files import check_output, output_folder, write_file
 from lowrise.progress import Reporter
 from lowrise.report.comparison import summarise, write_tables
 from lowrise.report.comparison_curves import draw_comparison
+from lowrise.report.comparison_page import comparison_page
 
 __all__ = ["ask", "compare", "read_lists"]
 
@@ -46,6 +47,7 @@ def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter) 
         results = _results(rows, out, asked)
         write_tables(results, out)
         draw_comparison(results, out)
+        write_file(out / "compare.html", comparison_page(results))
     if all(row["status"] == "failed" for row in results["rows"]):
         raise StepError(f"{out}: all rows failed, the first because of this: {results['rows'][0]['reason']}", 1)
     return results
