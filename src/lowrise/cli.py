@@ -313,6 +313,17 @@ def observe(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `run` or `apply` wrote.", show_default=False)],
+) -> None:
+    """Write the page and the model card of an output folder anew, from the numbers in it."""
+    from lowrise.report.page import write_report
+
+    write_report(folder)
+    typer.echo(f"written to {folder / 'lowrise' / 'report.html'} and {folder / 'README.md'}")
+
+
+@app.command()
 def presets(as_json: Json = False) -> None:
     """What methods there are, their papers, and whether their output loads plainly."""
     import json

@@ -136,6 +136,11 @@ class Plan(_Strict):
             raise ValueError(f"layers_after is {self.layers_after}, but the edits leave {after}")
         return self
 
+    @property
+    def model_name(self) -> str:
+        """The last part of the source, for headings."""
+        return self.model.source.rstrip("/").rpartition("/")[2] or self.model.source
+
     def to_json(self) -> str:
         return json.dumps(self.model_dump(), indent=2) + "\n"
 

@@ -41,6 +41,7 @@ _UNUSABLE: tuple[type[Exception], ...] = (
 # What a hub id may bring onto the disk: never pickles, never other formats of the same weights.
 _LAYER_KEY = re.compile(r"\.(layers|h|blocks)\.\d+\.")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.tiktoken", "vocab.txt", "merges.txt"]
+_HUB_FILES += ["README.md"]  # names the licence
 
 
 @dataclass
@@ -53,6 +54,8 @@ class OpenModel:
     save_dtype: torch.dtype
     """The dtype the checkpoint came in, or the one the user asked for: the result is written in it."""
     bytes_on_disk: int
+    place: Path
+    """The folder, or the .gguf file, that it was read from."""
 
     @property
     def model(self) -> Any:
@@ -134,6 +137,7 @@ def open_model(
         ),
         save_dtype=own_dtype if dtype == "auto" else chosen,
         bytes_on_disk=sum(file.stat().st_size for file in weights),
+        place=folder if gguf is None else gguf,
     )
 
 

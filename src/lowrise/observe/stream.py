@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
@@ -19,6 +21,22 @@ BATCH_TOKENS = 1024
 class Observation:
     similarity: SpanSimilarity
     massive: MassiveActivations
+
+    def data(self) -> dict[str, Any]:
+        """As `analysis.analyse` names it: `input_output` (L,), `pairs` (L+1, L+1), `norms`; to six digits."""
+        return {
+            "input_output": _rounded(self.similarity.cosine(1)),
+            "pairs": [_rounded(row) for row in self.similarity.pairs()],
+            "norms": {
+                "largest": _rounded(self.massive.largest()),
+                "median": _rounded(self.massive.median()),
+                "writers": self.massive.writers(),
+            },
+        }
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 @torch.no_grad()

@@ -42,10 +42,10 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
         texts = held_out_texts(recipe, windows)
-    plan = plan_edits(recipe, opened, windows, report, clock)
+    plan, observation = plan_edits(recipe, opened, windows, report, clock)
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
     trained_on = windows if isinstance(windows, Windows) else None
-    return apply_and_write(plan, opened, trained_on, texts, dense, recipe, out, force, report, clock)
+    return apply_and_write(plan, opened, trained_on, texts, dense, recipe, out, force, report, clock, observation)
 
 
 def make_plan(recipe: Recipe, report: Reporter) -> Plan:
@@ -53,7 +53,7 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     clock = Clock()
     opened = open_for_planning(recipe, clock)
     windows = windows_or_sentences(recipe, opened, report, clock)
-    return plan_edits(recipe, opened, windows, report, clock)
+    return plan_edits(recipe, opened, windows, report, clock)[0]
 
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:

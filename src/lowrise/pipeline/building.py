@@ -14,17 +14,21 @@ from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
+from lowrise.measure.samples import continuations, side_by_side
 from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
+from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
+from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.measuring import make_results, measure_model
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.report.card import describe, model_card
+from lowrise.report.card import describe
 from lowrise.report.curve import draw_training_curve
+from lowrise.report.page import write_report
 
 
 def apply_and_write(
@@ -38,8 +42,12 @@ def apply_and_write(
     force: bool,
     report: Reporter,
     clock: Clock,
+    observation: Observation | None = None,
 ) -> dict[str, Any]:
+    """The results, which lie in the folder too. observation: what `run` saw before it planned; `apply` sees nothing."""
     compute = opened.decoder.dtype
+    with clock.stage("samples"):
+        written = continuations(opened.decoder, opened.tokenizer)
     curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
     with output_folder(out, force) as folder:
         with clock.stage("write"):
@@ -54,8 +62,14 @@ def apply_and_write(
             for curve in curves
         ]
         results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
+        with clock.stage("samples"):
+            results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
+        results["base"] = inherited_metadata(opened.place)
+        results["warnings"] = report.warnings
+        results["seconds"] = clock.total()
         with writing(out):
-            _write_side_files(folder, plan, recipe, results, curves, report)
+            _write_side_files(folder, plan, recipe, results, curves, observation)
+            write_report(folder)
     return results
 
 
@@ -84,14 +98,20 @@ def edit_model(
 
 
 def _write_side_files(
-    folder: Path, plan: Plan, recipe: Recipe, results: dict[str, Any], curves: list[TrainingCurve], report: Reporter
+    folder: Path,
+    plan: Plan,
+    recipe: Recipe,
+    results: dict[str, Any],
+    curves: list[TrainingCurve],
+    observation: Observation | None,
 ) -> None:
     side = folder / "lowrise"
     side.mkdir()
     (side / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
     (side / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(plan, results, report.warnings), encoding="utf-8")
+    if observation is not None:
+        (side / "observation.json").write_text(json.dumps(observation.data()) + "\n", encoding="utf-8")
     for index, curve in enumerate(curves):
         name = "training" if len(curves) == 1 else f"training-{index}"
         (side / f"{name}.json").write_text(json.dumps(curve.data()) + "\n", encoding="utf-8")

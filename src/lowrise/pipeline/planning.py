@@ -6,7 +6,7 @@ from lowrise.calibration import Windows
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.count import parameters_after
 from lowrise.model.source import OpenModel
-from lowrise.observe.stream import observe
+from lowrise.observe.stream import Observation, observe
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.opening import layers_to_collapse
 from lowrise.plan import Plan, network_edit
@@ -16,9 +16,12 @@ from lowrise.select.collapse import collapse
 from lowrise.select.cosine import SpanChoice, choose_span
 
 
-def plan_edits(recipe: Recipe, opened: OpenModel, windows: Windows | Sentences, report: Reporter, clock: Clock) -> Plan:
+def plan_edits(
+    recipe: Recipe, opened: OpenModel, windows: Windows | Sentences, report: Reporter, clock: Clock
+) -> tuple[Plan, Observation | None]:
+    """The plan, and what was seen on the way (a search of merges observes nothing but its trials)."""
     if isinstance(windows, Sentences):
-        return _collapse_plan(recipe, opened, windows, report, clock)
+        return _collapse_plan(recipe, opened, windows, report, clock), None
     if recipe.put_back:
         windows.split(recipe.training.validation)  # refuses, before anything is computed, what training cannot split
     decoder = opened.decoder
@@ -28,7 +31,7 @@ def plan_edits(recipe: Recipe, opened: OpenModel, windows: Windows | Sentences, 
     choice = choose_span(observation, n, recipe.avoid_massive)
     _tell_choice(choice, n, report)
     edit = network_edit(choice.start, choice.stop, recipe.network, recipe.form, recipe.training)
-    return Plan(
+    plan = Plan(
         model=opened.record,
         preset=recipe.preset,
         calibration=windows.record(),
@@ -39,6 +42,7 @@ def plan_edits(recipe: Recipe, opened: OpenModel, windows: Windows | Sentences, 
         parameters_after=parameters_after(decoder, [edit]),
         loads_plainly=recipe.loads_plainly,
     )
+    return plan, observation
 
 
 def _collapse_plan(recipe: Recipe, opened: OpenModel, sentences: Sentences, report: Reporter, clock: Clock) -> Plan:

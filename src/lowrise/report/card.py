@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from lowrise.plan import Plan
 from lowrise.recipe import presets
-from lowrise.report.table import markdown_table
+from lowrise.report import words
+from lowrise.report.folder import Contents
+from lowrise.report.scores import costs, kept, scores, timings
+from lowrise.report.verdict import notices
 
 
-def model_card(plan: Plan, results: dict[str, Any], warnings: list[str]) -> str:
-    """The card's text: what was done to which model, what it cost, how to open it."""
+def model_card(contents: Contents) -> str:
+    """The card's text: the hub's header, what to beware of, what was done, what it cost, how to open it."""
+    plan = contents.plan
+    known = presets().get(plan.preset)
+    edits = [f"- {describe(edit.model_dump())}" for edit in plan.edits] or ["- nothing was changed"]
+    parts = [
+        f"---\n{yaml.safe_dump(_header(contents), sort_keys=False)}---",
+        f"# {words.markdown(plan.model_name)}, {plan.model.layers} → {plan.layers_after} layers",
+        *(f"**{one.headline}.** {words.markdown(one.text)}" for one in notices(contents)),
+        f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{f' ({known.paper})' if known else ''}.",
+        "\n".join(edits),
+        *_tables(contents),
+        _how_to_open(plan),
+        "`lowrise/report.html` shows it all in pictures; beside it lie the recipe, the plan and every number.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(contents: Contents) -> dict[str, Any]:
+    plan = contents.plan
     header: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -20,24 +42,50 @@ def model_card(plan: Plan, results: dict[str, Any], warnings: list[str]) -> str:
     }
     if plan.model.revision is not None:  # a hub id; a path of this machine would mean nothing to a reader
         header["base_model"] = plan.model.source
-    known = presets().get(plan.preset)
-    name = plan.model.source.rstrip("/").rpartition("/")[2]
-    edits = "\n".join(f"- {describe(edit.model_dump())}" for edit in plan.edits) or "- nothing was changed"
+    return header | contents.results.base
+
+
+def _tables(contents: Contents) -> list[str]:
+    results = contents.results
+    tables = [
+        _table(
+            ("", "dense", "compressed", "ratio"),
+            [(" ".join(filter(None, (f"{row.name},", row.note))).rstrip(","), row.dense, row.compressed, row.change)
+             for row in costs(contents)],
+        )
+    ]  # fmt: skip
+    rows = []
+    for row in scores(contents):
+        dense = "" if row.dense is None else f"{words.percent(row.dense)} {words.plus_minus(row.dense_error)}"
+        compressed = f"{words.percent(row.compressed)} {words.plus_minus(row.compressed_error)}"
+        share = results.retained.tasks.get(row.task)
+        stability = results.stability.get(row.task)
+        rows.append((f"{row.task} ({row.note})", dense, compressed, kept(share), kept(share, above_chance=True),
+                     "" if stability is None else words.percent(stability)))  # fmt: skip
+    if rows:
+        tables.append(_table(("task", "dense", "compressed", "kept", "kept above chance", "stability"), rows))
+    paces = [
+        (pace.name, pace.dense_text, pace.compressed_text, words.ratio(pace.ratio),
+         "" if pace.ideal is None else words.ratio(pace.ideal))
+        for pace in timings(contents)
+    ]  # fmt: skip
+    if paces:
+        tables.append(_table(("tokens a second", "dense", "compressed", "ratio", "ideal"), paces))
+    return tables
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *(tuple(map(words.markdown, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(cell.strip() for cell in line)} |" for line in lines)
+
+
+def _how_to_open(plan: Plan) -> str:
     trust = "" if plan.loads_plainly else ", trust_remote_code=True"
-    parts = [
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
-        f"# {name}, {plan.model.layers} → {plan.layers_after} layers",
-        f"Made by lowrise with the preset `{plan.preset}`{f' ({known.paper})' if known else ''}.",
-        edits,
-        markdown_table(results),
-        f"```python\nfrom transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained(FOLDER{trust})\n```",
-    ]
-    if not plan.loads_plainly:
-        parts.append("This checkpoint needs the modelling file in this folder: `trust_remote_code=True` runs it.")
-    parts += [f"**Warning:** {warning}" for warning in warnings]
-    parts.append("`lowrise/` holds the recipe, the plan and all results.")
-    return "\n\n".join(parts) + "\n"
+    return (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained(FOLDER{trust})\n"
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n```"
+    )
 
 
 def describe(edit: dict[str, Any]) -> str:

@@ -52,10 +52,9 @@ def _against_depth(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
         shown = [_text(measure, value) for value in (measure.dense, *values)]
         marks.append(line(made, [0, *places], [measure.dense, *values], preset, colour, marker=marker,
                           removed=removed, shown=shown))  # fmt: skip
-        known = [(place, *measure.intervals[row["name"]]) for place, row in zip(places, mine, strict=True)
-                 if row["name"] in measure.intervals]  # fmt: skip
-        if known:
-            intervals(made, *(list(column) for column in zip(*known, strict=True)), colour)
+        known = [row for row in mine if row["name"] in measure.intervals]
+        lows, highs = ([measure.intervals[row["name"]][end] for row in known] for end in (0, 1))
+        intervals(made, [100 * row["removed_share"] for row in known], lows, highs, colour)
     rule(made, measure.dense, DENSE)
     if measure.chance is not None:
         rule(made, measure.chance, DENSE)

@@ -1,4 +1,4 @@
-"""Results as a short table, for the terminal and for the model card."""
+"""Results as a short table, for the terminal."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ def terminal_table(results: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row("seconds", "", f"{results['seconds']['total']:,.0f}")
     return table
-
-
-def markdown_table(results: dict[str, Any]) -> str:
-    lines = ["| | dense | compressed |", "|---|---:|---:|"]
-    lines += [f"| {what} | {dense} | {compressed} |" for what, dense, compressed in rows(results)]
-    return "\n".join(lines)
 
 
 def _number(value: int | None) -> str:

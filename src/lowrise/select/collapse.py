@@ -11,12 +11,8 @@ from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
 from lowrise.plan import Merge
 from lowrise.progress import Bar, Reporter
-from lowrise.recipe import PAPER_THRESHOLD, Collapse
+from lowrise.recipe import COLLAPSED_RATIO, PAPER_THRESHOLD, Collapse
 from lowrise.select.stack import Stack, Trial
-
-# Perplexity on the calibration sentences, compressed over dense, from which the output counts as collapsed. Short
-# sentences have a high perplexity to begin with: on the demo model ×2.2 there was ×4.6 on long text, ×4.2 was ×11.5.
-COLLAPSED_RATIO = 3.0
 
 
 @dataclass

@@ -1,0 +1,50 @@
+"""What a model writes: the same few prompts to the dense and the compressed one, so that a reader can look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lowrise.model.decoder import Decoder
+
+PROMPTS = ("The capital of France is", "Once upon a time, there was a little", "To make a good cup of tea, first")
+NEW_TOKENS = 40
+
+
+@torch.no_grad()
+def continuations(decoder: Decoder, tokenizer: Any) -> dict[str, str]:
+    """Prompt → the next NEW_TOKENS tokens as text, greedily: always the likeliest token, until the model ends itself.
+
+    The prompt goes through the tokenizer as it does by default, without a chat template. A prompt that the model
+    cannot read (no token, one without an embedding, no position left) is left out.
+    """
+    written = {}
+    rows = decoder.model.get_input_embeddings().weight.shape[0]
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids.long()
+        if ids.numel() and int(ids.max()) < rows and ids.shape[1] < decoder.max_length:
+            chosen = _greedy(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), tokenizer.eos_token_id)
+            written[prompt] = tokenizer.decode(chosen, skip_special_tokens=True)
+    return written
+
+
+def _greedy(decoder: Decoder, ids: torch.Tensor, count: int, end: int | None) -> list[int]:
+    """At most `count` new tokens after `ids` (1, tokens)."""
+    cache, step, chosen = None, ids.to(decoder.device), []
+    for _ in range(count):
+        out = decoder.model(input_ids=step, past_key_values=cache, use_cache=True)
+        cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        chosen.append(int(step))
+        if chosen[-1] == end:
+            break
+    return chosen
+
+
+def side_by_side(dense: dict[str, str], compressed: dict[str, str]) -> list[dict[str, str]]:
+    """What results.json holds under `samples`."""
+    return [
+        {"prompt": prompt, "dense": text, "compressed": compressed[prompt]}
+        for prompt, text in dense.items()
+        if prompt in compressed
+    ]

@@ -1,0 +1,63 @@
+"""One self-contained HTML file from a template and charts: nothing is fetched, nothing runs that is not ours.
+
+Everything that comes from a user (names, text that models wrote) is escaped by jinja2. The content security policy
+allows the two scripts of the page by their hashes and no request at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from lowrise.report import words
+from lowrise.report.charts import Chart, bokeh_script
+
+_DRAW = """
+(() => {
+  const items = JSON.parse(document.getElementById("charts").textContent);
+  const draw = () => {
+    for (const item of items) {
+      document.getElementById(item.target_id).replaceChildren();
+      Bokeh.embed.embed_item(item).then(() => document.getElementById(item.target_id).classList.add("drawn"));
+    }
+  };
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+})();
+"""
+
+
+def render_page(template: str, *, title: str, charts: Mapping[str, Chart] | None = None, **values: Any) -> str:
+    """The page that `templates/TEMPLATE` (an extension of base.html) makes of `values`.
+
+    In the template a chart is placed by `{{ chart(charts.NAME) }}` after `{% from "parts.html" import chart %}`: each
+    of `charts` must be. A page without any carries no script.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("lowrise.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh defines a thing before it names it again
+    environment.filters.update(words.FILTERS)
+    scripts = [bokeh_script(), _DRAW] if charts else []
+    page = environment.get_template(template).render(
+        title=title,
+        charts=charts or {},
+        chart_items=[chart.item for chart in (charts or {}).values()],
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'",
+        **values,
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what is no text
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,118 @@
+"""The picture of the house: one storey a layer, before and after. Geometry here, drawing in `templates/house.svg`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowrise.plan import Drop, Edit, Merge, Plan, Replace
+from lowrise.report import words
+
+WIDTH = 112.0  # of a house, in the picture's own units
+LEFT, RIGHT = 34.0, 214.0  # where the houses begin
+TOP = 46.0  # room for the roof
+_TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all storeys; of one, at most and at least
+
+_NETWORKS = {"layer": "decoder layer", "ffn": "feed-forward network", "swiglu": "gated network"}
+
+
+@dataclass(frozen=True)
+class Storey:
+    """One floor at `y`. kind: kept, dropped, replaced, merged in the dense house; kept, network, merged after it."""
+
+    kind: str
+    y: float
+    label: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where a span of the dense house went: a band between the houses, `edge` heights on either side."""
+
+    kind: str
+    left: tuple[float, float]
+    right: tuple[float, float]
+    title: str
+
+    @property
+    def points(self) -> str:
+        a, b = LEFT + WIDTH + 3, RIGHT - 3
+        corners = ((a, self.left[0]), (b, self.right[0]), (b, self.right[1]), (a, self.left[1]))
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+
+
+@dataclass(frozen=True)
+class House:
+    before: list[Storey]
+    after: list[Storey]
+    ways: list[Way]
+    storey: float
+    """Height of one storey."""
+    ground: float
+    """y of the ground that both stand on."""
+
+    @property
+    def kinds(self) -> set[str]:
+        """For the legend."""
+        return {storey.kind for storey in (*self.before, *self.after)}
+
+
+def build_house(plan: Plan) -> House:
+    layers = plan.model.layers
+    height = min(_MOST, max(_LEAST, _TALLEST / layers))
+    ground = TOP + height * layers
+    fates = {layer: edit for edit in plan.edits for layer in range(edit.start, edit.stop)}
+    before: list[Storey] = []
+    after: list[Storey] = []
+    ways: list[Way] = []
+    for layer in range(layers):
+        edit = fates.get(layer)
+        kind, title = ("kept", "kept") if edit is None else (_fate(edit), _title(edit))
+        before.append(Storey(kind, ground - height * (layer + 1), str(layer), f"layer {layer}: {title}"))
+        stays = edit is None or (layer == edit.start and not isinstance(edit, Drop))
+        if edit is not None and layer == edit.start:
+            foot = ground - height * len(after)
+            left = (ground - height * edit.stop, ground - height * edit.start)
+            ways.append(Way(_fate(edit), left, (foot - height if stays else foot, foot), _title(edit)))
+        if stays:
+            new = len(after)
+            what = f"was layer {layer}" if edit is None else _result(edit)
+            kind = "kept" if edit is None else "network" if isinstance(edit, Replace) else "merged"
+            after.append(Storey(kind, ground - height * (new + 1), str(new), f"layer {new}: {what}"))
+    return House(before, after, ways, height, ground)
+
+
+def _fate(edit: Edit) -> str:
+    if isinstance(edit, Drop):
+        return "dropped"
+    return "merged" if isinstance(edit, Merge) else "replaced"
+
+
+def _title(edit: Edit) -> str:
+    span = words.span(edit.start, edit.stop)
+    if isinstance(edit, Drop):
+        return f"{span} dropped"
+    if isinstance(edit, Merge):
+        return f"{span} merged into one"
+    return f"{span} replaced by one trained network"
+
+
+def edit_sentence(edit: Edit) -> str:
+    """One edit in words for the page, layers counted as people do."""
+    span = words.capitalize_first(words.span(edit.start, edit.stop))
+    if isinstance(edit, Drop):
+        return f"{span} dropped; nothing stands in their place."
+    if isinstance(edit, Merge):
+        weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
+        norms = "kept from the first" if edit.norms == "keep" else "merged too"
+        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}."
+    form = "" if edit.network == "layer" else f", in its {edit.form} form"
+    return f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}."
+
+
+def _result(edit: Edit) -> str:
+    span = words.span(edit.start, edit.stop)
+    if isinstance(edit, Merge):
+        return f"{span} in one, by the rule {edit.rule}"
+    assert isinstance(edit, Replace)
+    return f"a trained {_NETWORKS[edit.network]} in the place of {span}"

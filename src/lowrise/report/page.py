@@ -1,0 +1,122 @@
+"""The page of one run and its model card, from the files in the output folder alone. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from lowrise.files import write_file
+from lowrise.recipe import presets
+from lowrise.report import words
+from lowrise.report.card import model_card
+from lowrise.report.document import render_page
+from lowrise.report.figures import charts_of
+from lowrise.report.folder import Contents, read_folder
+from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
+from lowrise.report.scores import costs, kept, scores, tiles, timings
+from lowrise.report.verdict import notices
+
+_LEGEND = {
+    "kept": "kept",
+    "dropped": "dropped",
+    "replaced": "taken out for a network",
+    "network": "trained network",
+    "merged": "merged",
+}
+
+
+def write_report(folder: Path) -> None:
+    """Write `lowrise/report.html` and `README.md` anew, both or none.
+
+    Raises OutputError or PlanError, one line, when the folder is not what `run` or `apply` wrote; nothing is changed.
+    """
+    contents = read_folder(folder)
+    page, card = report_page(contents), model_card(contents)
+    write_file(folder / "lowrise" / "report.html", page)
+    write_file(folder / "README.md", card)
+
+
+def report_page(contents: Contents) -> str:
+    """The page as HTML; the same bytes for the same contents."""
+    plan, results = contents.plan, contents.results
+    charts, house = charts_of(contents), build_house(plan)
+    return render_page(
+        "report.html",
+        title=f"{plan.model_name}, {plan.model.layers} to {plan.layers_after} layers",
+        charts=charts,
+        plan=plan,
+        plan_text=plan.to_json(),
+        results=results,
+        recipe=contents.recipe,
+        lead=_lead(contents),
+        notices=notices(contents),
+        tiles=tiles(contents),
+        house=house,
+        size=(WIDTH, LEFT, RIGHT),
+        legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
+        edits=[edit_sentence(edit) for edit in plan.edits],
+        preset=presets().get(plan.preset),
+        costs=costs(contents),
+        tasks=scores(contents),
+        kept=kept,
+        speed=timings(contents),
+        why=[charts[name] for name in ("spans", "trials", "pairs", "layers", "norms") if name in charts],
+        absent=None if contents.observation is not None else _why_absent(contents),
+        training=[chart for name, chart in charts.items() if name.startswith("training")],
+        command=_command(contents),
+        facts=_facts(contents),
+    )
+
+
+def _lead(contents: Contents) -> str:
+    plan, ratios = contents.plan, contents.results.retained.perplexity_ratio
+    gone = plan.model.layers - plan.layers_after
+    share = words.percent(plan.parameters_after / plan.parameters_before)
+    are = "is" if gone == 1 else "are"
+    sentence = f"{gone} of {plan.model.layers} layers {are} gone and {share} of the parameters are left"
+    if not ratios:
+        return f"{sentence}."
+    worst = max(ratios, key=lambda name: ratios[name])
+    return f"{sentence}. Perplexity on “{worst}” is {words.ratio(ratios[worst])} that of the dense model."
+
+
+def _why_absent(contents: Contents) -> str:
+    if contents.results.command == "apply":
+        return (
+            "This model was made from a finished plan: its layers were not looked at here. lowrise observe does that."
+        )
+    return (
+        "This method tries merges and looks at the output, not at the layers one by one. lowrise observe draws how "
+        "alike the layers are."
+    )
+
+
+def _command(contents: Contents) -> str:
+    """What makes the same folder again, run from where this folder lies."""
+    plan, results = contents.plan, contents.results
+    folder = Path(results.model).name or "shallower"
+    again = shlex.quote(f"{folder}-again")
+    if results.command == "apply":
+        given = " --text THE-SAME-TEXT" if any(edit.kind == "replace" for edit in plan.edits) else ""
+        plan_file = shlex.quote(f"{folder}/lowrise/plan.json")
+        return f"lowrise apply {shlex.quote(plan.model.source)} {plan_file}{given} --out {again}"
+    return f"lowrise run --recipe {shlex.quote(f'{folder}/lowrise/recipe.yaml')} --out {again}"
+
+
+def _facts(contents: Contents) -> list[tuple[str, str]]:
+    plan, results = contents.plan, contents.results
+    seen = plan.calibration
+    facts = [
+        ("base model", plan.model.source),
+        ("revision", plan.model.revision or ""),
+        ("family", plan.model.family),
+        ("licence of the base", results.base.get("license_name") or results.base.get("license", "")),
+        ("weights, sha256", plan.model.sha256),
+        ("calibration", f"{seen.source}: {seen.samples:,} × {seen.length:,} tokens, {seen.tokens:,} in all"),
+        ("seed", str(seen.seed)),
+        ("calibration, sha256", seen.sha256),
+        ("loads plainly", "yes" if plan.loads_plainly else "no, with the modelling file it brings"),
+        ("time", ", ".join(f"{stage} {words.seconds(value)}" for stage, value in results.seconds.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
+    ]
+    return [(name, value) for name, value in facts if value]

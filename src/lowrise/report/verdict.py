@@ -1,0 +1,79 @@
+"""What a reader must know before anything else: the loud lines at the top of page and card."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from lowrise.recipe import COLLAPSED_RATIO
+from lowrise.report import words
+from lowrise.report.folder import Contents
+from lowrise.report.scores import is_collapse
+
+# What `run` calls a text that it measured on for want of another; it comes from the calibration itself.
+_OWN_TEXTS = ("calibration, held out", "calibration sentences")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """level: `collapse` (do not use it), `warning` (it may not be what you want) or `note` (good to know)."""
+
+    level: Literal["collapse", "warning", "note"]
+    headline: str
+    text: str
+
+
+def notices(contents: Contents) -> list[Notice]:
+    """The loudest first."""
+    found = [*_collapse(contents), *_guessing(contents)]
+    found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
+    if not contents.plan.loads_plainly:
+        text = (
+            "This checkpoint brings its own modelling file: open it with trust_remote_code=True. The portable form of "
+            "the same preset does without."
+        )
+        found.append(Notice("note", "Does not load plainly", text))
+    return [*found, *_thin_evidence(contents)]
+
+
+def _collapse(contents: Contents) -> list[Notice]:
+    """The gate: perplexity at COLLAPSED_RATIO times the dense model's, on any text."""
+    ratios = contents.results.retained.perplexity_ratio
+    lost = {name: ratio for name, ratio in ratios.items() if is_collapse(ratio)}
+    if not lost:
+        return []
+    worst = max(lost, key=lambda name: math.inf if math.isnan(lost[name]) else lost[name])
+    text = (
+        f"Perplexity is {words.ratio(lost[worst])} the dense model's on {worst}. From "
+        f"×{COLLAPSED_RATIO:g} on lowrise calls a result collapsed: what it writes is no longer what the dense model "
+        "would write. Remove fewer layers, or choose another preset."
+    )
+    return [Notice("collapse", "The model has collapsed", text)]
+
+
+def _guessing(contents: Contents) -> list[Notice]:
+    mean = contents.results.retained.tasks_mean
+    if mean is None or mean.above_chance_low is None or mean.above_chance_low > 0:
+        return []
+    text = "Over all tasks together its answers cannot be told from chance: the interval of what is kept reaches 0."
+    return [Notice("collapse", "No better than guessing", text)]
+
+
+def _thin_evidence(contents: Contents) -> list[Notice]:
+    names = list(contents.results.perplexity)
+    if not names and not contents.results.tasks:
+        text = "No text was given with --eval-text; lowrise measure says what the cut cost."
+        return [Notice("warning", "Nothing was measured", text)]
+    if names and all(name in _OWN_TEXTS for name in names) and not contents.results.tasks:
+        text = (
+            "Perplexity is always best on text of the calibration's own kind. Give --eval-text a text that the "
+            "calibration never saw."
+        )
+        return [Notice("note", "Measured on the calibration's own text", text)]
+    return []
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,81 @@
+"""Numbers as people read them, the same in every page and card."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+TIMES, TO, MINUS = "×", "–", "\u2212"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def short_count(value: float) -> str:
+    """134.5 million, 6.7 billion."""
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:,.1f} {name}"
+    return f"{value:,.0f}"
+
+
+def decimal(value: float) -> str:
+    """Two decimals, large numbers with separators, huge ones as powers of ten."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "none"
+    return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.2e}"
+
+
+def ratio(value: float) -> str:
+    return TIMES + (decimal(value) if not 0 < abs(value) < 0.095 else f"{value:.2g}")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}%".replace("-", MINUS)
+
+
+def bare_percent(value: float) -> str:
+    """Without the sign, for the ends of an interval."""
+    return percent(value).removesuffix("%")
+
+
+def plus_minus(value: float | None) -> str:
+    """A standard error in percentage points, to stand after `percent`; empty where there is none."""
+    return "" if value is None else f"±{100 * value:.1f}"
+
+
+def megabytes(value: float) -> str:
+    for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= size:
+            return f"{value / size:,.{0 if value >= 100 * size else 1}f} {name}"
+    return f"{value:,.0f} B"
+
+
+def seconds(value: float) -> str:
+    if value >= 3600:
+        return f"{value / 3600:.1f} h"
+    if value >= 120:
+        return f"{value / 60:.1f} min"
+    return f"{value:.1f} s" if value >= 0.95 else f"{1000 * value:.0f} ms"
+
+
+def markdown(text: str) -> str:
+    """Plain text in Markdown, on one line: nothing in it becomes mark-up, HTML or a table's edge."""
+    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(text.split()))
+
+
+def capitalize_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def span(start: int, stop: int) -> str:
+    """Layers [start, stop) as people count them off: `layer 3`, `layers 3–5`."""
+    return f"layer {start}" if stop == start + 1 else f"layers {start}{TO}{stop - 1}"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    function.__name__: function
+    for function in (count, short_count, decimal, ratio, percent, plus_minus, megabytes, seconds)
+}
