@@ -183,7 +183,7 @@ class TestOutput:
         def fail(*_: object, **__: object) -> None:
             raise full
 
-        monkeypatch.setattr("lowrise.pipeline.building.model_card", fail)
+        monkeypatch.setattr("lowrise.pipeline.building.write_report", fail)
         run_refused("--force", says=("out: expected room to write", "No space left on device"))
 
     def test_with_force_the_old_folder_outlives_a_rename_that_fails(
@@ -216,7 +216,7 @@ class TestOutput:
         def fail(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("lowrise.pipeline.building.model_card", fail)
+        monkeypatch.setattr("lowrise.pipeline.building.write_report", fail)
         run_refused("--out", place / "a" / "b" / "out", says=("out: expected room to write",))
 
     def test_the_model_itself_is_not_replaced(

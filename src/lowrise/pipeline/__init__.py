@@ -45,7 +45,9 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     plan, observation = plan_edits(recipe, opened, windows, report, clock)
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
     trained_on = windows if isinstance(windows, Windows) else None
-    return apply_and_write(plan, opened, trained_on, texts, dense, recipe, out, force, report, clock, observation)
+    return apply_and_write(
+        plan, opened, trained_on, texts, dense, recipe, out, force, report, clock, "run", observation
+    )
 
 
 def make_plan(recipe: Recipe, report: Reporter) -> Plan:
@@ -71,7 +73,7 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
         if windows.sha256() != plan.calibration.sha256:
             report.warn(f"trained on {windows.source}, not on the tokens that the plan was made from")
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
-    return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock)
+    return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply")
 
 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:

@@ -42,9 +42,13 @@ def apply_and_write(
     force: bool,
     report: Reporter,
     clock: Clock,
+    command: str,
     observation: Observation | None = None,
 ) -> dict[str, Any]:
-    """The results, which lie in the folder too. observation: what `run` saw before it planned; `apply` sees nothing."""
+    """The results, which lie in the folder too.
+
+    command: `run` or `apply`. observation: what `run` saw of the layers before it planned, if it looked at them.
+    """
     compute = opened.decoder.dtype
     with clock.stage("samples"):
         written = continuations(opened.decoder, opened.tokenizer)
@@ -64,6 +68,7 @@ def apply_and_write(
         results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
         with clock.stage("samples"):
             results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
+        results["command"] = command
         results["base"] = inherited_metadata(opened.place)
         results["warnings"] = report.warnings
         results["seconds"] = clock.total()

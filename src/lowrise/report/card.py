@@ -56,12 +56,11 @@ def _tables(contents: Contents) -> list[str]:
     ]  # fmt: skip
     rows = []
     for row in scores(contents):
-        dense = "" if row.dense is None else f"{words.percent(row.dense)} {words.plus_minus(row.dense_error)}"
-        compressed = f"{words.percent(row.compressed)} {words.plus_minus(row.compressed_error)}"
         share = results.retained.tasks.get(row.task)
         stability = results.stability.get(row.task)
-        rows.append((f"{row.task} ({row.note})", dense, compressed, kept(share), kept(share, above_chance=True),
-                     "" if stability is None else words.percent(stability)))  # fmt: skip
+        steady = "" if stability is None else words.percent(stability)
+        shares = kept(share), kept(share, above_chance=True)
+        rows.append((f"{row.task} ({row.note})", row.dense_text, row.compressed_text, *shares, steady))
     if rows:
         tables.append(_table(("task", "dense", "compressed", "kept", "kept above chance", "stability"), rows))
     paces = [

@@ -33,16 +33,21 @@ class Chart:
     title: str
     sentence: str
     item: dict[str, Any]
-    height: int
+    box: str
+    """CSS that keeps the place free until the figure is drawn."""
     keys: list[tuple[str, str, str]]
     """The legend: (label, colour, the shape of its mark)."""
-    wide: bool = False
+    wide: bool
+    """It takes the whole width where charts stand side by side."""
+    tall: bool
+    """It stands beside two others."""
 
 
-def canvas(x: str, y: str, *, height: int = 300, **options: Any) -> Any:
+def canvas(x: str, y: str, *, height: int | None = 300, **options: Any) -> Any:
     """An empty bokeh figure as wide as its place, `height` pixels high. x, y: what the axes say.
 
-    options: those of `bokeh.plotting.figure`, such as x_range, y_range, y_axis_type="log".
+    options: those of `bokeh.plotting.figure`, such as x_range, y_range, y_axis_type="log"; aspect_ratio with a height
+    of None, for a figure that keeps its shape.
     """
     from bokeh.plotting import figure
 
@@ -115,18 +120,16 @@ def whole_numbers(made: Any) -> None:
     made.xaxis[0].ticker.min_interval = 1
 
 
-def finish(made: Any, id: str, title: str, sentence: str, *, wide: bool = False) -> Chart:
-    """The figure as data for a page. Its legend becomes HTML, which breaks lines on a phone as a canvas cannot.
-
-    wide: it takes the whole width where charts stand side by side.
-    """
+def finish(made: Any, id: str, title: str, sentence: str, *, wide: bool = False, tall: bool = False) -> Chart:
+    """The figure as data for a page. Its legend becomes HTML, which breaks lines on a phone as a canvas cannot."""
     from bokeh.embed import json_item
 
     keys = [_key(entry) for entry in (made.legend[0].items if made.legend else [])]
     for legend in made.legend:
         legend.visible = False
     item = json_item(made, f"chart-{id}")
-    return Chart(id, title, sentence, _own_ids(item, id), int(made.height), keys if len(keys) > 1 else [], wide)
+    box = f"height: {made.height}px" if made.height else f"aspect-ratio: {made.aspect_ratio}"
+    return Chart(id, title, sentence, _own_ids(item, id), box, keys if len(keys) > 1 else [], wide, tall)
 
 
 def _key(entry: Any) -> tuple[str, str, str]:

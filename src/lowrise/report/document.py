@@ -19,8 +19,10 @@ _DRAW = """
   const items = JSON.parse(document.getElementById("charts").textContent);
   const draw = () => {
     for (const item of items) {
-      document.getElementById(item.target_id).replaceChildren();
-      Bokeh.embed.embed_item(item).then(() => document.getElementById(item.target_id).classList.add("drawn"));
+      const place = document.getElementById(item.target_id);
+      place.classList.remove("drawn");
+      place.replaceChildren();
+      Bokeh.embed.embed_item(item).then(() => place.classList.add("drawn"));
     }
   };
   draw();

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 from pydantic import BaseModel, ValidationError
 
-from lowrise.plan import Drop, Merge, Plan
+from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.charts import (
     COMPRESSED,
@@ -21,10 +18,10 @@ from lowrise.report.charts import (
     hover,
     line,
     rule,
-    shade,
     whole_numbers,
 )
-from lowrise.report.folder import Contents, Curve, Observation
+from lowrise.report.folder import Contents, Curve
+from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
 
 
@@ -61,34 +58,13 @@ def charts_of(contents: Contents) -> dict[str, Chart]:
         *(
             []
             if seen is None
-            else [_layers(contents.plan, seen), _norms(contents.plan, seen), _pairs(contents.plan, seen)]
+            else [layers_chart(contents.plan, seen), norms_chart(contents.plan, seen), pairs_chart(contents.plan, seen)]
         ),
         *(_training(curve, index) for index, curve in enumerate(contents.curves)),
         tasks_chart(contents),
         speed_chart(contents),
     ]
     return {chart.id: chart for chart in found if chart is not None}
-
-
-def _shade_edits(made: Any, plan: Plan) -> None:
-    for edit in plan.edits:
-        colour = REMOVED if isinstance(edit, Drop) else MERGED if isinstance(edit, Merge) else REPLACED
-        shade(made, edit.start - 0.5, edit.stop - 0.5, colour)
-
-
-def _layers(plan: Plan, seen: Observation) -> Chart:
-    count = len(seen.input_output)
-    made = canvas("layer", "cosine of input and output", height=220, x_range=(-0.7, count - 0.3))
-    whole_numbers(made)
-    _shade_edits(made, plan)
-    for writer in seen.norms.writers:
-        rule(made, writer, DENSE, upright=True)
-    points = line(made, range(count), seen.input_output, "one layer", COMPRESSED)
-    hover(made, [points], [("layer", "@x"), ("cosine", "@y{0.0000}")], along_x=True)
-    sentence = "The nearer to 1, the less a layer changes what passes through it. The band marks what was taken out" + (
-        "; dashed lines mark layers that write massive activations." if seen.norms.writers else "."
-    )
-    return finish(made, "layers", "How alike is what enters and leaves a layer?", sentence)
 
 
 def _spans(plan: Plan) -> Chart | None:
@@ -99,75 +75,25 @@ def _spans(plan: Plan) -> Chart | None:
     n, count = scores.span, len(scores.cosine)
     made = canvas(f"first layer of a span of {n}", "cosine of its two ends", height=260, x_range=(-0.7, count - 0.3))
     whole_numbers(made)
-    points = line(
-        made, range(count), scores.cosine, "every span", DENSE, stop=[start + n - 1 for start in range(count)]
-    )
-    marks = [points]
+    last = [start + n - 1 for start in range(count)]
+    points = line(made, range(count), scores.cosine, "every span", DENSE, stop=last)
+    taken = next((edit.start for edit in plan.edits), scores.published_start)
     for start, label, colour, marker in (
-        (scores.start_without_massive_writers, "best without a writer of massive activations", COMPRESSED, "square"),
+        (taken, "taken" if taken != scores.published_start else "taken, the most alike", REMOVED, "diamond"),
         (scores.published_start, "most alike", REPLACED, "circle"),
-        (next((edit.start for edit in plan.edits), None), "taken", REMOVED, "diamond"),
+        (
+            scores.start_without_massive_writers,
+            "most alike without a writer of massive activations",
+            COMPRESSED,
+            "square",
+        ),
     ):
-        if start is not None and start < count:
-            size = 9 + 4 * (marker == "diamond")
+        if start is not None and start < count and (start != taken or marker == "diamond"):
+            size = 15 if marker == "diamond" else 10
             made.scatter([start], [scores.cosine[start]], size=size, color=colour, marker=marker, legend_label=label)
-    hover(made, marks, [("layers", "@x to @stop"), ("cosine", "@y{0.0000}")], along_x=True)
+    hover(made, [points], [("layers", "@x to @stop"), ("cosine", "@y{0.0000}")], along_x=True)
     sentence = f"Of all {count} spans of {n} layers, the criterion takes the one whose ends are most alike."
     return finish(made, "spans", "Which span was chosen?", sentence, wide=True)
-
-
-def _pairs(plan: Plan, seen: Observation) -> Chart:
-    from bokeh.models import BasicTicker, ColorBar, ColumnDataSource, LinearColorMapper
-    from bokeh.palettes import Viridis256
-
-    states = len(seen.pairs)
-    lowest = min(min(row) for row in seen.pairs)
-    mapper = LinearColorMapper(Viridis256, low=max(0.0, math.floor(10 * lowest) / 10), high=1.0)
-    grid = [(i, j) for i in range(states) for j in range(states)]
-    source = ColumnDataSource(
-        {"x": [j for _, j in grid], "y": [i for i, _ in grid], "cosine": [round(seen.pairs[i][j], 4) for i, j in grid]}
-    )
-    edges = (-0.5, states - 0.5)
-    made = canvas("state h[j]", "state h[i]", height=540, x_range=edges, y_range=edges)
-    whole_numbers(made)
-    made.ygrid.visible = False
-    cells = made.rect(
-        "x", "y", 1.02, 1.02, source=source, line_color=None, fill_color={"field": "cosine", "transform": mapper}
-    )
-    for edit in plan.edits:
-        span = edit.stop - edit.start
-        middle = (edit.start + edit.stop) / 2
-        made.rect([middle], [middle], span, span, fill_color=None, line_color="#ffffff", line_width=2)
-    bar = ColorBar(color_mapper=mapper, height=10, padding=0, margin=10, ticker=BasicTicker(desired_num_ticks=5))
-    bar.background_fill_color = bar.major_tick_line_color = bar.bar_line_color = None
-    bar.major_label_text_font_size = "12px"
-    made.add_layout(bar, "below")
-    hover(made, [cells], [("from h[@y] to h[@x]", "@cosine{0.0000}")])
-    sentence = (
-        "Bright blocks are stretches of the model that change little. h[l] is what enters layer l; the white square "
-        "is what was taken out."
-    )
-    return finish(made, "pairs", "How alike are any two places?", sentence)
-
-
-def _norms(plan: Plan, seen: Observation) -> Chart:
-    norms = seen.norms
-    made = canvas(
-        "state h[l]", "norm of a token", height=220, y_axis_type="log", x_range=(-0.7, len(norms.largest) - 0.3)
-    )
-    _shade_edits(made, plan)
-    whole_numbers(made)
-    states = range(len(norms.largest))
-    largest = line(made, states, norms.largest, "largest token", REMOVED, marker="square")
-    median = line(made, states, norms.median, "median token", COMPRESSED)
-    hover(made, [largest, median], [("", "@label"), ("state", "h[@x]"), ("norm", "@y{0,0.0}")], along_x=True)
-    sentence = "A few tokens carry norms far above the others'. "
-    if norms.writers:
-        layers = " and ".join(map(str, norms.writers))
-        sentence += f"They are written in layer {layers}; nothing small can replace a span that holds it."
-    else:
-        sentence = "No layer of this model writes massive activations on this text."
-    return finish(made, "norms", "Massive activations", sentence)
 
 
 def _trials(plan: Plan) -> Chart | None:
@@ -217,7 +143,7 @@ def _training(curve: Curve, index: int) -> Chart:
     made.scatter([curve.best_step], [curve.best], size=14, color=COMPRESSED, marker="diamond", legend_label="kept")
     hover(made, [points], [("step", "@x"), ("held-out loss", "@y{0.0000}")], along_x=True)
     sentence = (
-        f"The dashed line is the loss of putting nothing back ({curve.dropped:.4g}); kept are the weights of step "
-        f"{curve.best_step:,} ({curve.best:.4g})."
+        f"The dashed line is the loss of putting nothing back ({words.four_digits(curve.dropped)}); kept are the "
+        f"weights of step {curve.best_step:,} ({words.four_digits(curve.best)})."
     )
     return finish(made, f"training-{index}", "Training what was put back", sentence)

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lowrise.errors import OutputError
 from lowrise.plan import Plan, read_plan
 
+_COUNTS = ("n", "chance", "fewshot", "subtasks")  # of a task: what is no score
+
 
 class _Loose(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -46,12 +48,15 @@ class Task(_Loose):
         found: dict[str, tuple[float, float | None]] = {}
         for name, value in {**self.model_dump(), **(self.model_extra or {})}.items():
             number = _number(value)
-            if number is not None and name not in ("n", "chance", "fewshot") and not name.endswith("_stderr"):
+            if number is not None and name not in _COUNTS and "_stderr" not in name:
                 found[name] = number, _number(getattr(self, f"{name}_stderr", None))
         return found
 
 
 class Retained(_Loose):
+    """Compressed over dense, 95% intervals; None where there is no value. metric: the score that it is of."""
+
+    metric: str | None = None
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
@@ -81,6 +86,10 @@ class Spread(_Loose):
         return self.tokens_per_second if self.tokens_per_second is not None else self.median
 
 
+class Ideal(_Loose):
+    ratio: float
+
+
 class Pace(_Loose):
     """Speed of one model; prefill and decode by batch size."""
 
@@ -92,16 +101,12 @@ class Pace(_Loose):
 
 
 class Speed(_Loose):
-    """ideal: what the removed layers' share of the work allows, by kind and batch size, or by kind alone."""
+    """Both models in alternation. ratio: compressed over dense by kind and batch; ideal: what the cut allows."""
 
-    dense: Pace
+    dense: Pace | None = None
     compressed: Pace
-    ideal: dict[str, Any] = {}
-
-    def ideal_of(self, kind: str, batch: str) -> float | None:
-        value = self.ideal.get(kind)
-        value = value.get(batch) if isinstance(value, dict) else value
-        return _number(value)
+    ratio: dict[str, dict[str, Spread]] = {}
+    ideal: dict[str, dict[str, Ideal]] = {}
 
 
 class Sample(_Loose):
@@ -133,8 +138,8 @@ class Results(Measured):
     model: str
     dense: Measured | None = None
     retained: AllRetained = AllRetained()
-    stability: dict[str, float] = {}
-    agreement: dict[str, float] = {}
+    stability: dict[str, float | None] = {}
+    agreement: dict[str, float | None] = {}
     speed: Speed | None = None
     samples: list[Sample] = []
     training: list[Training] = []

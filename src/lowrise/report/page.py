@@ -13,7 +13,7 @@ from lowrise.report.document import render_page
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
 from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
-from lowrise.report.scores import costs, kept, scores, tiles, timings
+from lowrise.report.scores import costs, kept, scores, tiles, timings, worst_text
 from lowrise.report.verdict import notices
 
 _LEGEND = {
@@ -76,7 +76,7 @@ def _lead(contents: Contents) -> str:
     sentence = f"{gone} of {plan.model.layers} layers {are} gone and {share} of the parameters are left"
     if not ratios:
         return f"{sentence}."
-    worst = max(ratios, key=lambda name: ratios[name])
+    worst = worst_text(ratios)
     return f"{sentence}. Perplexity on “{worst}” is {words.ratio(ratios[worst])} that of the dense model."
 
 

@@ -11,7 +11,7 @@ from lowrise.report.scores import scores, timings
 
 def tasks_chart(contents: Contents) -> Chart | None:
     """The main score of each task for both models, with one standard error either way, and chance."""
-    rows = [row for row in scores(contents) if row.dense is not None]
+    rows = [row for row in scores(contents) if row.dense is not None and row.is_share]
     if not rows:
         return None
     names = [row.task for row in rows][::-1]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from lowrise.recipe import COLLAPSED_RATIO
 from lowrise.report import words
@@ -35,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one task: values in [0, 1] with standard errors; dense is None where only one model was asked."""
+    """One metric of one task with standard errors; dense is None where only one model was asked."""
 
     task: str
     metric: str
@@ -50,6 +50,24 @@ class Score:
     def note(self) -> str:
         return self.metric + (f", {self.n:,} questions" if self.n else "")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of questions; a task may also measure a perplexity or the like."""
+        return all(value is None or 0 <= value <= 1 for value in (self.dense, self.compressed))
+
+    @property
+    def dense_text(self) -> str:
+        return "" if self.dense is None else self._text(self.dense, self.dense_error)
+
+    @property
+    def compressed_text(self) -> str:
+        return self._text(self.compressed, self.compressed_error)
+
+    def _text(self, value: float, error: float | None) -> str:
+        if self.is_share:
+            return words.percent(value) + ("" if error is None else f" ±{100 * error:.1f}")
+        return words.four_digits(value) + ("" if error is None else f" ±{error:.2g}")
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -61,11 +79,8 @@ class Timing:
     compressed: float
     dense_text: str
     compressed_text: str
-    ideal: float | None
-
-    @property
-    def ratio(self) -> float:
-        return self.compressed / self.dense
+    ratio: float
+    ideal: float | None = None
 
 
 def costs(contents: Contents) -> list[Row]:
@@ -89,9 +104,9 @@ def costs(contents: Contents) -> list[Row]:
         rows.append(Row("perplexity", note, before, words.decimal(value.value), change, is_collapse(ratio)))
     mean = results.retained.tasks_mean
     if mean is not None and mean.ratio is not None:
-        rows.append(Row("tasks", f"mean of {len(results.retained.tasks)}", "", "", kept(mean)))
-        if mean.above_chance is not None:
-            rows.append(Row("tasks, above chance", "", "", "", kept(mean, above_chance=True)))
+        rows.append(Row("tasks", f"mean of {_counted(contents)}", "", "", kept(mean)))
+    if mean is not None and mean.above_chance is not None:
+        rows.append(Row("tasks, above chance", "", "", "", kept(mean, above_chance=True)))
     return rows
 
 
@@ -105,12 +120,12 @@ def tiles(contents: Contents) -> list[Tile]:
     ]
     ratios = results.retained.perplexity_ratio
     if ratios:
-        worst = max(ratios, key=lambda name: ratios[name])
+        worst = worst_text(ratios)
         note = f"on {worst}" + (f", the worst of {len(ratios)}" if len(ratios) > 1 else "")
         found.append(Tile("Perplexity", words.ratio(ratios[worst]), note, is_collapse(ratios[worst])))
     mean = results.retained.tasks_mean
     if mean is not None and mean.ratio is not None:
-        note = f"of the dense score, mean of {len(results.retained.tasks)}"
+        note = f"of the dense score, mean of {_counted(contents)}"
         found.append(Tile("Tasks keep", words.percent(mean.ratio), note))
     writing = [timing for timing in timings(contents) if timing.name.startswith("writing")]
     if writing:
@@ -123,13 +138,20 @@ def tiles(contents: Contents) -> list[Tile]:
     return found
 
 
+def _counted(contents: Contents) -> int:
+    """Tasks that have a ratio, which the mean is over."""
+    return sum(share.ratio is not None for share in contents.results.retained.tasks.values())
+
+
 def scores(contents: Contents) -> list[Score]:
-    """One row a task: its main metric, which is `acc_norm` if there, else `acc`, else the first by name."""
+    """One row a task: the metric that its retained share is of, else `acc_norm`, `acc`, or the first by name."""
     dense = contents.results.dense.tasks if contents.results.dense is not None else {}
     rows = []
     for name, task in contents.results.tasks.items():
         metrics, before = task.metrics(), dense.get(name, Task()).metrics()
-        metric = next((key for key in ("acc_norm", "acc") if key in metrics), min(metrics, default=None))
+        share = contents.results.retained.tasks.get(name)
+        wanted = (share.metric if share is not None else None, "acc_norm", "acc")
+        metric = next((key for key in wanted if key in metrics), min(metrics, default=None))
         if metric is not None:
             dense_value, dense_error = before.get(metric, (None, None))
             value, error = metrics[metric]
@@ -140,32 +162,36 @@ def scores(contents: Contents) -> list[Score]:
 def timings(contents: Contents) -> list[Timing]:
     """Prefill and decode rates by batch size, then the time to the first token, then memory."""
     speed = contents.results.speed
-    if speed is None:
+    if speed is None or speed.dense is None:
         return []
-    found = []
+    found: list[Timing | None] = []
     for kind, title in (("prefill", "reading"), ("decode", "writing")):
         before: dict[str, Spread] = getattr(speed.dense, kind)
         after: dict[str, Spread] = getattr(speed.compressed, kind)
         for batch in (batch for batch in before if batch in after):
-            ideal = speed.ideal_of(kind, batch)
-            found.append(_timing(f"{title}, batch {batch}", True, before[batch], after[batch], ideal))
-    first = (speed.dense.first_token_seconds, speed.compressed.first_token_seconds)
-    found.append(_timing("time to the first token", False, *first, None))
+            ratio = speed.ratio.get(kind, {}).get(batch)
+            ideal = speed.ideal.get(kind, {}).get(batch)
+            made = _timing(f"{title}, batch {batch}", before[batch], after[batch], words.rate)
+            if made is not None:
+                made = replace(made, rate=True, ideal=ideal.ratio if ideal is not None else None)
+                found.append(replace(made, ratio=ratio.value) if ratio is not None and ratio.value else made)
+    found.append(
+        _timing(
+            "time to the first token", speed.dense.first_token_seconds, speed.compressed.first_token_seconds,
+            words.seconds,
+        )
+    )  # fmt: skip
     for name, key in (("cache a token", "kv_bytes_per_token"), ("peak memory", "peak_bytes")):
-        old, new = getattr(speed.dense, key), getattr(speed.compressed, key)
-        if old and new:
-            found.append(Timing(name, False, old, new, words.megabytes(old), words.megabytes(new), None))
+        old, new = (Spread(median=getattr(pace, key)) for pace in (speed.dense, speed.compressed))
+        found.append(_timing(name, old, new, words.megabytes))
     return [timing for timing in found if timing is not None]
 
 
-def _timing(
-    name: str, rate: bool, dense: Spread | None, compressed: Spread | None, ideal: float | None
-) -> Timing | None:
+def _timing(name: str, dense: Spread | None, compressed: Spread | None, write: Callable[[float], str]) -> Timing | None:
     old, new = dense.value if dense else None, compressed.value if compressed else None
     if dense is None or compressed is None or not old or not new:
         return None
-    write = words.count if rate else words.seconds
-    return Timing(name, rate, old, new, _with_range(dense, write), _with_range(compressed, write), ideal)
+    return Timing(name, False, old, new, _with_range(dense, write), _with_range(compressed, write), new / old)
 
 
 def kept(share: Retained | None, *, above_chance: bool = False) -> str:
@@ -180,14 +206,19 @@ def kept(share: Retained | None, *, above_chance: bool = False) -> str:
     return words.percent(value) + bounds
 
 
+def worst_text(ratios: dict[str, float]) -> str:
+    """The text that the model reads worst, by perplexity ratio; what is no number is worse than any."""
+    return max(ratios, key=lambda name: math.inf if math.isnan(ratios[name]) else ratios[name])
+
+
 def is_collapse(ratio: float | None) -> bool:
     """The gate: from COLLAPSED_RATIO on, and for what is no number, the model counts as collapsed."""
     return ratio is not None and (not math.isfinite(ratio) or ratio >= COLLAPSED_RATIO)
 
 
-def _with_range(spread: Spread, write: Any) -> str:
+def _with_range(spread: Spread, write: Callable[[float], str]) -> str:
     """The median and, where it is known, the range around it."""
     assert spread.value is not None
     if spread.low is None or spread.high is None:
-        return str(write(spread.value))
+        return write(spread.value)
     return f"{write(spread.value)} [{write(spread.low)}–{write(spread.high)}]"

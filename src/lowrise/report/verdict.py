@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from lowrise.recipe import COLLAPSED_RATIO
 from lowrise.report import words
 from lowrise.report.folder import Contents
-from lowrise.report.scores import is_collapse
+from lowrise.report.scores import is_collapse, worst_text
 
 # What `run` calls a text that it measured on for want of another; it comes from the calibration itself.
 _OWN_TEXTS = ("calibration, held out", "calibration sentences")
@@ -43,7 +42,7 @@ def _collapse(contents: Contents) -> list[Notice]:
     lost = {name: ratio for name, ratio in ratios.items() if is_collapse(ratio)}
     if not lost:
         return []
-    worst = max(lost, key=lambda name: math.inf if math.isnan(lost[name]) else lost[name])
+    worst = worst_text(lost)
     text = (
         f"Perplexity is {words.ratio(lost[worst])} the dense model's on {worst}. From "
         f"×{COLLAPSED_RATIO:g} on lowrise calls a result collapsed: what it writes is no longer what the dense model "

@@ -24,8 +24,12 @@ def short_count(value: float) -> str:
 def decimal(value: float) -> str:
     """Two decimals, large numbers with separators, huge ones as powers of ten."""
     if not math.isfinite(value):
-        return "∞" if value > 0 else "none"
+        return "∞" if value > 0 else "not a number"
     return f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.2e}"
+
+
+def four_digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ratio(value: float) -> str:
@@ -41,9 +45,9 @@ def bare_percent(value: float) -> str:
     return percent(value).removesuffix("%")
 
 
-def plus_minus(value: float | None) -> str:
-    """A standard error in percentage points, to stand after `percent`; empty where there is none."""
-    return "" if value is None else f"±{100 * value:.1f}"
+def rate(value: float) -> str:
+    """Tokens a second."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def megabytes(value: float) -> str:
@@ -76,6 +80,5 @@ def span(start: int, stop: int) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function
-    for function in (count, short_count, decimal, ratio, percent, plus_minus, megabytes, seconds)
+    function.__name__: function for function in (count, short_count, decimal, ratio, percent, rate, megabytes, seconds)
 }

@@ -1,0 +1,383 @@
+"""The page and the card: built by the real command on tiny models, rebuilt from the folder alone, safe and the same."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tiny
+from pages import Page, add_everything, change_results, make_folders, page_of, read_results
+from refusals import Main, assert_one_line, contents
+
+QUICK = ["--samples", "10", "--length", "32", "--quiet"]
+FILES = ("lowrise/report.html", "README.md")
+Made = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One output folder a kind of edit; tests copy before they change."""
+    return make_folders(
+        tmp_path_factory.mktemp("finished"), tiny_folder, text_file, ("layer", "none", "paper", "merge")
+    )
+
+
+@pytest.fixture
+def folder(finished: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the one with a trained layer, weights left behind: a page needs none."""
+    return Path(shutil.copytree(finished["layer"], tmp_path / "out", ignore=shutil.ignore_patterns("*.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "storeys", "charts"),
+    [
+        ("layer", {"s-replaced": 3, "s-network": 1, "s-kept": 6}, {"spans", "pairs", "layers", "norms", "training-0"}),
+        ("none", {"s-dropped": 2, "s-kept": 8}, {"spans", "pairs", "layers", "norms"}),
+        ("paper", {"s-replaced": 3, "s-network": 1, "s-kept": 6}, {"spans", "pairs", "layers", "norms", "training-0"}),
+        ("merge", {"s-merged": 4, "s-kept": 6}, {"trials"}),
+    ],
+)
+def test_the_page_shows_the_house_and_the_curves(
+    finished: dict[str, Path], kind: str, storeys: dict[str, int], charts: set[str]
+) -> None:
+    """Storeys of both houses: six before, four after; the legend draws each kind once more."""
+    page = page_of(finished[kind])
+    assert {name: len(page.of_class(name)) - 1 for name in storeys} == storeys
+    assert {id.removeprefix("chart-") for id in page.ids() if id.startswith("chart-")} == charts
+    drawn = next(json.loads(text) for attributes, text in page.scripts if attributes.get("id") == "charts")
+    assert {item["target_id"] for item in drawn} == {f"chart-{name}" for name in charts}
+    assert ("trust_remote_code=True" in page.text) is (kind == "paper")
+    for words in ("What it cost", "What they write", "The capital of France is", "Recipe", "Plan"):
+        assert words in page.text
+
+
+def test_a_page_asks_for_nothing_and_runs_only_its_own_scripts(finished: dict[str, Path]) -> None:
+    page = page_of(finished["layer"])
+    policy = next(a["content"] or "" for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert not re.search("script-src[^;]*unsafe|https?:", policy)
+    for attributes, text in page.scripts:
+        if attributes.get("type") != "application/json":
+            assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+    for tag, attributes in page.tags:
+        assert "src" not in attributes
+        assert tag != "link" or (attributes["href"] or "").startswith("data:")
+        assert tag not in ("iframe", "object", "embed", "base")
+    assert (finished["layer"] / FILES[0]).stat().st_size < 1_500_000
+
+
+def test_report_builds_the_same_bytes_again_without_torch_wherever_the_folder_lies(folder: Path) -> None:
+    before = [(folder / name).read_bytes() for name in FILES]
+    for name in FILES:
+        (folder / name).unlink()
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; from lowrise.cli import main;"
+        f" sys.argv = ['lowrise', 'report', {str(folder)!r}]; main()"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert [(folder / name).read_bytes() for name in FILES] == before
+
+
+def test_tasks_and_speed_are_shown_where_they_were_measured(main: Main, folder: Path) -> None:
+    assert "How fast" not in page_of(folder).text
+    add_everything(folder)
+    assert main("report", folder)[0] == 0
+    page, card = page_of(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert {"chart-tasks", "chart-speed"} <= page.ids()
+    for text in (page.text, card.replace("\\", "")):
+        for words in (
+            "local_boolq",
+            "57.5% ±2.5",
+            "93.9% [87.0–101.0]",
+            "84.8% [80.0–90.0]",
+            "×1.24",
+            "×1.29",
+            "73.1%",
+        ):
+            assert words in text
+
+
+@pytest.mark.parametrize(("ratio", "loud"), [(2.99, False), (3.0, True), (float("inf"), True), (float("nan"), True)])
+def test_a_collapse_is_said_first_on_page_and_card(main: Main, folder: Path, ratio: float, loud: bool) -> None:
+    retained = read_results(folder)["retained"]
+    change_results(folder, retained={**retained, "perplexity_ratio": {"other.txt": 1.1, "words.txt": ratio}})
+    assert main("report", folder)[0] == 0
+    page = page_of(folder)
+    assert bool(page.of_class("collapse")) is loud
+    assert ("The model has collapsed" in page.text) is loud
+    assert ("**The model has collapsed.**" in (folder / "README.md").read_text()) is loud
+
+
+def test_answers_no_better_than_chance_are_said_too(main: Main, folder: Path) -> None:
+    add_everything(folder)
+    retained = read_results(folder)["retained"]
+    retained["tasks_mean"] |= {"above_chance": 0.02, "above_chance_low": -0.1}
+    change_results(folder, retained=retained)
+    assert main("report", folder)[0] == 0
+    assert "No better than guessing" in page_of(folder).text
+
+
+def test_whatever_a_user_names_stays_text(main: Main, tmp_path: Path) -> None:
+    """Names of files and folders, text of models, titles of tasks: none becomes an element, a script or a table row."""
+    evil = "<img src=x onerror=alert(1)>|`${1}{{7*7}}'\"&amp;"
+    source = tiny.save(tmp_path / evil)
+    text = tmp_path / f"{evil}.txt"
+    text.write_text(tiny.text())
+    out = tmp_path / f"out {evil}"
+    status, _, errors = main("run", source, "--preset", "streamline-none", "--remove", "2", "--text", text,
+                             "--eval-text", text, "--windows", "4", "--out", out, *QUICK)  # fmt: skip
+    assert status == 0, errors
+    add_everything(out)
+    breakout = "</script><script>alert(1)</script><!--"
+    results = read_results(out)
+    results["tasks"][breakout] = results["tasks"].pop("local_boolq")
+    results["dense"]["tasks"][breakout] = results["dense"]["tasks"].pop("local_boolq")
+    results["samples"] = [{"prompt": breakout, "dense": breakout, "compressed": f"\x00\ud800{evil}"}]
+    results["warnings"] = [breakout, evil]
+    results["versions"] = {breakout: evil}
+    change_results(out, **results)
+    status, _, errors = main("report", out)
+    assert status == 0, errors
+    page = page_of(out)
+    assert len(page.scripts) == 3
+    assert {tag for tag, _ in page.tags} <= {
+        "a", "blockquote", "body", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer", "g",
+        "h1", "h2", "h3", "head", "header", "html", "li", "line", "link", "main", "meta", "p", "path", "polygon", "pre",
+        "rect", "script", "span", "strong", "style", "summary", "svg", "table", "tbody", "td", "text", "th", "thead",
+        "title", "tr", "ul", "circle",
+    }  # fmt: skip
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert evil in page.text
+    assert breakout in page.text
+    assert "{{7*7}}" in page.text
+    card = (out / "README.md").read_text(encoding="utf-8").split("---", 2)[2]
+    outside_code = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    assert not re.search(r"(?<!\\)<", outside_code)
+    for line in outside_code.splitlines():
+        assert not line.startswith("| perplexity") or len(re.findall(r"(?<!\\)\|", line)) == 5
+
+
+class TestReportRefuses:
+    """Exit 2, one line, and the old page and card as they were."""
+
+    def refused(self, main: Main, folder: Path, *says: object) -> None:
+        before = contents(folder) if folder.is_dir() else None
+        assert_one_line(*main("report", folder), says)
+        assert before is None or contents(folder) == before
+
+    def test_what_is_no_output_folder(self, main: Main, tmp_path: Path, tiny_folder: Path) -> None:
+        self.refused(main, tmp_path / "nowhere", "nowhere", "output folder")
+        self.refused(main, tiny_folder, "no folder `lowrise` in it")
+        (tmp_path / "file").write_text("x")
+        self.refused(main, tmp_path / "file", "output folder")
+
+    @pytest.mark.parametrize("name", ["results.json", "plan.json", "recipe.yaml", "training.json"])
+    def test_a_folder_that_lacks_a_file(self, main: Main, folder: Path, name: str) -> None:
+        (folder / "lowrise" / name).unlink()
+        self.refused(main, folder, name, "No such file")
+
+    @pytest.mark.parametrize("name", ["results.json", "plan.json", "observation.json", "training.json"])
+    @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"layers": "many"}'])
+    def test_a_damaged_file(self, main: Main, folder: Path, name: str, content: bytes) -> None:
+        (folder / "lowrise" / name).write_bytes(content)
+        self.refused(main, folder, name)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"perplexity": 3},
+            {"perplexity": {"a": {"value": "low"}}},
+            {"samples": [{"prompt": 1}]},
+            {"layers": 0},
+            {"retained": {"tasks": {"a": 0.5}}},
+            {"speed": {"compressed": {"prefill": {"1": 3}}}},
+            {"tasks": {"a": {"acc": "good"}}},
+        ],
+    )
+    def test_results_that_are_none(self, main: Main, folder: Path, changes: dict[str, Any]) -> None:
+        change_results(folder, **changes)
+        self.refused(main, folder, "results.json", next(iter(changes)))
+
+    def test_files_of_two_runs(self, main: Main, folder: Path, finished: dict[str, Path]) -> None:
+        change_results(folder, layers=5)
+        self.refused(main, folder, "as in plan.json")
+        shutil.copy(finished["layer"] / "lowrise/results.json", folder / "lowrise")
+        seen = json.loads((folder / "lowrise/observation.json").read_text())
+        seen["pairs"].pop()
+        (folder / "lowrise/observation.json").write_text(json.dumps(seen))
+        self.refused(main, folder, "observation.json", "6 layers")
+
+
+def test_apply_has_a_page_without_the_curves_and_says_so(
+    main: Main, tiny_folder: Path, finished: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, _, errors = main("apply", tiny_folder, finished["none"] / "lowrise/plan.json", "--out", out, "--quiet")
+    assert status == 0, errors
+    page = page_of(out)
+    assert "chart-pairs" not in page.ids()
+    assert "chart-spans" in page.ids()  # the plan holds these
+    assert "its layers were not looked at here" in page.text
+    assert "lowrise apply" in page.text
+    assert "Nothing was measured" in page.text
+
+
+@pytest.mark.parametrize("kind", ["layer", "merge"])
+def test_the_command_on_the_page_makes_the_same_model_again(
+    main: Main, finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    shown = next(line for line in page_of(finished[kind]).text.splitlines() if line.startswith("lowrise run"))
+    shutil.copytree(finished[kind], tmp_path / kind)
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = main(*shown.split()[1:], "--quiet")
+    assert status == 0, errors
+    for name in ("lowrise/plan.json", "lowrise/recipe.yaml", "model.safetensors"):
+        assert (tmp_path / f"{kind}-again" / name).read_bytes() == (finished[kind] / name).read_bytes()
+
+
+def test_what_run_saw_is_what_observe_sees(
+    main: Main, tiny_folder: Path, text_file: Path, finished: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same tokens, so the same numbers to the six digits kept, from two passes that share no run."""
+    out = tmp_path / "observed"
+    status, _, errors = main("observe", tiny_folder, "--text", text_file, "--out", out, *QUICK)
+    assert status == 0, errors
+    kept = json.loads((finished["none"] / "lowrise/observation.json").read_text())
+    full = json.loads((out / "observation.json").read_text())
+    assert kept["input_output"] == pytest.approx(full["input_output"], rel=1e-5)
+    for ours, theirs in zip(kept["pairs"], full["pairs"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert kept["norms"]["largest"] == pytest.approx(full["norms"]["largest"], rel=1e-5)
+    assert kept["norms"]["writers"] == full["norms"]["writers"]
+
+
+def test_samples_are_what_generate_writes(finished: dict[str, Path], tiny_folder: Path) -> None:
+    """Against transformers' own greedy generation, of the dense model and of the folder that was written."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    samples = read_results(finished["layer"])["samples"]
+    assert len(samples) == 3
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    for who, place in (("dense", tiny_folder), ("compressed", finished["layer"])):
+        model = AutoModelForCausalLM.from_pretrained(place).eval()
+        for sample in samples:
+            ids = tokenizer(sample["prompt"], return_tensors="pt").input_ids
+            with torch.no_grad():
+                written = model.generate(ids, do_sample=False, max_new_tokens=40, pad_token_id=1)
+            assert tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True) == sample[who]
+
+
+def test_prompts_that_a_model_cannot_read_are_left_out() -> None:
+    from lowrise.measure.samples import PROMPTS, continuations
+    from lowrise.model.decoder import Decoder
+
+    assert continuations(Decoder(tiny.model(max_position_embeddings=8)), tiny.tokenizer()) == {}
+    assert continuations(Decoder(tiny.model(vocab_size=50)), tiny.tokenizer()) == {}
+    short = continuations(Decoder(tiny.model(max_position_embeddings=40)), tiny.tokenizer())
+    assert set(short) <= set(PROMPTS)
+
+
+class TestLicence:
+    def header(self, folder: Path) -> dict[str, Any]:
+        found: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+        return found
+
+    @pytest.mark.parametrize(
+        ("readme", "expected"),
+        [
+            ("---\nlicense: apache-2.0\nlanguage: en\n---\n# Base", {"license": "apache-2.0"}),
+            (
+                "---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n",
+                {"license": "other", "license_name": "own", "license_link": "LICENSE"},
+            ),
+            ("no header", {}),
+            ("---\nlicense: [a, {b\n---\n", {}),
+            ("---\nlicense: [mit]\n---\n", {}),
+            ("---\nlicense: \"mit\\nbase_model: evil\"\n---\n", {}),
+            ("---\n- a\n---\n", {}),
+        ],
+    )  # fmt: skip
+    def test_is_carried_over_from_a_folder(self, tmp_path: Path, readme: str, expected: dict[str, str]) -> None:
+        from lowrise.model.inherited import inherited_metadata
+
+        (tmp_path / "README.md").write_text(readme)
+        assert inherited_metadata(tmp_path) == expected
+
+    def test_stands_in_the_card(self, main: Main, text_file: Path, tmp_path: Path) -> None:
+        source = tiny.save(tmp_path / "model")
+        (source / "README.md").write_text("---\nlicense: mit\n---\n")
+        out = tmp_path / "out"
+        assert main("run", source, "--preset", "streamline-none", "--remove", "2", "--text", text_file, "--out", out,
+                    *QUICK)[0] == 0  # fmt: skip
+        header = self.header(out)
+        assert header["license"] == "mit"
+        assert header["pipeline_tag"] == "text-generation"
+        assert header["library_name"] == "transformers"
+        assert {"lowrise", "depth-pruning", "streamline-none"} <= set(header["tags"])
+
+    def test_is_read_from_gguf_metadata(self, tmp_path: Path) -> None:
+        import gguf
+
+        from lowrise.model.inherited import inherited_metadata
+
+        file = tmp_path / "model.gguf"
+        writer = gguf.GGUFWriter(file, "llama")
+        writer.add_license("apache-2.0")
+        writer.add_source_repo_url("https://huggingface.co/someone/base")
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        assert inherited_metadata(file) == {"license": "apache-2.0", "base_model": "someone/base"}
+
+
+def test_a_house_of_any_height_stands(tiny_plan_of: Callable[[int], Any]) -> None:
+    from lowrise.report.house import build_house
+
+    for layers in (2, 12, 126):
+        house = build_house(tiny_plan_of(layers))
+        assert (len(house.before), len(house.after)) == (layers, layers - 1)
+        assert house.before[0].y + house.storey == pytest.approx(house.ground)
+        floors = [storey.y for storey in house.before]
+        assert floors == sorted(floors, reverse=True)
+        assert floors[-1] > 0
+
+
+@pytest.fixture
+def tiny_plan_of() -> Callable[[int], Any]:
+    from lowrise.plan import CalibrationRecord, Drop, ModelRecord, Plan
+
+    def plan(layers: int) -> Plan:
+        return Plan(
+            model=ModelRecord(source="m", family="llama", layers=layers, sha256="0"),
+            preset="streamline-none",
+            calibration=CalibrationRecord(source="t", tokens=64, sha256="0", seed=0, samples=2, length=32),
+            edits=[Drop(start=1, stop=2)],
+            layers_after=layers - 1,
+            parameters_before=2,
+            parameters_after=1,
+        )
+
+    return plan
+
+
+def test_html_parses_as_it_was_meant(finished: dict[str, Path]) -> None:
+    """bokeh's code holds no end of a script that would spill it into the page."""
+    assert "Bokeh" not in Page((finished["none"] / FILES[0]).read_text(encoding="utf-8")).text

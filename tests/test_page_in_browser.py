@@ -1,0 +1,89 @@
+"""The page in a real browser: headless Chromium draws every figure, complains of nothing, asks for nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pages import add_everything, make_folders
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# No call home of the browser's own, which would be a request that no page made.
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync",
+            "--disable-component-update", "--no-first-run"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from lowrise.report.page import write_report
+
+    made = make_folders(tmp_path_factory.mktemp("pages"), tiny_folder, text_file, ("layer", "merge"))
+    for folder in made.values():
+        add_everything(folder)
+        write_report(folder)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures"),
+    [
+        ("layer", {"spans", "pairs", "layers", "norms", "training-0", "tasks", "speed"}),
+        ("merge", {"trials", "tasks", "speed"}),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1180])
+def test_every_figure_is_drawn_and_nothing_else_happens(
+    browser: Any, folders: dict[str, Path], kind: str, figures: set[str], scheme: str, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page, complaints, requests = context.new_page(), [], []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: requests.append(asked.url))
+    address = (folders[kind] / "lowrise/report.html").as_uri()
+    page.goto(address)
+    for name in figures:
+        page.wait_for_selector(f"#chart-{name}.drawn canvas")
+    assert page.locator(".plot").count() == len(figures)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 27)"
+    assert dark is (scheme == "dark")
+    assert page.locator(".storey").count() == 6 + 4 + 4  # storeys, and a roof and a ground floor each
+    _hover(page, "speed")
+    page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    for name in figures:  # drawn anew in the other colours
+        page.wait_for_selector(f"#chart-{name}.drawn canvas")
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [address]
+    context.close()
+
+
+def _hover(page: Any, name: str) -> None:
+    """Half-way along the figure's bars the pointer finds one, and its value shows."""
+    plot = page.locator(f"#chart-{name}")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    for down in range(5, 80, 5):
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * down / 100)
+        page.wait_for_timeout(30)
+        if page.locator(".bk-Tooltip").filter(has_text="tokens/s").count():
+            return
+    raise AssertionError(f"no value on hover in {name}")
