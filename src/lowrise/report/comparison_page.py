@@ -30,6 +30,7 @@ def comparison_page(results: dict[str, Any]) -> str:
         tiles=_tiles(results, sizes, drawn),
         notices=_notices(results),
         table=_shown(columns(results)),
+        strong=[heading for heading, _ in columns(results) if heading.startswith(("perplexity", "tasks", "stability"))],
         ruined={index for index, row in enumerate(results["rows"], 1) if row.get("collapsed")},
         tasks=_shown(accuracies(results)),
         facts=_facts(results),
@@ -40,9 +41,7 @@ _AGAINST_TIME = ("perplexity-0", "retained")
 
 
 def _against_depth(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
-    made = canvas(
-        "share of layers removed, %", _axis(measure), height=320, y_axis_type="log" if measure.logarithmic else "linear"
-    )
+    made = canvas("share of layers removed, %", _axis(measure), height=320, **_scale(measure, rows))
     marks = []
     for index, (preset, mine) in enumerate(_by_preset(measure, rows)):
         colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
@@ -59,14 +58,11 @@ def _against_depth(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
     if measure.chance is not None:
         rule(made, measure.chance, DENSE)
     hover(made, marks, [("", "@label"), ("layers removed", "@removed"), (_axis(measure), "@shown")])
-    return finish(made, f"depth-{measure.id}", measure.title, measure.sentence)
+    return finish(made, f"depth-{measure.id}", measure.title, measure.sentence + _off_the_top(measure, rows))
 
 
 def _against_time(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
-    made = canvas(
-        "seconds to compress", _axis(measure), height=320, x_axis_type="log",
-        y_axis_type="log" if measure.logarithmic else "linear",
-    )  # fmt: skip
+    made = canvas("seconds to compress", _axis(measure), height=320, x_axis_type="log", **_scale(measure, rows))
     marks = []
     for index, (preset, mine) in enumerate(_by_preset(measure, rows)):
         values = [measure.values[row["name"]] for row in mine]
@@ -79,7 +75,7 @@ def _against_time(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
     rows_shown = [("", "@label"), ("layers removed", "@removed"), (_axis(measure), "@shown"), ("took", "@took")]
     hover(made, marks, rows_shown)
     sentence = "Choosing, editing and repairing; opening, writing and measuring are left out. Better is "
-    sentence += "further left and " + ("lower." if measure.logarithmic else "higher.")
+    sentence += "further left and " + ("lower." if measure.logarithmic else "higher.") + _off_the_top(measure, rows)
     return finish(made, f"time-{measure.id}", f"{measure.title} and time", sentence)
 
 
@@ -91,6 +87,29 @@ def _by_preset(measure: Measure, rows: list[dict[str, Any]]) -> list[tuple[str, 
                         key=lambda row: int(row["removed"])))
         for preset in order
     ]  # fmt: skip
+
+
+def _scale(measure: Measure, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Perplexity is drawn as far as rows go that did not collapse: a ruin at 10^8 would press all others flat."""
+    if not measure.logarithmic:
+        return {}
+    sound = _sound(measure, rows)
+    return {"y_axis_type": "log", "y_range": (min(sound) / 1.15, max(sound) * 1.4)}
+
+
+def _off_the_top(measure: Measure, rows: list[dict[str, Any]]) -> str:
+    """Names what `_scale` leaves out."""
+    top = max(_sound(measure, rows)) * 1.4
+    gone = [f"{row['preset']} at {row['removed']} ({words.ratio(measure.values[row['name']])})" for row in rows
+            if measure.logarithmic and measure.values.get(row["name"], 0.0) > top]  # fmt: skip
+    return f" Beyond the top: {_listed(gone)}." if gone else ""
+
+
+def _sound(measure: Measure, rows: list[dict[str, Any]]) -> list[float]:
+    """The values of rows that did not collapse, or of all where that leaves none, and the dense model's."""
+    known = [row for row in rows if row["name"] in measure.values]
+    sound = [row for row in known if not row["collapsed"]] or known
+    return [measure.dense, *(measure.values[row["name"]] for row in sound)]
 
 
 def _axis(measure: Measure) -> str:
