@@ -26,6 +26,9 @@ import tiny
 from lowrise import cli
 from lowrise.compare import steps
 from lowrise.compare.child import Ended
+from lowrise.report.comparison_curves import draw_comparison
+from lowrise.report.comparison_measures import measures
+from lowrise.report.comparison_page import comparison_page
 from refusals import assert_one_line, contents, edit_config
 
 Main = Callable[..., tuple[int, str, str]]
@@ -35,8 +38,10 @@ SMALL = ["--samples", 8, "--length", 32, "--windows", 2, "--device", "cpu", "--q
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The steps that were run, by their titles; they run inside this process."""
+    """The steps that were run, by their titles; they run inside this process, and nothing is drawn at the end."""
     titles: list[str] = []
+    monkeypatch.setattr("lowrise.compare.draw_comparison", lambda *_: [])
+    monkeypatch.setattr("lowrise.compare.comparison_page", lambda *_: "")
 
     def step(arguments: list[str], log: Path, title: str, _report: object) -> Ended:
         titles.append(title.rpartition(": ")[2])
@@ -94,7 +99,8 @@ def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked:
         assert float(line["perplexity words.txt"]) == row["perplexity"]["words.txt"]
         assert int(line["parameters"]) == row["parameters"]
     assert "streamline-none" in printed
-    assert {"depth.svg", "time.svg"} <= {file.name for file in out.iterdir()}
+    assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
+    assert "laco-last" in comparison_page(results)
 
 
 def test_rows_are_what_run_alone_gives(
@@ -228,6 +234,8 @@ def test_presets_and_sizes_may_stand_in_a_recipe(
     states = row_states(tmp_path / "out")
     assert list(states) == ["laco-mean-1", "laco-mean-2", "streamline-none-1", "streamline-none-2"]
     assert states["laco-mean-1"]["plan"]["scores"]["settings"]["combine"] == 2
+    # no text in common: each kind has its own held-out tokens, and a panel of its own
+    assert len(measures(json.loads((tmp_path / "out/compare.json").read_text()))) == 2
     assert ran
 
 

@@ -121,14 +121,22 @@ def row_line(row: dict[str, Any]) -> str:
     return ", ".join([*words, f"{row['seconds']:,.0f} s"])
 
 
+_SHORT = {
+    "layers removed": "removed", "parameters kept": "kept", "tasks retained": "tasks", "seconds to compress": "seconds",
+    "peak memory": "memory", "loads plainly": "plain",
+}  # fmt: skip
+
+
 def terminal_comparison(results: dict[str, Any]) -> Group:
-    """The table, and below it the notes, which would not fit in a column."""
+    """The table in 80 columns, without intervals, and below it the notes, which would not fit in a column."""
     shown = [(heading, cells) for heading, cells in columns(results) if heading != "note"]
-    table = Table(box=None, pad_edge=False)
+    texts = [heading for heading, _ in shown if heading.startswith("perplexity")]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for index, (heading, _) in enumerate(shown):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=index == 0, overflow="fold")
+        short = "perplexity" if texts == [heading] else _SHORT.get(heading, heading)
+        table.add_column(short, justify="right" if index else "left", no_wrap=index == 0, overflow="fold")
     for cells in zip(*(cells for _, cells in shown), strict=True):
-        table.add_row(*cells)
+        table.add_row(*(cell.partition(" (")[0] for cell in cells))
     notes = [Text(f"{row['name']}: {note(row)}") for row in results["rows"] if note(row)]
     return Group(table, *notes)
 

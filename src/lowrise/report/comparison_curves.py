@@ -28,13 +28,18 @@ def draw_comparison(results: dict[str, Any], folder: Path) -> list[str]:
             axes.set_title(measure.title, fontsize="medium")
             axes.set_ylabel("times dense" if measure.logarithmic else "")
             axes.set_yscale("log" if measure.logarithmic else "linear")
+            axes.set_ylim(measure.scale)
+            _plain_numbers(axes)
             axes.axhline(measure.dense, color="#999999", linestyle=":", linewidth=1, label="dense")
             if measure.chance is not None:
                 axes.axhline(measure.chance, color="#cccccc", linestyle="--", linewidth=1)
         for axes in list(figure.axes)[len(drawn) :]:
             axes.remove()
-        labels = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}  # noqa: B905
-        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=5, frameon=False)
+        labels: dict[str, Any] = {}
+        for axes in figure.axes:  # a preset without a value in one panel has one in another
+            handles, names = axes.get_legend_handles_labels()
+            labels |= dict(zip(names, handles, strict=True))
+        figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(folder / name)
     return ["depth.svg", "time.svg"]
 
@@ -63,3 +68,13 @@ def _against_time(axes: Any, measure: Measure, rows: list[dict[str, Any]]) -> No
             axes.annotate(str(row["removed"]), (x, y), xytext=(5, 3), textcoords="offset points", fontsize="small")
     axes.set_xscale("log")
     axes.set_xlabel("seconds to compress; beside it, layers removed")
+
+
+def _plain_numbers(axes: Any) -> None:
+    """20 and 50 on a logarithmic axis, not powers of ten."""
+    from matplotlib.ticker import LogFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(LogFormatter())
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))

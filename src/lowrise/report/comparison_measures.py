@@ -10,7 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measure:
-    """values: by row name. intervals: (low, high) by row name where known. chance: of guessing, where known."""
+    """values: by row name. intervals: (low, high) by row name where known. chance: of guessing, where known.
+
+    scale: (lowest, highest) to draw, where not all is drawn; beyond: the rows above it. A ruin at a perplexity of 10^8
+    would press all others flat.
+    """
 
     id: str
     title: str
@@ -20,6 +24,8 @@ class Measure:
     intervals: dict[str, tuple[float, float]]
     logarithmic: bool = False
     chance: float | None = None
+    scale: tuple[float, float] | None = None
+    beyond: tuple[str, ...] = ()
 
 
 def finished_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,8 +54,12 @@ def measures(results: dict[str, Any]) -> list[Measure]:
 
 def _perplexity(rows: list[dict[str, Any]], text: str, index: int) -> Measure:
     values = _by_row(rows, lambda row: row["perplexity_ratio"].get(text))
-    sentence = f"Times the dense model's, on {text}; logarithmic, lower is better."
-    return Measure(f"perplexity-{index}", "Perplexity", sentence, 1.0, values, {}, logarithmic=True)
+    sound = [values[row["name"]] for row in rows if row["name"] in values and not row["collapsed"]]
+    shown = [1.0, *(sound or values.values())]
+    scale = (min(shown) / 1.15, max(shown) * 1.4)
+    beyond = tuple(name for name, value in values.items() if value > scale[1])
+    sentence = f"Times the dense model’s, on {text}; logarithmic, lower is better."
+    return Measure(f"perplexity-{index}", "Perplexity", sentence, 1.0, values, {}, True, scale=scale, beyond=beyond)
 
 
 def _retained(rows: list[dict[str, Any]]) -> Measure:

@@ -41,28 +41,30 @@ _AGAINST_TIME = ("perplexity-0", "retained")
 
 
 def _against_depth(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
-    made = canvas("share of layers removed, %", _axis(measure), height=320, **_scale(measure, rows))
-    marks = []
-    for index, (preset, mine) in enumerate(_by_preset(measure, rows)):
+    made = canvas("share of layers removed, %", _axis(measure), height=320, **_scale(measure))
+    marks, presets = [], _by_preset(measure, rows)
+    for index, (preset, mine) in enumerate(presets):
         colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-        places = [100 * row["removed_share"] for row in mine]
+        # beside each other, so that their intervals can be told apart
+        aside = 0.35 * (index - (len(presets) - 1) / 2) if measure.intervals else 0.0
+        places = {row["name"]: 100 * row["removed_share"] + aside for row in mine}
         values = [measure.values[row["name"]] for row in mine]
         removed = [0, *(row["removed"] for row in mine)]
         shown = [_text(measure, value) for value in (measure.dense, *values)]
-        marks.append(line(made, [0, *places], [measure.dense, *values], preset, colour, marker=marker,
+        marks.append(line(made, [0, *places.values()], [measure.dense, *values], preset, colour, marker=marker,
                           removed=removed, shown=shown))  # fmt: skip
         known = [row for row in mine if row["name"] in measure.intervals]
         lows, highs = ([measure.intervals[row["name"]][end] for row in known] for end in (0, 1))
-        intervals(made, [100 * row["removed_share"] for row in known], lows, highs, colour)
+        intervals(made, [places[row["name"]] for row in known], lows, highs, colour)
     rule(made, measure.dense, DENSE)
     if measure.chance is not None:
         rule(made, measure.chance, DENSE)
     hover(made, marks, [("", "@label"), ("layers removed", "@removed"), (_axis(measure), "@shown")])
-    return finish(made, f"depth-{measure.id}", measure.title, measure.sentence + _off_the_top(measure, rows))
+    return finish(made, f"depth-{measure.id}", measure.title, measure.sentence + _off_the_top(measure))
 
 
 def _against_time(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
-    made = canvas("seconds to compress", _axis(measure), height=320, x_axis_type="log", **_scale(measure, rows))
+    made = canvas("seconds to compress", _axis(measure), height=320, x_axis_type="log", **_scale(measure))
     marks = []
     for index, (preset, mine) in enumerate(_by_preset(measure, rows)):
         values = [measure.values[row["name"]] for row in mine]
@@ -75,7 +77,7 @@ def _against_time(measure: Measure, rows: list[dict[str, Any]]) -> Chart:
     rows_shown = [("", "@label"), ("layers removed", "@removed"), (_axis(measure), "@shown"), ("took", "@took")]
     hover(made, marks, rows_shown)
     sentence = "Choosing, editing and repairing; opening, writing and measuring are left out. Better is "
-    sentence += "further left and " + ("lower." if measure.logarithmic else "higher.") + _off_the_top(measure, rows)
+    sentence += "further left and " + ("lower." if measure.logarithmic else "higher.") + _off_the_top(measure)
     return finish(made, f"time-{measure.id}", f"{measure.title} and time", sentence)
 
 
@@ -89,27 +91,13 @@ def _by_preset(measure: Measure, rows: list[dict[str, Any]]) -> list[tuple[str, 
     ]  # fmt: skip
 
 
-def _scale(measure: Measure, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Perplexity is drawn as far as rows go that did not collapse: a ruin at 10^8 would press all others flat."""
-    if not measure.logarithmic:
-        return {}
-    sound = _sound(measure, rows)
-    return {"y_axis_type": "log", "y_range": (min(sound) / 1.15, max(sound) * 1.4)}
+def _scale(measure: Measure) -> dict[str, Any]:
+    return {"y_axis_type": "log", "y_range": measure.scale} if measure.logarithmic else {}
 
 
-def _off_the_top(measure: Measure, rows: list[dict[str, Any]]) -> str:
-    """Names what `_scale` leaves out."""
-    top = max(_sound(measure, rows)) * 1.4
-    gone = [f"{row['preset']} at {row['removed']} ({words.ratio(measure.values[row['name']])})" for row in rows
-            if measure.logarithmic and measure.values.get(row["name"], 0.0) > top]  # fmt: skip
+def _off_the_top(measure: Measure) -> str:
+    gone = [f"{name} ({words.ratio(measure.values[name])})" for name in measure.beyond]
     return f" Beyond the top: {_listed(gone)}." if gone else ""
-
-
-def _sound(measure: Measure, rows: list[dict[str, Any]]) -> list[float]:
-    """The values of rows that did not collapse, or of all where that leaves none, and the dense model's."""
-    known = [row for row in rows if row["name"] in measure.values]
-    sound = [row for row in known if not row["collapsed"]] or known
-    return [measure.dense, *(measure.values[row["name"]] for row in sound)]
 
 
 def _axis(measure: Measure) -> str:
