@@ -18,7 +18,7 @@ from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import make_results, measure_model
+from lowrise.pipeline.measuring import Measured, make_results, measure_model
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -31,7 +31,7 @@ def apply_and_write(
     opened: OpenModel,
     windows: Windows | None,
     texts: dict[str, Windows],
-    dense: dict[str, Any],
+    dense: Measured,
     recipe: Recipe,
     out: Path,
     force: bool,
@@ -45,7 +45,7 @@ def apply_and_write(
             decoder = save_and_prove(
                 opened.decoder, opened.tokenizer, folder, out=out, dtype=opened.save_dtype, compute=compute
             )
-        after = measure_model(decoder, opened, texts, recipe.windows, report, clock)
+        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
         results = make_results(str(out), after, dense, clock)
         results["training"] = [
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
