@@ -66,11 +66,20 @@ _OPTIONS: dict[str, Any] = {
         list[str] | None, typer.Option(help="Text to measure perplexity on; repeatable.", metavar="FILE")
     ],
     "windows": Annotated[str | None, typer.Option(help="Measure the first N windows of each text only.", metavar="N")],
+    "tasks": Annotated[
+        str | None, typer.Option(help="lm-eval tasks, or `papers`, both papers' benchmark list.", metavar="A,B")
+    ],
+    "task_dir": Annotated[str | None, typer.Option(help="A folder of lm-eval task files.", metavar="DIR")],
+    "limit": Annotated[str | None, typer.Option(help="The first N items of each task only.", metavar="N")],
+    "fewshot": Annotated[
+        str | None, typer.Option(help="Examples in front of each item [default: the task's own].", metavar="N")
+    ],
     "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
     "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }
+_TASKS = ("tasks", "task_dir", "limit", "fewshot")
 _OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 _COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 _SELECTING = ("preset", "remove", "text", "dataset", "samples", "length", "seed", "form", "avoid_massive", "loss")
@@ -127,6 +136,8 @@ def _given(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> list
     given = {**given, **{name: value for name, value in more.items() if value is not None}}
     if "loss" in given:
         given["training"] = {"loss": given.pop("loss")}
+    if "tasks" in given:
+        given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
     searching = {name: given.pop(name) for name in _COLLAPSE if name in given}
     if searching:
         given["collapse"] = searching
@@ -156,7 +167,7 @@ def _show(results: dict[str, Any], as_json: bool, path: Path | None) -> None:
 
 
 @app.command()
-@_takes(*_SELECTING, *_SEARCHING, "max_ram", "eval_text", "windows", *_OPENING)
+@_takes(*_SELECTING, *_SEARCHING, "max_ram", "eval_text", "windows", *_TASKS, *_OPENING)
 def run(
     out: OutFolder,
     given: dict[str, Any],
@@ -227,7 +238,7 @@ def apply(
 
 
 @app.command()
-@_takes("text", "length", "windows", *_OPENING)
+@_takes("text", "length", "windows", *_TASKS, *_OPENING)
 def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],
@@ -237,7 +248,7 @@ def measure(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Layers, parameters, bytes and perplexity of a model, beside the dense one's if it is named."""
+    """Layers, parameters, bytes, perplexity and tasks of a model, beside the dense one's if it is named."""
     import json
 
     settings = _recipe(None, given, model=model, eval_text=given.pop("text", None))
@@ -252,7 +263,7 @@ def measure(
 
 
 @app.command()
-@_takes(*_SHARED, *_SEARCHING, "max_ram", "eval_text", "windows", *_OPENING)
+@_takes(*_SHARED, *_SEARCHING, "max_ram", "eval_text", "windows", *_TASKS, *_OPENING)
 def compare(
     out: OutFolder,
     given: dict[str, Any],

@@ -7,6 +7,7 @@ LowriseError                 1   something failed that is not the user's mistake
     ├── RecipeError              an option or a recipe key
     ├── ModelError               a model that cannot be opened, or is not fit to be pruned
     ├── TextError                calibration or evaluation text
+    ├── TaskError                a task that cannot be measured on
     ├── PlanError                a plan file, or a plan for another model
     └── OutputError              the place the result should go to
 """
@@ -51,6 +52,10 @@ class ModelError(InputError):
 
 
 class TextError(InputError):
+    pass
+
+
+class TaskError(InputError):
     pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        # this stderr, also while a library's is being silenced
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.warnings: list[str] = []
 
     def say(self, text: str) -> None:

@@ -94,6 +94,10 @@ class Recipe(_Strict):
     max_ram: str | None = None  # for training pairs, as 800M or 4G; None: half of what is free
     eval_text: list[str] = []
     windows: int | None = Field(None, gt=0)
+    tasks: list[str] = []  # of lm-eval, or of task_dir
+    task_dir: str | None = None
+    limit: int | None = Field(None, gt=0)  # items of each task; None: all
+    fewshot: int | None = Field(None, ge=0)  # examples in front of each item; None: as the task says
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False

@@ -83,5 +83,6 @@ def _rows(asked: Asked, out: Path) -> list[Row]:
 
 
 def _results(rows: list[Row], out: Path, asked: Asked) -> dict[str, Any]:
-    settings = asked.recipes[0].model_dump(include={"text", "dataset", "seed", "length", "windows", "eval_text"})
+    kept = {"text", "dataset", "seed", "length", "windows", "eval_text", "tasks", "task_dir", "limit", "fewshot"}
+    settings = asked.recipes[0].model_dump(include=kept)
     return summarise(prepared_of(out) or {}, dense_of(out), [row.about() for row in rows], settings)

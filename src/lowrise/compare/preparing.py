@@ -11,6 +11,7 @@ from lowrise.compare.folder import PREPARED, prepared_of, tokens_file
 from lowrise.errors import OutputError, RecipeError
 from lowrise.files import write_file, writing
 from lowrise.heal.pairs import ram_limit
+from lowrise.measure.tasks import load_tasks
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
@@ -24,8 +25,10 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     left to its row. Raises InputError for what no row could do, or for a model that changed since the first time.
     """
     recipes = [Recipe(**recipe) for recipe in read_asked(asked)["rows"].values()]
-    ram_limit(recipes[0].max_ram)
-    opened = open_from(recipes[0])
+    first = recipes[0]
+    ram_limit(first.max_ram)
+    load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
+    opened = open_from(first)
     record = opened.record.model_dump()
     before = prepared_of(folder)
     if before is not None and before["model"]["sha256"] != record["sha256"]:
@@ -33,7 +36,7 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
         found = f"sha256 {record['sha256'][:16]} in {opened.record.source}"
         raise OutputError(folder, expected, found, "choose another --out, or begin anew with --force")
     removed = _sizes(list(dict.fromkeys(str(recipe.remove) for recipe in recipes)), len(opened.decoder))
-    evaluation_texts(recipes[0], opened)
+    evaluation_texts(first, opened)
     clock = Clock()
     for recipe in recipes:
         file = tokens_file(folder, recipe)

@@ -15,7 +15,17 @@ from lowrise.recipe import Recipe
 from lowrise.report.comparison import row_line
 
 # Settings that decide what is measured and how a model is opened: those of `lowrise measure`.
-_MEASURING = ("length", "windows", "dtype", "device", "trust_remote_code", "allow_pickle")
+_MEASURING = (
+    "length",
+    "windows",
+    "task_dir",
+    "limit",
+    "fewshot",
+    "dtype",
+    "device",
+    "trust_remote_code",
+    "allow_pickle",
+)
 
 
 def prepare(folder: Path, asked: Path, report: Reporter) -> None:
@@ -53,6 +63,8 @@ def _options(recipe: Recipe) -> list[str]:
     options = [str(recipe.model)]
     for path in recipe.eval_text:
         options += ["--text", path]
+    if recipe.tasks:
+        options += ["--tasks", ",".join(recipe.tasks)]
     for name in _MEASURING:
         value, option = getattr(recipe, name), f"--{name.replace('_', '-')}"
         if value is True:

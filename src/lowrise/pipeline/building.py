@@ -22,7 +22,7 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import make_results, measure_model
+from lowrise.pipeline.measuring import Measured, make_results, measure_model
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -36,7 +36,7 @@ def apply_and_write(
     opened: OpenModel,
     windows: Windows | None,
     texts: dict[str, Windows],
-    dense: dict[str, Any],
+    dense: Measured,
     recipe: Recipe,
     out: Path,
     force: bool,
@@ -59,7 +59,7 @@ def apply_and_write(
                 opened.decoder, opened.tokenizer, folder, out=out, dtype=opened.save_dtype, compute=compute
             )
         until_written = peak_memory()
-        after = measure_model(decoder, opened, texts, recipe.windows, report, clock)
+        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
         results = make_results(str(out), after, dense, clock)
         results["training"] = [
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
