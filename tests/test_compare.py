@@ -36,6 +36,39 @@ Arguments = list[Any]
 SMALL = ["--samples", 8, "--length", 32, "--windows", 2, "--device", "cpu", "--quiet"]
 
 
+_TASK = """
+task: tiny_words
+custom_dataset: !function tiny_words.load
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+_DATA = """
+import datasets
+
+def load(**_):
+    rows = [{"context": "ab" * i, "choices": ["cd", "ef gh"], "answer": i % 2} for i in range(1, 9)]
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWRISE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def task_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "tiny_words.yaml").write_text(_TASK)
+    (folder / "tiny_words.py").write_text(_DATA)
+    return folder
+
+
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that were run, by their titles; they run inside this process, and nothing is drawn at the end."""
@@ -101,6 +134,29 @@ def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked:
     assert "streamline-none" in printed
     assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
     assert "laco-last" in comparison_page(results)
+
+
+@pytest.mark.usefixtures("ran")
+def test_tasks_are_in_every_row_and_the_dense_model_answers_once(
+    main: Main, asked: Arguments, task_dir: Path, tmp_path: Path
+) -> None:
+    status, _, errors = main(*asked, "--remove", "2", "--tasks", "tiny_words", "--task-dir", task_dir, "--limit", 6)
+    assert (status, errors) == (0, "")
+    out = tmp_path / "out"
+    results = json.loads((out / "compare.json").read_text())
+    dense = results["dense"]["tasks"]["tiny_words"]
+    assert dense["n"] == 6
+    for row, state in zip(results["rows"], map(row_states(out).get, ["streamline-none-2", "laco-last-2"]), strict=True):
+        assert state["results"]["dense"]["tasks"]["tiny_words"] == dense
+        # from the row's own results, by the definitions: one task, so its values are the means
+        assert row["stability"] == state["results"]["stability"]["tiny_words"]
+        if dense["acc"]:
+            assert row["tasks"]["tiny_words"]["acc"] / dense["acc"] == pytest.approx(row["retained"]["ratio"])
+        log = (out / "rows" / row["name"] / "log.txt").read_text()
+        assert log.count("kept from before") == 1
+    assert [one.id for one in measures(results)] == ["perplexity-0", "accuracy", "retained", "stability"]
+    assert "tiny_words" in comparison_page(results)
+    assert len((out / "compare.md").read_text().splitlines()) == 2 * (2 + 1 + 2) + 1
 
 
 def test_rows_are_what_run_alone_gives(
@@ -258,6 +314,9 @@ class TestRefused:
             (["--length", "1"], ("length", "greater than 1")),
             (["--max-ram", "lots"], ("--max-ram",)),
             (["--threshold", "0.5"], ("`remove` and `threshold`",)),
+            (["--tasks", "no_such_task"], ("no_such_task",)),
+            (["--tasks", "tiny_words", "--task-dir", "nowhere"], ("nowhere",)),
+            (["--limit", "0"], ("limit", "greater than 0")),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
