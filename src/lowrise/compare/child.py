@@ -58,6 +58,8 @@ def run_step(arguments: list[str], log: Path, title: str, report: Reporter) -> E
                 if not _wait(process, _PATIENCE):
                     process.kill()
                     process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
     return Ended(process.returncode, log, time.monotonic() - began)
 
 
