@@ -70,14 +70,24 @@ _OPTIONS: dict[str, Any] = {
         bool | None,
         typer.Option("--speed", help="Time generation too, both models in turn; holds both in memory meanwhile."),
     ],
+    "tasks": Annotated[
+        str | None, typer.Option(help="lm-eval tasks, or `papers`, both papers' benchmark list.", metavar="A,B")
+    ],
+    "task_dir": Annotated[str | None, typer.Option(help="A folder of lm-eval task files.", metavar="DIR")],
+    "limit": Annotated[str | None, typer.Option(help="The first N items of each task only.", metavar="N")],
+    "fewshot": Annotated[
+        str | None, typer.Option(help="Examples in front of each item [default: the task's own].", metavar="N")
+    ],
     "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
     "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }
+_TASKS = ("tasks", "task_dir", "limit", "fewshot")
 _OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 _COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 _SELECTING = ("preset", "remove", "text", "dataset", "samples", "length", "seed", "form", "avoid_massive", "loss")
+_SHARED = tuple(name for name in _SELECTING if name not in ("preset", "remove"))
 _SEARCHING = (*_COLLAPSE, "strict")
 
 # The base of what typer raises for an unusable command line; it has no public name of its own.
@@ -118,16 +128,24 @@ def _takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 def _recipe(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> Recipe:
     """The recipe file, with what was given on top."""
-    from lowrise.recipe import build_recipe, read_recipe
+    from lowrise.recipe import build_recipe
+
+    return build_recipe(*_given(recipe_file, given, **more), where=str(recipe_file or ""))
+
+
+def _given(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    """The recipe file and, later and so stronger, what was given on the command line."""
+    from lowrise.recipe import read_recipe
 
     given = {**given, **{name: value for name, value in more.items() if value is not None}}
     if "loss" in given:
         given["training"] = {"loss": given.pop("loss")}
+    if "tasks" in given:
+        given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
     searching = {name: given.pop(name) for name in _COLLAPSE if name in given}
     if searching:
         given["collapse"] = searching
-    layers = [read_recipe(recipe_file)] if recipe_file is not None else []
-    return build_recipe(*layers, given, where=str(recipe_file or ""))
+    return [read_recipe(recipe_file), given] if recipe_file is not None else [given]
 
 
 def _reporter(quiet: bool) -> Reporter:
@@ -153,7 +171,7 @@ def _show(results: dict[str, Any], as_json: bool, path: Path | None) -> None:
 
 
 @app.command()
-@_takes(*_SELECTING, *_SEARCHING, "max_ram", "eval_text", "windows", "speed", *_OPENING)
+@_takes(*_SELECTING, *_SEARCHING, "max_ram", "eval_text", "windows", "speed", *_TASKS, *_OPENING)
 def run(
     out: OutFolder,
     given: dict[str, Any],
@@ -224,7 +242,7 @@ def apply(
 
 
 @app.command()
-@_takes("text", "length", "windows", "speed", *_OPENING)
+@_takes("text", "length", "windows", "speed", *_TASKS, *_OPENING)
 def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],
@@ -234,7 +252,7 @@ def measure(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Layers, parameters, bytes and perplexity of a model, beside the dense one's if it is named."""
+    """Layers, parameters, bytes, perplexity and tasks of a model, beside the dense one's if it is named."""
     import json
 
     settings = _recipe(None, given, model=model, eval_text=given.pop("text", None))
@@ -246,6 +264,46 @@ def measure(
     if out is not None:
         write_file(out, json.dumps(results, indent=2) + "\n")
     _show(results, as_json, out)
+
+
+@app.command()
+@_takes(*_SHARED, *_SEARCHING, "max_ram", "eval_text", "windows", *_TASKS, *_OPENING)
+def compare(
+    out: OutFolder,
+    given: dict[str, Any],
+    model: _MODEL = None,
+    presets: Annotated[str | None, typer.Option(help="Methods by name, between commas.", metavar="A,B")] = None,
+    remove: Annotated[str | None, typer.Option(help="Net layers, between commas: 4,8,25%.", metavar="N|P%,...")] = None,
+    recipe: RecipeFile = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep every row's checkpoint.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Annotated[bool, typer.Option("--force", help="Begin an existing comparison anew.")] = False,
+) -> None:
+    """Several presets and sizes on one model: one table, pictures. Goes on where it stopped."""
+    import json
+
+    from rich.console import Console
+
+    from lowrise import compare as comparing
+    from lowrise.report.comparison import terminal_comparison
+
+    names, sizes, settings = comparing.read_lists(presets, remove, _given(recipe, given, model=model))
+    asked = comparing.ask(names, sizes, settings, where=str(recipe or ""))
+    results = comparing.compare(asked, out, force, keep, _reporter(quiet))
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+        return
+    Console(highlight=False).print(terminal_comparison(results))
+    typer.echo(f"written to {out}")
+
+
+@app.command(hidden=True)
+def prepare(folder: Path, asked: Path) -> None:
+    """The first step of `compare`, in a process of its own."""
+    from lowrise.compare.preparing import prepare as prepare_comparison
+
+    prepare_comparison(folder, asked, _reporter(quiet=False))
 
 
 @app.command()
@@ -320,7 +378,8 @@ def _stop(number: int, _frame: object) -> None:
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
     os.write(2, b"lowrise: interrupted\n")
-    if not hasattr(sys.modules.get("lowrise.pipeline"), "measure"):
+    ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare"}
+    if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):
         # libraries are still being imported, some of which do not bear an exception there; nothing is written yet
         os._exit(128 + number)
     sys.exit(128 + number)

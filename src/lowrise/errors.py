@@ -2,10 +2,12 @@
 
 LowriseError                 1   something failed that is not the user's mistake
 ├── ProofError               1   a written checkpoint does not behave like the model in memory
+├── StepError                *   a process of its own failed: its line and its exit status are passed on
 └── InputError               2   what the user gave cannot be used
     ├── RecipeError              an option or a recipe key
     ├── ModelError               a model that cannot be opened, or is not fit to be pruned
     ├── TextError                calibration or evaluation text
+    ├── TaskError                a task that cannot be measured on
     ├── PlanError                a plan file, or a plan for another model
     └── OutputError              the place the result should go to
 """
@@ -22,6 +24,14 @@ class LowriseError(Exception):
 
 class ProofError(LowriseError):
     """The reloaded checkpoint differs from the model that was saved."""
+
+
+class StepError(LowriseError):
+    """What a process that lowrise started ended with."""
+
+    def __init__(self, line: str, exit_status: int) -> None:
+        super().__init__(line)
+        self.exit_status = exit_status
 
 
 class InputError(LowriseError):
@@ -42,6 +52,10 @@ class ModelError(InputError):
 
 
 class TextError(InputError):
+    pass
+
+
+class TaskError(InputError):
     pass
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -29,7 +31,8 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        # this stderr, also while a library's is being silenced
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.warnings: list[str] = []
 
     def say(self, text: str) -> None:
@@ -40,6 +43,15 @@ class Reporter:
         """Shown even when quiet, and kept so that results can repeat it."""
         self.warnings.append(text)
         self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
+        """For work that another process does: a turning sign on a terminal; call what it yields with a note."""
+        if self.quiet or not self.console.is_terminal:
+            yield lambda _note: None
+            return
+        with self.console.status(escape(title)) as status:
+            yield lambda note: status.update(escape(f"{title}  {note}"[: self.console.width - 4]))
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

@@ -84,6 +84,7 @@ class Recipe(_Strict):
     avoid_massive: bool = False
     text: list[str] = []
     dataset: str | None = None
+    tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
     samples: int = Field(128, gt=0)  # windows
     length: int = Field(2048, gt=1)  # tokens a window; capped by the model
     seed: int = Field(0, ge=0, lt=2**63)
@@ -94,6 +95,10 @@ class Recipe(_Strict):
     eval_text: list[str] = []
     windows: int | None = Field(None, gt=0)
     speed: bool = False  # time generation, the dense model beside the compressed one
+    tasks: list[str] = []  # of lm-eval, or of task_dir
+    task_dir: str | None = None
+    limit: int | None = Field(None, gt=0)  # items of each task; None: all
+    fewshot: int | None = Field(None, ge=0)  # examples in front of each item; None: as the task says
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False

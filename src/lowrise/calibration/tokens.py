@@ -36,6 +36,10 @@ class Windows:
         """Batches of about `tokens` tokens, at least one window each."""
         return iter(self.ids.split(max(1, tokens // self.length)))
 
+    def first(self, count: int | None) -> Windows:
+        """The first `count` windows; None: all."""
+        return Windows(self.ids[:count], self.source, self.seed)
+
     def split(self, share: float) -> tuple[Windows, Windows]:
         """(rest, held out): the last `share` of the windows, at least one of each. The order is already random.
 

@@ -12,6 +12,7 @@ from typing import Any
 from lowrise.calibration import Windows
 from lowrise.files import check_output, output_folder, writing
 from lowrise.measure.system import versions
+from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
@@ -37,13 +38,14 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
     check_output(out, force, recipe.model)
     clock = Clock()
+    tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     opened = open_for_planning(recipe, clock)
     texts = evaluation_texts(recipe, opened)
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
         texts = held_out_texts(recipe, windows)
     plan, observation = plan_edits(recipe, opened, windows, report, clock)
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock)
     trained_on = windows if isinstance(windows, Windows) else None
     return apply_and_write(
         plan, opened, trained_on, texts, dense, recipe, out, force, report, clock, "run", observation
@@ -72,19 +74,20 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
         windows.split(recipe.training.validation)
         if windows.sha256() != plan.calibration.sha256:
             report.warn(f"trained on {windows.source}, not on the tokens that the plan was made from")
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock)
     return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply")
 
 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:
-    """Perplexity, layers, parameters and bytes of a model, and beside them those of a dense one if it is named."""
+    """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
     clock = Clock()
+    tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     both, decoders = [], []
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
         with clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
         texts = evaluation_texts(recipe, opened)
-        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, report, clock))
+        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock))
         if recipe.speed:
             decoders.append(opened.decoder)
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)

@@ -15,13 +15,14 @@ from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
 from lowrise.measure.samples import continuations, side_by_side
+from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import add_speed, make_results, measure_model
+from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model
 from lowrise.pipeline.opening import open_from
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
@@ -36,7 +37,7 @@ def apply_and_write(
     opened: OpenModel,
     windows: Windows | None,
     texts: dict[str, Windows],
-    dense: dict[str, Any],
+    dense: Measured,
     recipe: Recipe,
     out: Path,
     force: bool,
@@ -58,7 +59,8 @@ def apply_and_write(
             decoder = save_and_prove(
                 opened.decoder, opened.tokenizer, folder, out=out, dtype=opened.save_dtype, compute=compute
             )
-        after = measure_model(decoder, opened, texts, recipe.windows, report, clock)
+        until_written = peak_memory()
+        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
         results = make_results(str(out), after, dense, clock)
         if recipe.speed:
             # the dense model in memory was edited and given up: its source is opened again
@@ -67,6 +69,7 @@ def apply_and_write(
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
             for curve in curves
         ]
+        results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
         with clock.stage("samples"):
             results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
         results["command"] = command

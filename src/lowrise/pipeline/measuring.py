@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from lowrise.calibration import Windows
+from lowrise.measure import perplexity as perplexity_module
+from lowrise.measure.cache import Cache, cache_folder
+from lowrise.measure.identity import files_sha256, model_identity
 from lowrise.measure.perplexity import perplexity
+from lowrise.measure.retained import retained
 from lowrise.measure.size import size
 from lowrise.measure.speed import speed
 from lowrise.measure.system import peak_memory, versions
+from lowrise.measure.tasks import TaskSet
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model. summary: its part of results.json; answers: what comparing two models needs."""
+
+    summary: dict[str, Any]
+    tasks: TaskSet
+    answers: Answers
 
 
 def measure_model(
@@ -20,26 +36,42 @@ def measure_model(
     opened: OpenModel,
     texts: dict[str, Windows],
     limit: int | None,
+    tasks: TaskSet,
     report: Reporter,
     clock: Clock,
-) -> dict[str, Any]:
+) -> Measured:
+    """Size, perplexity and tasks. What was measured before, of the same model on the same data, is not run again."""
+    cache = Cache(cache_folder(), report)
     with clock.stage("measure"):
-        values = {name: perplexity(decoder, windows, limit, report) for name, windows in texts.items()}
-    return {**size(decoder, opened.save_dtype), "perplexity": values}
+        identity = model_identity(decoder, opened.tokenizer) if texts or tasks else {}
+        values = {
+            name: _kept_perplexity(decoder, opened, identity, windows.first(limit), cache, report)
+            for name, windows in texts.items()
+        }
+    with clock.stage("tasks"):
+        answers = answer_tasks(decoder, opened, identity, tasks, cache, report)
+    summary = {**size(decoder, opened.save_dtype), "perplexity": values}
+    if tasks:
+        summary["tasks"] = task_rows(tasks, answers)
+    return Measured(summary, tasks, answers)
 
 
-def make_results(name: str, after: dict[str, Any], dense: dict[str, Any] | None, clock: Clock) -> dict[str, Any]:
-    results: dict[str, Any] = {"model": name, **after}
+def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> dict[str, Any]:
+    results: dict[str, Any] = {"model": name, **after.summary}
     if dense is not None:
         ratios = {
-            text: value["value"] / dense["perplexity"][text]["value"] for text, value in after["perplexity"].items()
+            text: value["value"] / dense.summary["perplexity"][text]["value"]
+            for text, value in after.summary["perplexity"].items()
         }
-        results["dense"] = dense
+        results["dense"] = dense.summary
         results["retained"] = {
-            "layers": after["layers"] / dense["layers"],
-            "parameters": after["parameters"] / dense["parameters"],
+            "layers": after.summary["layers"] / dense.summary["layers"],
+            "parameters": after.summary["parameters"] / dense.summary["parameters"],
             "perplexity_ratio": ratios,
         }
+        if after.tasks:
+            results |= compare_answers(after.tasks, dense.answers, after.answers)
+            results["retained"] |= retained(paired_scores(after.tasks, dense.answers, after.answers))
     return {**results, "memory": peak_memory(), "versions": versions(), "seconds": clock.total()}
 
 
@@ -50,3 +82,20 @@ def add_speed(
     with clock.stage("speed"):
         results["speed"] = speed(compressed, dense, report)
     results["seconds"] = clock.total()
+
+
+def _kept_perplexity(
+    decoder: Decoder, opened: OpenModel, identity: dict[str, Any], windows: Windows, cache: Cache, report: Reporter
+) -> dict[str, Any]:
+    key = {
+        "what": "perplexity",
+        "model": identity,
+        "windows": windows.sha256(),
+        "code": files_sha256([str(perplexity_module.__file__)]),
+    }
+    kept: dict[str, Any] | None = cache.read(key)
+    if kept is None:
+        kept = perplexity(decoder, windows, None, report)
+        about = f"perplexity of {windows.source}, {len(windows)} windows of {windows.length}"
+        cache.write(key, kept, {"what": about, "model": opened.record.source})
+    return kept

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
 from lowrise.calibration.sentences import Sentences, calibration_sentences
+from lowrise.calibration.stored import stored_tokens
 from lowrise.edit.replace import check_replacement
-from lowrise.errors import RecipeError
+from lowrise.errors import RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
@@ -54,6 +55,13 @@ def layers_to_collapse(recipe: Recipe, decoder: Decoder) -> int | None:
 
 def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:
     """What the preset's criterion looks at."""
+    if recipe.tokens is not None:
+        stored = stored_tokens(recipe.tokens)
+        check_known(stored.ids, opened.decoder, recipe.tokens)
+        if isinstance(stored, Sentences) != (recipe.select == "collapse"):
+            wanted = "sentences" if recipe.select == "collapse" else "windows"
+            raise TextError(recipe.tokens, f"{wanted}, for {recipe.preset}", "tokens of the other kind", "compare anew")
+        return stored
     if recipe.select != "collapse":
         return calibrate(recipe, opened, report, clock)
     with clock.stage("calibration"):

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from lowrise.report.tasks import task_rows
+
 
 def rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, dense, compressed) of everything that was measured; dense is empty where only one model was."""
@@ -23,7 +25,7 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
         ratio = results.get("retained", {}).get("perplexity_ratio", {}).get(name)
         after = f"{value['value']:,.2f}" + (f" (×{ratio:.2f})" if ratio is not None else "")
         both.append((f"perplexity, {name}", f"{before['value']:,.2f}" if before else "", after))
-    return both + _speed_rows(results.get("speed", {}))
+    return both + task_rows(results) + _speed_rows(results.get("speed", {}))
 
 
 def _speed_rows(speed: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -1,0 +1,43 @@
+"""Calibration tokens as a file: several runs stand on the very same ones, and a model writes its own only once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lowrise.calibration.sentences import Sentences
+from lowrise.calibration.tokens import Windows
+from lowrise.errors import TextError
+
+
+def store_tokens(made: Windows | Sentences, file: Path) -> None:
+    """Token ids (rows, tokens), for sentences their mask too; source, seed, length and sha256 stand in the header."""
+    about = {"source": made.source, "seed": str(made.seed), "length": str(made.length), "sha256": made.sha256()}
+    tensors = {"ids": made.ids.contiguous()}
+    if isinstance(made, Sentences):
+        tensors["mask"] = made.mask.contiguous()
+    save_file(tensors, file, metadata=about)
+
+
+def stored_tokens(path: str) -> Windows | Sentences:
+    """What `store_tokens` wrote. Raises TextError for a file that is not that, or not as it was written."""
+    remedy = "leave `tokens` out of the recipe, or compare anew"
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, ids = file.metadata() or {}, file.get_tensor("ids")
+            mask = file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 - not a mapping
+        made: Windows | Sentences
+        if mask is None:
+            made = Windows(ids, about["source"], int(about["seed"]))
+        else:
+            made = Sentences(ids, mask.to(torch.bool), about["source"], int(about["seed"]), int(about["length"]))
+    except OSError as error:
+        raise TextError(path, "a file of stored tokens", error.strerror or str(error), remedy) from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise TextError(path, "a file of stored tokens", f"something else ({error})", remedy) from error
+    if made.sha256() != about.get("sha256"):
+        raise TextError(path, f"the tokens of sha256 {about.get('sha256')}", made.sha256(), remedy)
+    return made

@@ -1,0 +1,88 @@
+"""`lowrise compare`: presets × sizes on one model. Every step is a process of its own; this one stays small.
+
+What is finished lies on disk, so the same command goes on where an earlier one ended, however it ended.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lowrise.compare.asked import FILE, Asked, ask, check_same, read_asked, read_lists
+from lowrise.compare.folder import Row, dense_of, locked, prepared_of
+from lowrise.compare.steps import finish_rows, measure_dense, prepare
+from lowrise.errors import StepError
+from lowrise.files import check_output, output_folder, write_file
+from lowrise.progress import Reporter
+from lowrise.report.comparison import summarise, write_tables
+from lowrise.report.comparison_curves import draw_comparison
+from lowrise.report.comparison_page import comparison_page
+
+__all__ = ["ask", "compare", "read_lists"]
+
+
+def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter) -> dict[str, Any]:
+    """All rows that are not finished yet, then tables and pictures. Returns compare.json.
+
+    Raises InputError for what cannot be done at all, before any row is begun; StepError where a preparing step fails,
+    or every row.
+    """
+    begun_before = out.exists() and not force
+    if begun_before:
+        check_same(out, asked)
+    else:
+        _begin(asked, out, force, report)
+    with locked(out):
+        try:
+            rows = _rows(asked, out)
+            if begun_before and not (rows and all(row.finished for row in rows)):
+                _check_again(asked, out, report)
+                rows = _rows(asked, out)
+            measure_dense(asked, out, report)
+            for _row in finish_rows(rows, keep, report):
+                write_tables(_results(rows, out, asked), out)
+        except SystemExit:
+            report.say(f"what is finished is kept in {out}; the same command goes on from there")
+            raise
+        results = _results(rows, out, asked)
+        write_tables(results, out)
+        draw_comparison(results, out)
+        write_file(out / "compare.html", comparison_page(results))
+    if all(row["status"] == "failed" for row in results["rows"]):
+        raise StepError(f"{out}: all rows failed, the first because of this: {results['rows'][0]['reason']}", 1)
+    return results
+
+
+def _begin(asked: Asked, out: Path, force: bool, report: Reporter) -> None:
+    """Make the folder, with everything checked and the calibration tokens in it, whole or not at all."""
+    if out.exists():
+        read_asked(out / FILE)  # --force replaces a comparison, and nothing else
+    check_output(out, force, asked.recipes[0].model)
+    with output_folder(out, force) as folder:
+        (folder / FILE).write_text(asked.to_json(), encoding="utf-8")
+        prepare(folder, folder / FILE, report)
+
+
+def _check_again(asked: Asked, out: Path, report: Reporter) -> None:
+    """In a folder that is there: that the model is still the same, and the tokens that added rows need."""
+    wanted = out / "asked.json"
+    try:
+        write_file(wanted, asked.to_json())
+        prepare(out, wanted, report)
+        wanted.replace(out / FILE)
+    finally:
+        wanted.unlink(missing_ok=True)
+
+
+def _rows(asked: Asked, out: Path) -> list[Row]:
+    """In their order; none while a size that was added has not been counted in layers."""
+    removed = (prepared_of(out) or {"removed": {}})["removed"]
+    if any(str(recipe.remove) not in removed for recipe in asked.recipes):
+        return []
+    return [Row(out, recipe, removed[str(recipe.remove)]) for recipe in asked.recipes]
+
+
+def _results(rows: list[Row], out: Path, asked: Asked) -> dict[str, Any]:
+    kept = {"text", "dataset", "seed", "length", "windows", "eval_text", "tasks", "task_dir", "limit", "fewshot"}
+    settings = asked.recipes[0].model_dump(include=kept)
+    return summarise(prepared_of(out) or {}, dense_of(out), [row.about() for row in rows], settings)

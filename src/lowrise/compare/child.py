@@ -1,0 +1,78 @@
+"""One step of a comparison, in a process of its own: its memory is its own, and so is its crash."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lowrise.progress import Reporter
+
+_PATIENCE = 20.0  # seconds that an interrupted step has to remove what is half written
+_GLANCE = 0.5  # seconds between two looks at what it says
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a step ended. status: its exit status, or minus the signal that killed it."""
+
+    status: int
+    log: Path
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        return self.status < 0
+
+    @property
+    def reason(self) -> str:
+        """One line: what lowrise said at the end, the signal, or the last line of the traceback."""
+        if self.killed:
+            name = signal.Signals(-self.status).name
+            why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+            return f"killed by {name}{why}"
+        lines = [line.strip() for line in self.log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+        said = [line.removeprefix("lowrise: ") for line in lines if line.startswith("lowrise: ")]
+        if said:
+            return said[-1]
+        return f"crashed with exit status {self.status}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def run_step(arguments: list[str], log: Path, title: str, report: Reporter) -> Ended:
+    """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process."""
+    command = [sys.executable, "-P", "-m", "lowrise.attached", *arguments]
+    began = time.monotonic()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
+        try:
+            with report.waiting(title) as show:
+                while process.poll() is None:
+                    show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}")
+                    _wait(process, _GLANCE)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                if not _wait(process, _PATIENCE):
+                    process.kill()
+                    process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+    return Ended(process.returncode, log, time.monotonic() - began)
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 400))
+        lines = stream.read().decode("utf-8", errors="replace").splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,64 @@
+"""What comes before the rows, in a process of its own: is everything asked for possible, and the calibration tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lowrise.calibration.stored import store_tokens
+from lowrise.compare.asked import read_asked
+from lowrise.compare.folder import PREPARED, prepared_of, tokens_file
+from lowrise.errors import OutputError, RecipeError
+from lowrise.files import write_file, writing
+from lowrise.heal.pairs import ram_limit
+from lowrise.measure.tasks import load_tasks
+from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe, layers_to_remove
+
+
+def prepare(folder: Path, asked: Path, report: Reporter) -> None:
+    """Check model, sizes and texts; make the tokens that are not there yet; write prepared.json.
+
+    Rows whose criteria look at the same kind and number of tokens share one file. What only one preset cannot do is
+    left to its row. Raises InputError for what no row could do, or for a model that changed since the first time.
+    """
+    recipes = [Recipe(**recipe) for recipe in read_asked(asked)["rows"].values()]
+    first = recipes[0]
+    ram_limit(first.max_ram)
+    load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
+    opened = open_from(first)
+    record = opened.record.model_dump()
+    before = prepared_of(folder)
+    if before is not None and before["model"]["sha256"] != record["sha256"]:
+        expected = f"the model it was begun with, sha256 {before['model']['sha256'][:16]}"
+        found = f"sha256 {record['sha256'][:16]} in {opened.record.source}"
+        raise OutputError(folder, expected, found, "choose another --out, or begin anew with --force")
+    removed = _sizes(list(dict.fromkeys(str(recipe.remove) for recipe in recipes)), len(opened.decoder))
+    evaluation_texts(first, opened)
+    clock = Clock()
+    for recipe in recipes:
+        file = tokens_file(folder, recipe)
+        if not file.exists():
+            made = windows_or_sentences(recipe, opened, report, clock)
+            file.parent.mkdir(exist_ok=True)
+            with writing(file):
+                partial = file.with_suffix(".partial")
+                store_tokens(made, partial)
+                partial.replace(file)
+    about = {"model": record, "layers": len(opened.decoder), "removed": removed}
+    write_file(folder / PREPARED, json.dumps({**about, "seconds": clock.total()}, indent=2) + "\n")
+
+
+def _sizes(asked: list[str], layers: int) -> dict[str, int]:
+    """Layers to remove by how they were asked for. Raises RecipeError for a size out of range or given in two ways."""
+    counts: dict[str, int] = {}
+    for size in asked:
+        count = layers_to_remove(size, layers)
+        same = [other for other, number in counts.items() if number == count]
+        if same:
+            found = f"{same[0]} and {size}, both {count} of {layers} layers"
+            raise RecipeError("--remove", "every size once", found, "leave one")
+        counts[size] = count
+    return counts

@@ -1,0 +1,91 @@
+"""The steps of a comparison in their order: prepare, measure the dense model, then one run a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lowrise.compare.asked import Asked
+from lowrise.compare.child import run_step
+from lowrise.compare.folder import DENSE, Row
+from lowrise.errors import StepError
+from lowrise.files import writing
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.report.comparison import row_line
+
+# Settings that decide what is measured and how a model is opened: those of `lowrise measure`.
+_MEASURING = (
+    "length",
+    "windows",
+    "task_dir",
+    "limit",
+    "fewshot",
+    "dtype",
+    "device",
+    "trust_remote_code",
+    "allow_pickle",
+)
+
+
+def prepare(folder: Path, asked: Path, report: Reporter) -> None:
+    """Raises StepError with the line of what cannot be done."""
+    report.say("checking model, sizes and texts; making the calibration tokens")
+    _step(["prepare", str(folder), str(asked)], folder / "prepare.txt", "preparing", report)
+
+
+def measure_dense(asked: Asked, folder: Path, report: Reporter) -> None:
+    """Once for all rows."""
+    if (folder / DENSE).exists():
+        return
+    report.say("measuring the dense model")
+    place = (folder / DENSE).parent
+    with writing(place):
+        place.mkdir(exist_ok=True)
+    arguments = ["measure", *_options(asked.recipes[0]), "--out", str(folder / DENSE)]
+    _step(arguments, place / "log.txt", "the dense model", report)
+
+
+def finish_rows(rows: list[Row], keep: bool, report: Reporter) -> Iterator[Row]:
+    """Run what is not finished, in order; each row as it ends. A row that fails is noted, and the next one begins."""
+    for number, row in enumerate(rows, 1):
+        if row.finished or row.adopt(keep):
+            continue
+        where = f"row {number} of {len(rows)}: {row.title}"
+        report.say(f"{where}{_time_left(rows, number)}")
+        row.end(run_step(row.begin(), row.log, where, report), keep)
+        report.say(f"    {row_line(row.about())}")
+        yield row
+
+
+def _options(recipe: Recipe) -> list[str]:
+    """The options of `lowrise measure` that this recipe stands for."""
+    options = [str(recipe.model)]
+    for path in recipe.eval_text:
+        options += ["--text", path]
+    if recipe.tasks:
+        options += ["--tasks", ",".join(recipe.tasks)]
+    for name in _MEASURING:
+        value, option = getattr(recipe, name), f"--{name.replace('_', '-')}"
+        if value is True:
+            options.append(option)
+        elif value not in (None, False):
+            options += [option, str(value)]
+    return options
+
+
+def _step(arguments: list[str], log: Path, title: str, report: Reporter) -> None:
+    ended = run_step(arguments, log, title, report)
+    if ended.status != 0:
+        raise StepError(ended.reason, 1 if ended.killed else ended.status)
+
+
+def _time_left(rows: list[Row], number: int) -> str:
+    """From the rows that are done: what the same preset took last, or the mean of all."""
+    done = [row for row in rows if row.seconds]
+    if not done:
+        return ""
+    mean = sum(row.seconds for row in done) / len(done)
+    last = {row.preset: row.seconds for row in done}
+    left = sum(last.get(row.preset, mean) for row in rows[number - 1 :] if not row.finished)
+    return f" (about {left / 60:,.0f} min left)" if left >= 90 else f" (about {left:,.0f} s left)"

@@ -1,0 +1,107 @@
+"""Measurements that need not be made again: one JSON file each, in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowrise.errors import OutputError
+from lowrise.files import write_file
+from lowrise.progress import Reporter
+
+FORMAT = 1  # of an entry; another one is never read
+_NAME = re.compile(r"[0-9a-f]{64}\.json")
+_PARTIAL = re.compile(r"\.[0-9a-f]{64}\.json\..*\.partial")  # what a killed process leaves
+
+
+def cache_folder() -> Path:
+    """`LOWRISE_CACHE`, else `lowrise` in `XDG_CACHE_HOME`, else `~/.cache/lowrise`."""
+    if named := os.environ.get("LOWRISE_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lowrise"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Values by key. A key holds all that decides the value, so that a wrong hit is impossible.
+
+    An entry that does not parse, or whose checksum does not fit, is not trusted: it is measured again, with a word.
+    A folder that cannot be written costs the entries and a warning, never the measurement.
+    """
+
+    folder: Path
+    report: Reporter
+
+    def read(self, key: dict[str, Any]) -> Any | None:
+        """The value kept under `key`, or None."""
+        file = self._file(key)
+        try:
+            entry = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self._distrust(file, str(error))
+            return None
+        if not isinstance(entry, dict) or entry.get("key") != key:
+            self._distrust(file, "it is of another measurement")
+            return None
+        if entry.get("sha256") != _checksum(key, entry.get("value")):
+            self._distrust(file, "its checksum does not fit")
+            return None
+        return entry["value"]
+
+    def write(self, key: dict[str, Any], value: Any, about: dict[str, Any]) -> None:
+        """Keep `value` (JSON) whole or not at all; `about` is what `lowrise cache` shows of it."""
+        entry = {"key": key, "about": about, "value": value, "sha256": _checksum(key, value)}
+        try:
+            write_file(self._file(key), json.dumps(entry) + "\n")
+        except OutputError as error:
+            self.report.warn(f"this measurement is not kept: {error}")
+
+    def _file(self, key: dict[str, Any]) -> Path:
+        return self.folder / f"{digest({'format': FORMAT, **key})}.json"
+
+    def _distrust(self, file: Path, reason: str) -> None:
+        self.report.warn(f"the kept measurement {file} is not trusted ({reason}): measured again")
+
+
+def digest(value: Any) -> str:
+    """sha256 of `value` as JSON with sorted keys; functions count as their source, other objects as their text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_text).encode()).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return inspect.getsource(value) if inspect.isfunction(value) else str(value)
+
+
+def entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """What is kept: file, bytes, and what was measured of which model, oldest first."""
+    files = [file for file in folder.glob("*.json") if _NAME.fullmatch(file.name)] if folder.is_dir() else []
+    for file in sorted(files, key=lambda file: file.stat().st_mtime):
+        about: dict[str, Any] = {}
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))["about"]
+        except (OSError, ValueError, TypeError, LookupError):
+            about = {"what": "damaged: will be measured again"}
+        yield {"file": str(file), "bytes": file.stat().st_size, **about}
+
+
+def clear(folder: Path) -> int:
+    """Delete what lowrise has kept, and nothing else; returns how many measurements that were."""
+    removed = 0
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name):
+            file.unlink()
+            removed += not file.name.startswith(".")
+    return removed
+
+
+def _checksum(key: dict[str, Any], value: Any) -> str:
+    return digest({"key": key, "value": value})

@@ -1,0 +1,201 @@
+"""Which lm-eval tasks are asked for: found, loaded, checked and hashed before any model is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowrise.errors import TaskError, close_names
+from lowrise.measure.cache import digest
+from lowrise.measure.identity import files_sha256
+from lowrise.measure.quiet import quiet_lm_eval
+from lowrise.progress import Reporter
+
+FEWSHOT_SEED = 1234  # what lm-eval's own command line sets
+
+# Both papers' benchmark list: (name by the hub, name in a task folder); None where lm-eval has no such task.
+PAPERS: dict[str, tuple[str | None, str]] = {
+    "C3": (None, "local_c3"),
+    "CMNLI": (None, "local_cmnli"),
+    "ChID": (None, "local_chid"),
+    "BoolQ": ("boolq", "local_boolq"),
+    "WSC": ("wsc", "local_wsc"),
+    "CommonsenseQA": ("commonsense_qa", "local_commonsense_qa5"),
+    "HellaSwag": ("hellaswag", "local_hellaswag"),
+    "PIQA": ("piqa", "local_piqa"),
+    "RACE-middle": (None, "local_race_middle"),
+    "RACE-high": ("race", "local_race_high"),
+    "MMLU": ("mmlu", "local_mmlu"),
+    "CMMLU": ("cmmlu", "local_cmmlu"),
+    "XSum": ("xsum", "local_xsum"),
+    "GSM8K": ("gsm8k", "local_gsm8k"),
+    "StrategyQA": ("bigbench_strategyqa_multiple_choice", "local_strategyqa"),
+}
+
+# What lm-eval, its task files, `datasets` and the hub raise on tasks that cannot be used.
+_UNUSABLE: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    SyntaxError,
+)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A leaf task. sha256: over its requests, documents, targets, settings and code, as far as `limit` takes them."""
+
+    name: str
+    task: Any
+    requests: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """What is asked for, in order: each name with its leaf tasks; a group also with lm-eval's own, which averages."""
+
+    leaves: dict[str, list[LoadedTask]]
+    groups: dict[str, Any]
+    limit: int | None
+
+    def __bool__(self) -> bool:
+        return bool(self.leaves)
+
+
+NO_TASKS = TaskSet({}, {}, None)
+
+
+def load_tasks(
+    names: list[str], task_dir: str | None, limit: int | None, fewshot: int | None, report: Reporter
+) -> TaskSet:
+    """The tasks of `names`: lm-eval's own or those of `task_dir`, which come first; `papers` is both papers' list.
+
+    Raises TaskError, one line, for a name that is not known (with close ones), a folder without tasks, a task whose
+    data cannot be had, and a multiple-choice question with fewer than two options.
+    """
+    if not names:
+        return NO_TASKS
+    manager = _manager(names, task_dir)
+    leaves: dict[str, list[LoadedTask]] = {}
+    groups: dict[str, Any] = {}
+    for name in _expanded(names, manager, task_dir, report):
+        with quiet_lm_eval(), _usable(name):
+            found = manager.load([name])
+        group = found["groups"].get(name)
+        tasks = {leaf: _load(leaf, task, limit, fewshot, report) for leaf, task in found["tasks"].items()}
+        if group is not None and group.has_aggregation:
+            leaves[name], groups[name] = list(tasks.values()), group
+        else:  # a tag, or a group without an average of its own, stands for its tasks
+            leaves |= {leaf: [task] for leaf, task in tasks.items()}
+    return TaskSet(leaves, groups, limit)
+
+
+def _manager(names: list[str], task_dir: str | None) -> Any:
+    """lm-eval's index: of `task_dir` alone if that has all `names`, since lm-eval's own 14,000 tasks take long."""
+    if task_dir is not None and not Path(task_dir).is_dir():
+        found = "a file" if Path(task_dir).exists() else "nothing there"
+        raise TaskError("--task-dir", f"a folder of lm-eval task files at {task_dir}", found, "check the path")
+    from lm_eval.tasks import TaskManager
+
+    with quiet_lm_eval():
+        if task_dir is not None:
+            local = TaskManager(include_path=task_dir, include_defaults=False)
+            if not local.all_tasks:
+                raise TaskError("--task-dir", "lm-eval task files (*.yaml)", f"none in {task_dir}", "check the path")
+            if all(name in local.all_tasks or name == "papers" for name in names):
+                return local
+        manager = TaskManager(include_path=task_dir)
+    for name in names:
+        if name not in manager.all_tasks and name != "papers":
+            known = local.all_tasks if task_dir is not None else manager.all_tasks
+            near = close_names(name, [*known, "papers"])
+            # all of lm-eval's names would be no answer
+            remedy = near if near.startswith("did") or task_dir else "`lm_eval ls tasks` names them"
+            raise TaskError(f"--tasks: {name}", "a task that lm-eval or --task-dir has", "none of that name", remedy)
+    return manager
+
+
+def _expanded(names: list[str], manager: Any, task_dir: str | None, report: Reporter) -> list[str]:
+    """`papers` becomes what there is of its list; each name once."""
+    expanded: list[str] = []
+    for name in names:
+        if name != "papers" or name in manager.all_tasks:
+            expanded.append(name)
+            continue
+        column = 0 if task_dir is None else 1
+        there = {paper: pair[column] for paper, pair in PAPERS.items() if pair[column] in manager.all_tasks}
+        missing = [paper for paper in PAPERS if paper not in there]
+        if not there:
+            raise TaskError("--tasks: papers", "local_* tasks of the papers", f"none in {task_dir}", "check the folder")
+        if missing:
+            where = "lm-eval" if task_dir is None else task_dir
+            report.warn(f"of the papers' list, {where} has no task for {', '.join(missing)}")
+        expanded += [str(task) for task in there.values()]
+    return list(dict.fromkeys(expanded))
+
+
+def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: Reporter) -> LoadedTask:
+    """Settings as lm-eval's command line gives them, then all requests built, checked and hashed."""
+    fixed = task.get_config("num_fewshot")
+    if fewshot is None:
+        task.set_config("num_fewshot", fixed or 0)
+    elif fixed == 0 and fewshot > 0:
+        report.warn(f"{name} fixes its number of examples at 0: --fewshot {fewshot} does not hold for it")
+    else:
+        task.set_config("num_fewshot", fewshot)
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+        kind = "one that runs code the model writes" if getattr(task, "UNSAFE_CODE", False) else "one with pictures"
+        raise TaskError(f"--tasks: {name}", "a task on text alone", kind, "choose another")
+    with quiet_lm_eval(), _usable(name):
+        task.build_all_requests(limit=limit)
+        documents = {instance.doc_id: instance.doc for instance in task.instances}
+        if task.OUTPUT_TYPE == "multiple_choice":
+            for number, document in documents.items():
+                if (count := len(task.doc_to_choice(document))) < 2:
+                    raise TaskError(
+                        f"{name}, item {number}", "two options or more", str(count), "mend the data or leave it out"
+                    )
+        config = task.dump_config()
+        source = (config.get("metadata") or {}).get("config_source", "")
+        content = {
+            "name": name,
+            "requests": [[instance.request_type, instance.args] for instance in task.instances],
+            "documents": list(documents.values()),
+            "targets": [task.doc_to_target(document) for document in documents.values()],
+            "config": {key: value for key, value in config.items() if key != "metadata"},
+            "version": str(task.VERSION),
+            "code": _code(task, source),
+        }
+    return LoadedTask(name, task, len(task.instances), digest(content))
+
+
+def _code(task: Any, source: str) -> str:
+    """What may decide a score beside the settings: the task's class, and Python beside its file."""
+    beside = sorted(Path(source).parent.glob("*.py")) if source and Path(source).is_file() else []
+    return files_sha256([inspect.getfile(type(task)), *map(str, beside)])
+
+
+@contextlib.contextmanager
+def _usable(name: str) -> Any:
+    """Turns what libraries raise on a task that cannot be used into one line."""
+    import jinja2
+    import yaml
+
+    unusable: tuple[type[Exception], ...] = (*_UNUSABLE, jinja2.TemplateError, yaml.YAMLError)
+    try:
+        yield
+    except unusable as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = "check its files, or give local data with --task-dir"
+        raise TaskError(f"--tasks: {name}", "a task whose data can be had", reason, remedy) from error

@@ -1,0 +1,83 @@
+"""What a comparison draws: each measure of quality, with the dense model's value and one value a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """values: by row name. intervals: (low, high) by row name where known. chance: of guessing, where known.
+
+    scale: (lowest, highest) to draw, where not all is drawn; beyond: the rows above it. A ruin at a perplexity of 10^8
+    would press all others flat.
+    """
+
+    id: str
+    title: str
+    sentence: str
+    dense: float
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    logarithmic: bool = False
+    chance: float | None = None
+    scale: tuple[float, float] | None = None
+    beyond: tuple[str, ...] = ()
+
+
+def finished_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in results["rows"] if row["status"] == "done"]
+
+
+def measures(results: dict[str, Any]) -> list[Measure]:
+    """Of compare.json: perplexity for each text, then accuracy and stability (arXiv 2403.19135, Fig 4, both halves) and
+    what is retained of the dense scores (arXiv 2402.11187's figure over pruning ratios). Those without a value go."""
+    rows = finished_rows(results)
+    texts = list(dict.fromkeys(name for row in rows for name in row["perplexity_ratio"]))
+    found = [_perplexity(rows, name, index) for index, name in enumerate(texts)]
+    dense_accuracy = _mean_accuracy(results["dense"].get("tasks", {}))
+    if dense_accuracy is not None:
+        tasks = results["dense"]["tasks"].values()
+        chances = [task["chance"] for task in tasks if "acc" in task and task.get("chance") is not None]
+        values = _by_row(rows, lambda row: _mean_accuracy(row["tasks"]))
+        sentence = f"Mean over {len(results['dense']['tasks'])} tasks; the dashed lines are the dense model and chance."
+        chance = fmean(chances) if chances else None
+        found.append(Measure("accuracy", "Accuracy", sentence, dense_accuracy, values, {}, chance=chance))
+    found.append(_retained(rows))
+    sentence = "How far right stays right and wrong stays wrong, weighed by how sure the dense model was."
+    found.append(Measure("stability", "Stability", sentence, 1.0, _by_row(rows, lambda row: row["stability"]), {}))
+    return [measure for measure in found if measure.values]
+
+
+def _perplexity(rows: list[dict[str, Any]], text: str, index: int) -> Measure:
+    values = _by_row(rows, lambda row: row["perplexity_ratio"].get(text))
+    sound = [values[row["name"]] for row in rows if row["name"] in values and not row["collapsed"]]
+    shown = [1.0, *(sound or values.values())]
+    scale = (min(shown) / 1.15, max(shown) * 1.4)
+    beyond = tuple(name for name, value in values.items() if value > scale[1])
+    sentence = f"Times the dense model’s, on {text}; logarithmic, lower is better."
+    return Measure(f"perplexity-{index}", "Perplexity", sentence, 1.0, values, {}, True, scale=scale, beyond=beyond)
+
+
+def _retained(rows: list[dict[str, Any]]) -> Measure:
+    values = _by_row(rows, lambda row: (row["retained"] or {}).get("ratio"))
+    intervals = {
+        row["name"]: (row["retained"]["ratio_low"], row["retained"]["ratio_high"])
+        for row in rows
+        if row["name"] in values and row["retained"].get("ratio_low") is not None
+    }
+    sentence = "Compressed over dense score, mean over tasks; bars are 95% intervals."
+    return Measure("retained", "Task scores retained", sentence, 1.0, values, intervals)
+
+
+def _mean_accuracy(tasks: dict[str, Any]) -> float | None:
+    scores = [task["acc"] for task in tasks.values() if "acc" in task]
+    return fmean(scores) if scores else None
+
+
+def _by_row(rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> dict[str, float]:
+    found = {row["name"]: value(row) for row in rows}
+    return {name: one for name, one in found.items() if one is not None}

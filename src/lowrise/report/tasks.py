@@ -1,0 +1,40 @@
+"""Rows of the short table on tasks: scores, what was kept, stability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_COUNTS = ("n", "fewshot", "chance", "subtasks")
+
+
+def task_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, dense, compressed): each task's metrics with standard errors, then what both models have in common."""
+    rows = []
+    before = results.get("dense", {}).get("tasks", {})
+    for name, task in results.get("tasks", {}).items():
+        for metric in (key for key in task if key not in _COUNTS and "_stderr" not in key):
+            dense = _score(before.get(name, {}), metric)
+            kept = results.get("retained", {}).get("tasks", {}).get(name, {})
+            share = f" ({kept['ratio']:.0%})" if kept.get("metric") == metric and kept.get("ratio") is not None else ""
+            rows.append((f"{name}, {metric}", dense, _score(task, metric) + share))
+    mean = results.get("retained", {}).get("tasks_mean", {})
+    for what, key in (("retained, mean of tasks", "ratio"), ("retained above chance", "above_chance")):
+        if mean.get(key) is not None:
+            rows.append((what, "", f"{mean[key]:.1%}{_interval(mean, key)}"))
+    for what, key in (("stability", "stability"), ("same answers", "agreement")):
+        values = [value for value in results.get(key, {}).values() if value is not None]
+        if values:
+            rows.append((f"{what}, mean of {len(values)} tasks", "", f"{sum(values) / len(values):.1%}"))
+    return rows
+
+
+def _score(task: dict[str, Any], metric: str) -> str:
+    value, error = task.get(metric), task.get(f"{metric}_stderr")
+    if value is None:
+        return ""
+    return f"{value:.4g}" + (f" ±{error:.2g}" if error is not None else "")
+
+
+def _interval(mean: dict[str, Any], key: str) -> str:
+    low, high = mean[f"{key}_low"], mean[f"{key}_high"]
+    return "" if low is None else f" ({low:.0%} to {high:.0%})"

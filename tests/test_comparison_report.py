@@ -1,0 +1,140 @@
+"""A comparison's table, pictures and page, from made-up rows: what is drawn, said and left out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowrise.report.comparison import columns, csv_comparison, markdown_comparison, summarise, terminal_comparison
+from lowrise.report.comparison_curves import draw_comparison
+from lowrise.report.comparison_measures import measures
+from lowrise.report.comparison_page import comparison_page
+
+TASKS = {"reading": 0.6, "sums": 0.5}
+REASON = "--form: expected a gated <b>MLP</b> | or another form, found none; choose --form paper"
+
+
+def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: float, verdict: str) -> dict[str, Any]:
+    """A row as `Row.about` gives it, of a model of 30 layers and 1,000 parameters whose perplexity is 20."""
+    tasks = {name: {"acc": kept * acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25} for name, acc in TASKS.items()}
+    results = {
+        "layers": 30 - removed,
+        "parameters": 1000 - 20 * removed,
+        "perplexity": {"text.txt": {"value": 20 * ratio}},
+        "tasks": tasks,
+        "stability": {"reading": kept, "sums": kept - 0.1},
+        "retained": {
+            "parameters": 1 - removed / 50,
+            "perplexity_ratio": {"text.txt": ratio},
+            "tasks": {},
+            "tasks_mean": {"ratio": kept, "ratio_low": kept - 0.05, "ratio_high": kept + 0.05},
+        },
+        "memory": {"peak_resident_bytes": 3_000_000_000, "peak_resident_bytes_until_written": 1_500_000_000},
+        "seconds": {"open": 4.0, "observe": seconds, "write": 3.0, "measure": 50.0, "total": seconds + 57},
+    }
+    calibration = {"source": "words.txt", "samples": 10, "length": 32, "sha256": "ab" * 32, "seed": 0}
+    plan = {"scores": {"verdict": verdict}, "edits": [], "calibration": calibration}
+    about = {"name": f"{preset}-{removed}", "preset": preset, "removed": removed, "loads_plainly": True}
+    return {**about, "status": "done", "seconds": 60.0, "results": results, "plan": plan}
+
+
+@pytest.fixture
+def compared() -> dict[str, Any]:
+    rows = [
+        made_row("streamline", 4, 1.5, 0.9, 60, ""),
+        made_row("laco", 4, 3e8, 0.5, 20, "collapsed"),
+        made_row("streamline", 8, 3.0, 0.8, 80, ""),
+        {"name": "laco-8", "preset": "laco", "removed": 8, "loads_plainly": True, "status": "failed", "reason": REASON,
+         "killed": False, "seconds": 5.0},
+        {"name": "laco-9", "preset": "laco", "removed": 9, "loads_plainly": True, "status": "to come"},
+    ]  # fmt: skip
+    tasks = {name: {"acc": acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25} for name, acc in TASKS.items()}
+    dense = {"perplexity": {"text.txt": {"value": 20.0}}, "tasks": tasks, "versions": {"lowrise": "0"}}
+    return summarise({"model": {"source": "a/b", "sha256": "cd"}, "layers": 30}, dense, rows, {"seed": 0})
+
+
+def test_the_table_says_it_all_and_leaves_out_what_is_not_known(compared: dict[str, Any]) -> None:
+    table = dict(columns(compared))
+    assert table["layers removed"] == ["0 of 30", "4 of 30", "4 of 30", "8 of 30", "8 of 30", "9 of 30"]
+    assert table["perplexity, text.txt"] == ["20.00", "×1.50", "×3.0e+08", "×3.00", "", ""]
+    assert table["tasks retained"][1] == "90.0% (85% to 95%)"
+    assert table["stability"][1] == "0.850"  # the mean of .9 and .8
+    assert table["seconds to compress"][1] == "60.0"  # what is observed, without opening, writing and measuring
+    assert table["peak memory"][1] == "1.50 GB"  # until the checkpoint was written
+    assert table["note"] == ["", "", "collapsed", "", f"failed: {REASON}", "not run yet"]
+
+
+def test_a_reason_does_not_break_the_table(compared: dict[str, Any]) -> None:
+    lines = markdown_comparison(compared).splitlines()
+    assert {line.replace("\\|", "").count("|") for line in lines[:8]} == {11}
+    rows = list(csv.DictReader(io.StringIO(csv_comparison(compared))))
+    assert rows[3]["note"] == f"failed: {REASON}"
+    assert rows[3]["perplexity text.txt"] == ""
+    assert float(rows[0]["reading acc"]) == pytest.approx(0.54)
+    page = comparison_page(compared)
+    assert "<b>MLP" not in page
+    assert "&lt;b&gt;MLP" in page
+
+
+def test_the_terminal_has_80_columns(compared: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    Console(width=80).print(terminal_comparison(compared))
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines[2].split()) == "streamline 4 of 30 92.0% ×1.50 90.0% 0.850 60.0 1.50 GB yes"
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_ruin_is_named_and_not_drawn(compared: dict[str, Any]) -> None:
+    """All four measures are there; perplexity is drawn as far as the sound rows go, ×1.0 to ×3.0."""
+    found = {one.id: one for one in measures(compared)}
+    assert list(found) == ["perplexity-0", "accuracy", "retained", "stability"]
+    assert found["perplexity-0"].beyond == ("laco-4",)
+    assert found["perplexity-0"].scale == pytest.approx((1 / 1.15, 3 * 1.4))
+    assert (found["accuracy"].dense, found["accuracy"].chance) == pytest.approx((0.55, 0.25))
+    assert "Beyond the top: laco-4" in comparison_page(compared)
+
+
+def test_pictures(compared: dict[str, Any], tmp_path: Path) -> None:
+    for name in draw_comparison(compared, tmp_path):
+        assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
+
+
+def test_nothing_finished_is_no_picture_and_still_a_page(compared: dict[str, Any], tmp_path: Path) -> None:
+    results = {**compared, "rows": compared["rows"][3:]}
+    assert draw_comparison(results, tmp_path) == []
+    assert "Not run yet" in comparison_page(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1180, "light")])
+def test_in_a_browser_every_chart_is_drawn_and_nothing_else_happens(
+    compared: dict[str, Any], tmp_path: Path, width: int, scheme: str
+) -> None:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    file = tmp_path / "compare.html"
+    file.write_text(comparison_page(compared), encoding="utf-8")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run",
+             "--disable-component-update", "--disable-quic"]  # fmt: skip
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=quiet)
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        complaints: list[str] = []
+        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: complaints.append(asked.url) if asked.url.startswith("http") else None)
+        page.goto(file.as_uri())
+        for one in ("depth-perplexity-0", "depth-accuracy", "depth-retained", "depth-stability", "time-retained"):
+            page.wait_for_selector(f"#chart-{one}.drawn canvas")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert complaints == []
+        browser.close()
