@@ -88,4 +88,6 @@ def _kept_perplexity(
         kept = perplexity(decoder, windows, None, report)
         about = f"perplexity of {windows.source}, {len(windows)} windows of {windows.length}"
         cache.write(key, kept, {"what": about, "model": opened.record.source})
+    else:
+        report.say(f"perplexity of {windows.source}: kept from before")
     return kept
