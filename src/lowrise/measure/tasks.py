@@ -164,7 +164,7 @@ def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: 
         raise TaskError(f"--tasks: {name}", "a task on text alone", kind, "choose another")
     with quiet_lm_eval(), _usable(name):
         task.build_all_requests(limit=limit)
-        documents = {instance.doc_id: instance.doc for instance in task.instances}
+        documents = dict(task.doc_iterator(limit=limit))
         if task.OUTPUT_TYPE == "multiple_choice":
             for number, document in documents.items():
                 if (count := len(task.doc_to_choice(document))) < 2:
