@@ -16,6 +16,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models, and as many test processes a
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own: never the user's, and nothing kept from another test."""
+    folder = tmp_path_factory.mktemp("cache") / "lowrise"
+    monkeypatch.setenv("LOWRISE_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama checkpoint; tests must not change it."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
+import lm_eval
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -14,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from lowrise.calibration import calibration_windows
 from lowrise.model.source import OpenModel, open_model
 from lowrise.progress import Reporter
+from made_tasks import naive_stability, write_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -83,3 +88,48 @@ def test_a_truncated_copy_is_refused_in_one_line(lowrise: Callable[..., object],
     assert done.returncode == 2  # type: ignore[attr-defined]
     assert len(done.stderr.splitlines()) == 1, done.stderr  # type: ignore[attr-defined]
     assert str(broken) in done.stderr  # type: ignore[attr-defined]
+
+
+def test_task_scores_are_those_of_lm_evals_own_command_line(lowrise: Callable[..., Any], tmp_path: Path) -> None:
+    """On the shallower model that a run writes, to the last digit."""
+    folder, out = write_tasks(tmp_path / "tasks", count=12), tmp_path / "out"
+    asked = ["made_choice", "made_subjects", "made_contexts", "made_writing"]
+    chosen = ["--preset", "streamline-none", "--remove", "8", "--samples", "2", "--length", "64", "--device", "cpu"]
+    chosen += ["--tasks", ",".join(asked), "--task-dir", folder, "--limit", "10"]
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(topics.values()), encoding="utf-8")
+    done = lowrise("run", MODEL, *chosen, "--text", text, "--out", out, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(done.stdout)["tasks"]
+    command = [Path(sys.executable).with_name("lm_eval"), "--model", "hf", "--model_args", f"pretrained={out}"]
+    command += ["--device", "cpu", "--batch_size", "8", "--include_path", folder, "--tasks", ",".join(asked)]
+    command += ["--limit", "10", "--output_path", tmp_path / "theirs"]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=250)
+    (file,) = (tmp_path / "theirs").rglob("results_*.json")
+    theirs = json.loads(file.read_text())["results"]
+    for name in asked:
+        for metric in set(ours[name]) & {"acc", "acc_norm", "likeness"}:
+            assert ours[name][metric] == theirs[name][f"{metric},none"], (name, metric)
+            assert ours[name][f"{metric}_stderr"] == theirs[name][f"{metric}_stderr,none"], (name, metric)
+
+
+def test_stability_is_the_naive_one_of_lm_evals_logged_samples(opened: OpenModel, tmp_path: Path) -> None:
+    """Dense against a copy without layers [12, 20)."""
+    from lowrise.measure import harness
+    from lowrise.measure.stability import stability, stability_published
+    from lowrise.measure.tasks import load_tasks
+
+    folder, quiet = write_tasks(tmp_path / "tasks", count=12), Reporter(quiet=True)
+    before, after = opened, open_model(str(MODEL), device="cpu")
+    after.decoder.drop(12, 20)
+    tasks = load_tasks(["made_choice", "made_contexts"], str(folder), 10, None, quiet)
+    for name, (loaded,) in tasks.leaves.items():
+        samples, answers = [], []
+        for model in (before, after):
+            lm = harness.Harness(model.decoder, model.tokenizer)
+            answers.append(harness.evaluate(lm, loaded, 10, quiet).answers)
+            theirs = lm_eval.simple_evaluate(lm, tasks=[loaded.task], limit=10, bootstrap_iters=0)
+            samples.append(theirs["samples"][name])
+        naive = naive_stability(opened.tokenizer, *samples)
+        assert stability(*answers) == pytest.approx(naive[0], abs=1e-9)
+        assert stability_published(*answers) == pytest.approx(naive[1], abs=1e-9)

@@ -338,6 +338,30 @@ def report(
 
 
 @app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete what is kept.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What measurements are kept, so that nothing is measured twice, and where; or clear them away."""
+    import json
+
+    from lowrise.measure.cache import cache_folder, clear_entries, entries
+
+    folder = cache_folder()
+    if clear:
+        removed = clear_entries(folder)
+        typer.echo(json.dumps({"folder": str(folder), "removed": removed}) if as_json else f"removed {removed}")
+        return
+    kept = list(entries(folder))
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "entries": kept}, indent=2))
+        return
+    for entry in kept:
+        typer.echo(f"{entry['bytes']:>10,}  {entry['what']}  {entry.get('model', '')}".rstrip())
+    typer.echo(f"{len(kept)} measurements, {sum(entry['bytes'] for entry in kept):,} bytes in {folder}")
+
+
+@app.command()
 def presets(as_json: Json = False) -> None:
     """What methods there are, their papers, and whether their output loads plainly."""
     import json

@@ -93,7 +93,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"file": str(file), "bytes": file.stat().st_size, **about}
 
 
-def clear(folder: Path) -> int:
+def clear_entries(folder: Path) -> int:
     """Delete what lowrise has kept, and nothing else; returns how many measurements that were."""
     removed = 0
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from lowrise.errors import TaskError
 from lowrise.measure.answers import Answer, TaskAnswers
 from lowrise.measure.quiet import quiet_lm_eval
 from lowrise.measure.tasks import FEWSHOT_SEED, LoadedTask
@@ -77,8 +78,13 @@ def evaluate(lm: Harness, loaded: LoadedTask, limit: int | None, report: Reporte
     task.set_fewshot_seed(FEWSHOT_SEED)
     with report.bar(loaded.name, loaded.requests) as bar:
         lm.set_cache_hook(_Advance(bar, lm))
-        with quiet_lm_eval(report), _seeded():
-            results = lm_eval.evaluate(lm, {"tasks": {loaded.name: task}, "groups": {}, "group_map": {}}, limit=limit)
+        asked = {"tasks": {loaded.name: task}, "groups": {}, "group_map": {}}
+        try:
+            with quiet_lm_eval(report), _seeded():
+                results = lm_eval.evaluate(lm, asked, limit=limit)
+        except AssertionError as error:  # lm-eval's word for items that do not fit the model's positions
+            room = f"items that the model's {lm.max_length} positions can hold"
+            raise TaskError(loaded.name, room, str(error) or "one that does not fit", "leave the task out") from error
     assert results is not None
     metrics = {
         key: float(value) if isinstance(value, int | float | np.number) else None

@@ -51,10 +51,8 @@ def alike_key(tokenizer: Any) -> str:
 
 
 def files_sha256(files: set[str] | list[str]) -> str:
-    hashed = hashlib.sha256()
-    for file in sorted(files):
-        hashed.update(hashlib.sha256(Path(file).read_bytes()).digest())
-    return hashed.hexdigest()
+    """Over the contents, wherever the files lie."""
+    return digest(sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files))
 
 
 def _without_call_state(text: str) -> str:

@@ -84,6 +84,9 @@ def load_tasks(
     data cannot be had, and a multiple-choice question with fewer than two options.
     """
     if not names:
+        for option, value in (("--task-dir", task_dir), ("--limit", limit), ("--fewshot", fewshot)):
+            if value is not None:
+                raise TaskError(option, "--tasks beside it", "none", "say which tasks")
         return NO_TASKS
     manager = _manager(names, task_dir)
     leaves: dict[str, list[LoadedTask]] = {}
@@ -121,7 +124,7 @@ def _manager(names: list[str], task_dir: str | None) -> Any:
             near = close_names(name, [*known, "papers"])
             # all of lm-eval's names would be no answer
             remedy = near if near.startswith("did") or task_dir else "`lm_eval ls tasks` names them"
-            raise TaskError(f"--tasks: {name}", "a task that lm-eval or --task-dir has", "none of that name", remedy)
+            raise TaskError(f"--tasks: {name!r}", "a task that lm-eval or --task-dir has", "none of that name", remedy)
     return manager
 
 
@@ -153,13 +156,15 @@ def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: 
         report.warn(f"{name} fixes its number of examples at 0: --fewshot {fewshot} does not hold for it")
     else:
         task.set_config("num_fewshot", fewshot)
+    if task.get_config("num_fewshot") and not _has_examples(task):
+        report.warn(f"the examples in front of {name}'s items are test items too, for it has no others")
     task.set_fewshot_seed(FEWSHOT_SEED)
     if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
         kind = "one that runs code the model writes" if getattr(task, "UNSAFE_CODE", False) else "one with pictures"
         raise TaskError(f"--tasks: {name}", "a task on text alone", kind, "choose another")
     with quiet_lm_eval(), _usable(name):
         task.build_all_requests(limit=limit)
-        documents = {instance.doc_id: instance.doc for instance in task.instances}
+        documents = dict(task.doc_iterator(limit=limit))
         if task.OUTPUT_TYPE == "multiple_choice":
             for number, document in documents.items():
                 if (count := len(task.doc_to_choice(document))) < 2:
@@ -178,6 +183,17 @@ def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: 
             "code": _code(task, source),
         }
     return LoadedTask(name, task, len(task.instances), digest(content))
+
+
+def _has_examples(task: Any) -> bool:
+    """Whether examples come from elsewhere than the items that are measured on."""
+    own = getattr(task, "fewshot_cfg", None)
+    return bool(
+        task.has_training_docs()
+        or task.has_validation_docs()
+        or getattr(own, "split", None)
+        or getattr(own, "samples", None)
+    )
 
 
 def _code(task: Any, source: str) -> str:

@@ -141,6 +141,18 @@ def open_model(
     )
 
 
+def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> Any:
+    """The tokenizer of `source` alone, as `open_model` reads it. Raises ModelError likewise."""
+    _silence_transformers()
+    folder, gguf, _ = _locate(source, allow_pickle)
+    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is None:
+        _check_config_file(folder, source, trust_remote_code)
+    else:
+        kwargs["gguf_file"] = gguf.name
+    return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+
+
 def _locate(source: str, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
     """(folder, gguf file or None, hub revision or None)."""
     path = Path(source)

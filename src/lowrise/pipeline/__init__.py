@@ -19,6 +19,7 @@ from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.measuring import add_speed, make_results, measure_model
 from lowrise.pipeline.opening import (
     calibrate,
+    check_same_tokens,
     evaluation_texts,
     held_out_texts,
     open_for_planning,
@@ -82,6 +83,8 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
     """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
     clock = Clock()
     tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    if dense_source and (tasks or recipe.eval_text):
+        check_same_tokens(recipe, dense_source)
     both, decoders = [], []
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
         with clock.stage("open"):

@@ -14,18 +14,21 @@ from lowrise.measure.retained import Scores
 from lowrise.measure.stability import agreement, stability, stability_published
 from lowrise.measure.tasks import TaskSet
 from lowrise.model.decoder import Decoder
-from lowrise.model.source import OpenModel
 from lowrise.progress import Reporter
 
 Answers = dict[str, TaskAnswers]  # by leaf task
 
 
 def answer_tasks(
-    decoder: Decoder, opened: OpenModel, identity: dict[str, Any], tasks: TaskSet, cache: Cache, report: Reporter
+    decoder: Decoder,
+    tokenizer: Any,
+    identity: dict[str, Any],
+    tasks: TaskSet,
+    cache: Cache,
+    label: str,
+    report: Reporter,
 ) -> Answers:
-    """What the model answers to every leaf task."""
-    if not tasks:
-        return {}
+    """What the model answers to every leaf task. label: what `lowrise cache` calls the model."""
     import lm_eval
 
     from lowrise.measure import harness
@@ -40,10 +43,10 @@ def answer_tasks(
             answers[loaded.name] = TaskAnswers.model_validate(kept)
             report.say(f"{loaded.name}: {answers[loaded.name].n} items, kept from before")
             continue
-        lm = lm or harness.Harness(decoder, opened.tokenizer)
+        lm = lm or harness.Harness(decoder, tokenizer)
         answers[loaded.name] = harness.evaluate(lm, loaded, tasks.limit, report)
         about = f"task {loaded.name}, {answers[loaded.name].n} items"
-        cache.write(key, answers[loaded.name].model_dump(), {"what": about, "model": opened.record.source})
+        cache.write(key, answers[loaded.name].model_dump(), {"what": about, "model": label})
     return answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from lowrise.calibration import Windows
@@ -42,16 +43,18 @@ def measure_model(
 ) -> Measured:
     """Size, perplexity and tasks. What was measured before, of the same model on the same data, is not run again."""
     cache = Cache(cache_folder(), report)
+    label = f"{opened.record.source}, {decoder.storeys} layers"
     with clock.stage("measure"):
         identity = model_identity(decoder, opened.tokenizer) if texts or tasks else {}
         values = {
-            name: _kept_perplexity(decoder, opened, identity, windows.first(limit), cache, report)
+            name: _kept_perplexity(decoder, identity, windows.first(limit), cache, label, report)
             for name, windows in texts.items()
         }
-    with clock.stage("tasks"):
-        answers = answer_tasks(decoder, opened, identity, tasks, cache, report)
     summary = {**size(decoder, opened.save_dtype), "perplexity": values}
+    answers: Answers = {}
     if tasks:
+        with clock.stage("tasks"):
+            answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report)
         summary["tasks"] = task_rows(tasks, answers)
     return Measured(summary, tasks, answers)
 
@@ -72,7 +75,8 @@ def make_results(name: str, after: Measured, dense: Measured | None, clock: Cloc
         if after.tasks:
             results |= compare_answers(after.tasks, dense.answers, after.answers)
             results["retained"] |= retained(paired_scores(after.tasks, dense.answers, after.answers))
-    return {**results, "memory": peak_memory(), "versions": versions(), "seconds": clock.total()}
+    used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
+    return {**results, "memory": peak_memory(), "versions": used, "seconds": clock.total()}
 
 
 def add_speed(
@@ -85,7 +89,7 @@ def add_speed(
 
 
 def _kept_perplexity(
-    decoder: Decoder, opened: OpenModel, identity: dict[str, Any], windows: Windows, cache: Cache, report: Reporter
+    decoder: Decoder, identity: dict[str, Any], windows: Windows, cache: Cache, label: str, report: Reporter
 ) -> dict[str, Any]:
     key = {
         "what": "perplexity",
@@ -97,5 +101,7 @@ def _kept_perplexity(
     if kept is None:
         kept = perplexity(decoder, windows, None, report)
         about = f"perplexity of {windows.source}, {len(windows)} windows of {windows.length}"
-        cache.write(key, kept, {"what": about, "model": opened.record.source})
+        cache.write(key, kept, {"what": about, "model": label})
+    else:
+        report.say(f"perplexity of {windows.source}: kept from before")
     return kept

@@ -6,11 +6,12 @@ from lowrise.calibration import Windows, calibration_windows, check_known, text_
 from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.calibration.stored import stored_tokens
 from lowrise.edit.replace import check_replacement
-from lowrise.errors import RecipeError, TextError
+from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
+from lowrise.measure.identity import alike_key
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
-from lowrise.model.source import OpenModel, open_model
+from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.clock import Clock
 from lowrise.plan import Replace, network_edit
 from lowrise.progress import Reporter
@@ -31,6 +32,16 @@ def open_from(recipe: Recipe) -> OpenModel:
     if recipe.speed:
         layer_caches(opened.decoder)  # refuses a model that cannot be timed
     return opened
+
+
+def check_same_tokens(recipe: Recipe, dense: str) -> None:
+    """Refuse to compare models that do not read the same tokens; only their tokenizers are opened."""
+    how = {"trust_remote_code": recipe.trust_remote_code, "allow_pickle": recipe.allow_pickle}
+    ours, theirs = (open_tokenizer(str(source), **how) for source in (recipe.model, dense))
+    if alike_key(ours) != alike_key(theirs):
+        found = f"another, of {len(theirs):,} tokens against {len(ours):,}"
+        expected = f"a model of the same tokenizer as {recipe.model}"
+        raise ModelError(f"--dense {dense}", expected, found, "name the model it was made from")
 
 
 def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:

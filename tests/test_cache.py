@@ -1,0 +1,100 @@
+"""Kept measurements: found again, trusted only when whole, shown and cleared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowrise.measure.cache import Cache, cache_folder
+from lowrise.progress import Reporter
+
+Main = Callable[..., tuple[int, str, str]]
+KEY = {"what": "task", "model": {"weights": "a"}}
+
+
+@pytest.fixture
+def kept(cache: Path) -> Cache:
+    made = Cache(cache, Reporter(quiet=True))
+    made.write(KEY, {"acc": 0.1, "loss": float("inf")}, {"what": "task t, 3 items", "model": "m"})
+    return made
+
+
+def only(folder: Path) -> Path:
+    (file,) = folder.iterdir()
+    return file
+
+
+def test_what_is_written_is_read_and_nothing_else(kept: Cache) -> None:
+    assert kept.read(KEY) == {"acc": 0.1, "loss": float("inf")}
+    assert kept.read({**KEY, "limit": 1}) is None
+    assert kept.report.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda _: "", "Expecting value"),
+        (lambda text: text[: len(text) // 2], "not trusted"),
+        (lambda _: "[]", "another measurement"),
+        (lambda text: text.replace('"acc": 0.1', '"acc": 0.9'), "checksum"),
+        (lambda text: text.replace('"weights": "a"', '"weights": "b"'), "another measurement"),
+        (lambda text: text.replace("value", "valeu"), "checksum"),
+        (lambda _: "\x00\udcff", "not trusted"),
+    ],
+)
+def test_a_spoiled_entry_is_not_trusted(kept: Cache, spoil: Callable[[str], str], reason: str) -> None:
+    file = only(kept.folder)
+    file.write_bytes(spoil(file.read_text()).encode(errors="surrogateescape"))
+    assert kept.read(KEY) is None
+    assert reason in kept.report.warnings[0]
+    assert "measured again" in kept.report.warnings[0]
+    kept.write(KEY, 1, {})
+    assert kept.read(KEY) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = Cache(tmp_path / "file" / "below", Reporter(quiet=True))
+    cache.write(KEY, 1, {})
+    assert "not kept" in cache.report.warnings[0]
+
+
+def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:
+    assert cache_folder() == cache
+    monkeypatch.delenv("LOWRISE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "lowrise"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "lowrise"
+
+
+def test_the_command_shows_and_clears_only_what_is_its_own(main: Main, kept: Cache) -> None:
+    foreign = kept.folder / "notes.json"
+    foreign.write_text("{}")
+    name = only_entry(kept.folder).name
+    (kept.folder / f".{name}.x1y2.partial").write_text("half")  # what a killed process leaves
+    status, printed, _ = main("cache")
+    assert status == 0
+    assert "task t, 3 items  m" in printed
+    assert f"1 measurements, {only_entry(kept.folder).stat().st_size} bytes in {kept.folder}" in printed
+    shown: dict[str, Any] = json.loads(main("cache", "--json")[1])
+    assert [entry["what"] for entry in shown["entries"]] == ["task t, 3 items"]
+    assert main("cache", "--clear")[:2] == (0, "removed 1\n")
+    assert list(kept.folder.iterdir()) == [foreign]
+    assert main("cache", "--clear")[:2] == (0, "removed 0\n")
+
+
+def only_entry(folder: Path) -> Path:
+    (file,) = (file for file in folder.iterdir() if len(file.name) == 69)
+    return file
+
+
+def test_without_a_folder_there_is_nothing_to_show(main: Main, cache: Path) -> None:
+    assert main("cache")[:2] == (0, f"0 measurements, 0 bytes in {cache}\n")
+    assert main("cache", "--clear")[0] == 0
+    assert not cache.exists()
