@@ -1,0 +1,133 @@
+"""What commands take: options that stand in a recipe too, and how they become one. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lowrise.recipe import Recipe
+
+# Options that stand in a recipe too, under the same names. None: not given, so the recipe's own value holds.
+ModelArgument = Annotated[str | None, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)]
+OPTIONS: dict[str, Any] = {
+    "preset": Annotated[str | None, typer.Option(help="A method by name: see `lowrise presets`.")],
+    "remove": Annotated[str | None, typer.Option(help="Net layers to remove: 8, or 25%.", metavar="N|P%")],
+    "text": Annotated[list[str] | None, typer.Option(help="Calibration text; repeatable.", metavar="FILE")],
+    "dataset": Annotated[str | None, typer.Option(help="Calibration from `datasets`: NAME or NAME:CONFIG.")],
+    "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: 128].", metavar="N")],
+    "length": Annotated[
+        str | None, typer.Option(help="Tokens a window [default: 2048, capped by the model].", metavar="N")
+    ],
+    "seed": Annotated[
+        str | None, typer.Option(help="Decides samples, initial weights and order [default: 0].", metavar="N")
+    ],
+    "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
+    "avoid_massive": Annotated[
+        bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
+    ],
+    "loss": Annotated[str | None, typer.Option(help="Of training: mse, as published, or relative.")],
+    "combine": Annotated[int | None, typer.Option(help="laco: layers that become one, C [default: 4].")],
+    "low": Annotated[int | None, typer.Option(help="laco: the lowest layer a merge may begin at [default: 1].")],
+    "high": Annotated[int | None, typer.Option(help="laco: where the merged layers end [default: the last layer].")],
+    "interval": Annotated[int | None, typer.Option(help="laco: layers to go down after a merge, I [default: 2].")],
+    "threshold": Annotated[
+        float | None, typer.Option(help="laco: similarity a merge must exceed, T [default: 0.65, unless --remove].")
+    ],
+    "representation": Annotated[
+        str | None, typer.Option(help="laco: flattened-final, as published, or per-token, before the final norm.")
+    ],
+    "norms": Annotated[str | None, typer.Option(help="laco: keep the first layer's norms, or merge them too.")],
+    "strict": Annotated[
+        bool | None, typer.Option("--strict", help="laco: exit 2 if nothing is merged or the output collapses.")
+    ],
+    "max_ram": Annotated[str | None, typer.Option(help="For training pairs, as 4G [default: half of what is free].")],
+    "eval_text": Annotated[
+        list[str] | None, typer.Option(help="Text to measure perplexity on; repeatable.", metavar="FILE")
+    ],
+    "windows": Annotated[str | None, typer.Option(help="Measure the first N windows of each text only.", metavar="N")],
+    "speed": Annotated[
+        bool | None,
+        typer.Option("--speed", help="Time generation too, both models in turn; holds both in memory meanwhile."),
+    ],
+    "tasks": Annotated[
+        str | None, typer.Option(help="lm-eval tasks, or `papers`, both papers' benchmark list.", metavar="A,B")
+    ],
+    "task_dir": Annotated[str | None, typer.Option(help="A folder of lm-eval task files.", metavar="DIR")],
+    "limit": Annotated[str | None, typer.Option(help="The first N items of each task only.", metavar="N")],
+    "fewshot": Annotated[
+        str | None, typer.Option(help="Examples in front of each item [default: the task's own].", metavar="N")
+    ],
+    "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
+    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
+    "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
+    "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
+}
+TASKS = ("tasks", "task_dir", "limit", "fewshot")
+OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
+COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
+SELECTING = ("preset", "remove", "text", "dataset", "samples", "length", "seed", "form", "avoid_massive", "loss")
+SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
+SEARCHING = (*COLLAPSE, "strict")
+
+# The base of what typer raises for an unusable command line; it has no public name of its own.
+UsageError: type[BaseException] = typer.BadParameter.__mro__[1]
+
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Options as YAML; the command line wins.")]
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", show_default=False)]
+OutFile = Annotated[Path, typer.Option("--out", help="The plan file.", show_default=False)]
+
+
+def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the recipe options `names`; it receives those that were given as `given`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OPTIONS[name])
+            for name in names
+        ]
+
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            given = {name: values.pop(name) for name in names}
+            command(**values, given={name: value for name, value in given.items() if value not in (None, [])})
+
+        kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.parameters.values()]
+        wrapped.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[parameter for parameter in kept if parameter.name != "given"] + options
+        )
+        wrapped.__annotations__ = {p.name: p.annotation for p in wrapped.__signature__.parameters.values()}  # type: ignore[attr-defined]
+        return wrapped
+
+    return decorate
+
+
+def recipe_of(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> Recipe:
+    """The recipe file, with what was given on top."""
+    from lowrise.recipe import build_recipe
+
+    return build_recipe(*given_layers(recipe_file, given, **more), where=str(recipe_file or ""))
+
+
+def given_layers(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    """The recipe file and, later and so stronger, what was given on the command line."""
+    from lowrise.recipe import read_recipe
+
+    given = {**given, **{name: value for name, value in more.items() if value is not None}}
+    if "loss" in given:
+        given["training"] = {"loss": given.pop("loss")}
+    if "tasks" in given:
+        given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
+    searching = {name: given.pop(name) for name in COLLAPSE if name in given}
+    if searching:
+        given["collapse"] = searching
+    return [read_recipe(recipe_file), given] if recipe_file is not None else [given]
