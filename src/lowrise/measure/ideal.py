@@ -1,4 +1,4 @@
-"""How much faster a model could be at most for the layers that it lost.
+"""How much faster a model should be for the layers that it lost, if it did nothing but what is counted here.
 
 Prefill is bound by arithmetic: a matrix of n entries costs 2n operations a token, and thousands of tokens share one
 reading of it. With c operations in one layer (its matrices, and its attention over the prompt: 4 · heads · head size a
@@ -16,8 +16,11 @@ bytes w of a layer's matrices, k of its keys and values over the context, and b 
 
 Nothing is assumed of the family: operations are those that torch counts in a real pass (`FlopCounterMode`, Linear,
 Conv1D, experts and attention alike), and keys and values are the family's own cache. In a mixture of experts w is what
-one token reads. Norms, activations, the embedding lookup and the program around them are not counted: they are what
-keeps a measured ratio below this one.
+one token reads.
+
+Norms, activations, rotations, the copying of the cache, the embedding lookup and the program around them are not
+counted. What of this lies outside the layers keeps a measured ratio below the ideal; what lies in the layers goes with
+them and may lift it above, at most to L / K, where all time is spent in layers.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _speed_rows(speed: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Medians, ± half of what lies between the quartiles; the ratio, and what the removed layers could have brought."""
+    """Medians, ± half of what lies between the quartiles; the ratio and the ideal one."""
     if not speed:
         return []
     dense, compressed = speed.get("dense"), speed["compressed"]
@@ -39,7 +39,7 @@ def _speed_rows(speed: dict[str, Any]) -> list[tuple[str, str, str]]:
             after = _rate(rate)
             if dense is not None:
                 ratio, ideal = speed["ratio"][part][batch], speed["ideal"][part][batch]
-                after += f" (×{ratio['median']:.2f} of ×{ideal['ratio']:.2f})"
+                after += f" (×{ratio['median']:.2f}{_spread(ratio, 'median')}, ideal ×{ideal['ratio']:.2f})"
             found.append((f"{part}, tokens/s, batch {batch}", _rate(dense[part][batch]) if dense else "", after))
     for what, key, shown in (
         ("first token, ms", "first_token_seconds", lambda seconds: f"{seconds['median'] * 1000:,.1f}"),
@@ -51,8 +51,11 @@ def _speed_rows(speed: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _rate(rate: dict[str, float]) -> str:
-    value = rate["tokens_per_second"]
-    return f"{value:,.0f} ±{(rate['high'] - rate['low']) / 2 / value:.0%}"
+    return f"{rate['tokens_per_second']:,.0f}{_spread(rate, 'tokens_per_second')}"
+
+
+def _spread(values: dict[str, float], middle: str) -> str:
+    return f" ±{(values['high'] - values['low']) / 2 / values[middle]:.0%}"
 
 
 def terminal_table(results: dict[str, Any]) -> Table:
