@@ -56,11 +56,11 @@ def test_a_spoiled_entry_is_not_trusted(kept: Cache, spoil: Callable[[str], str]
     assert kept.read(KEY) == 1
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_costs_a_word_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    cache = Cache(tmp_path / "file" / "below", Reporter(quiet=True))
+    cache = Cache(tmp_path / "file" / "below", Reporter())
     cache.write(KEY, 1, {})
-    assert "not kept" in cache.report.warnings[0]
+    assert "not kept" in capsys.readouterr().err
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> None:

@@ -153,7 +153,7 @@ def test_tasks_are_in_every_row_and_the_dense_model_answers_once(
         if dense["acc"]:
             assert row["tasks"]["tiny_words"]["acc"] / dense["acc"] == pytest.approx(row["retained"]["ratio"])
         log = (out / "rows" / row["name"] / "log.txt").read_text()
-        assert log.count("kept from before") == 1
+        assert log.count("items, kept from before") == 1
     assert [one.id for one in measures(results)] == ["perplexity-0", "accuracy", "retained", "stability"]
     assert "tiny_words" in comparison_page(results)
     assert len((out / "compare.md").read_text().splitlines()) == 2 * (2 + 1 + 2) + 1

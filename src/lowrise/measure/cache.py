@@ -63,7 +63,7 @@ class Cache:
         try:
             write_file(self._file(key), json.dumps(entry) + "\n")
         except OutputError as error:
-            self.report.warn(f"this measurement is not kept: {error}")
+            self.report.say(f"this measurement is not kept: {error}")  # the result itself is whole
 
     def _file(self, key: dict[str, Any]) -> Path:
         return self.folder / f"{digest({'format': FORMAT, **key})}.json"

@@ -32,10 +32,13 @@ def continuations(decoder: Decoder, tokenizer: Any) -> dict[str, str]:
 def _greedy(decoder: Decoder, ids: torch.Tensor, count: int, end: int | None) -> list[int]:
     """At most `count` new tokens after `ids` (1, tokens)."""
     cache, step, chosen = None, ids.to(decoder.device), []
+    read = step
     for _ in range(count):
         out = decoder.model(input_ids=step, past_key_values=cache, use_cache=True)
-        cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)
-        chosen.append(int(step))
+        cache, token = getattr(out, "past_key_values", None), out.logits[:, -1:].argmax(-1)
+        read = torch.cat([read, token], dim=1)
+        step = token if cache is not None else read  # a family without a cache reads all of it again
+        chosen.append(int(token))
         if chosen[-1] == end:
             break
     return chosen
