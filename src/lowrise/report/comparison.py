@@ -115,7 +115,7 @@ def row_line(row: dict[str, Any]) -> str:
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
     retained = row["results"]["retained"]
-    words = [f"perplexity {_times(ratio)} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
+    words = [f"perplexity ×{ratio:,.2f} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
     if "tasks_mean" in retained:
         words.append(f"tasks {retained['tasks_mean']['ratio']:.1%}")
     return ", ".join([*words, f"{row['seconds']:,.0f} s"])
