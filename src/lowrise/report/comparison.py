@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowrise.files import write_file
+from lowrise.report.tasks import known, retained_share
 
 # The stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
 _COMPRESSING = ("observe", "search", "pairs", "training")
@@ -43,6 +44,7 @@ def summarise_row(row: dict[str, Any], layers: int) -> dict[str, Any]:
     results, plan = row["results"], row["plan"]
     retained, memory, stages = results["retained"], results["memory"], results["seconds"]
     stability = results.get("stability", {})
+    steady = known(stability)
     return {
         **line,
         "layers": results["layers"],
@@ -53,7 +55,7 @@ def summarise_row(row: dict[str, Any], layers: int) -> dict[str, Any]:
         "tasks": results.get("tasks", {}),
         "retained": retained.get("tasks_mean"),
         "retained_tasks": retained.get("tasks", {}),
-        "stability": fmean(stability.values()) if stability else None,
+        "stability": fmean(steady) if steady else None,
         "stability_tasks": stability,
         "seconds_to_compress": round(sum(stages.get(stage, 0.0) for stage in _COMPRESSING), 3),
         "seconds": row["seconds"],
@@ -80,7 +82,9 @@ def columns(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
         before = dense.get("perplexity", {}).get(name)
         ratios = [_times(row.get("perplexity_ratio", {}).get(name)) for row in rows]
         found.append((f"perplexity, {name}", [f"{before['value']:,.2f}" if before else "", *ratios]))
-    found.append(("tasks retained", ["100%" if tasks else "", *(_interval(row.get("retained")) for row in rows)]))
+    found.append(
+        ("tasks retained", ["100%" if tasks else "", *(retained_share(row.get("retained"), "ratio") for row in rows)])
+    )
     found += [
         ("stability", ["1.000" if tasks else "", *(_decimal(row.get("stability")) for row in rows)]),
         ("seconds to compress", ["", *(_seconds(row.get("seconds_to_compress")) for row in rows)]),
@@ -115,9 +119,10 @@ def row_line(row: dict[str, Any]) -> str:
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
     retained = row["results"]["retained"]
-    words = [f"perplexity ×{ratio:,.2f} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
-    if "tasks_mean" in retained:
-        words.append(f"tasks {retained['tasks_mean']['ratio']:.1%}")
+    words = [f"perplexity {_times(ratio)} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
+    kept = retained.get("tasks_mean", {}).get("ratio")
+    if kept is not None:
+        words.append(f"tasks {kept:.1%}")
     return ", ".join([*words, f"{row['seconds']:,.0f} s"])
 
 
@@ -196,13 +201,8 @@ def _score(task: dict[str, Any] | None) -> str:
     if not task:
         return ""
     metric = "acc" if "acc" in task else next(key for key in task if f"{key}_stderr" in task)
-    return f"{task[metric]:.3f} ± {task[f'{metric}_stderr']:.3f}"
-
-
-def _interval(retained: dict[str, Any] | None) -> str:
-    if retained is None or retained["ratio"] is None:
-        return ""
-    return f"{retained['ratio']:.1%} ({retained['ratio_low']:.0%} to {retained['ratio_high']:.0%})"
+    error = task.get(f"{metric}_stderr")
+    return _decimal(task[metric]) + ("" if error is None else f" ± {error:.3f}")
 
 
 def _percent(value: float | None) -> str:

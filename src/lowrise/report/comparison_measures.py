@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from lowrise.report.tasks import known
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -74,7 +76,7 @@ def _retained(rows: list[dict[str, Any]]) -> Measure:
 
 
 def _mean_accuracy(tasks: dict[str, Any]) -> float | None:
-    scores = [task["acc"] for task in tasks.values() if "acc" in task]
+    scores = known({name: task.get("acc") for name, task in tasks.items()})
     return fmean(scores) if scores else None
 
 

@@ -20,9 +20,9 @@ def task_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     mean = results.get("retained", {}).get("tasks_mean", {})
     for what, key in (("retained, mean of tasks", "ratio"), ("retained above chance", "above_chance")):
         if mean.get(key) is not None:
-            rows.append((what, "", f"{mean[key]:.1%}{_interval(mean, key)}"))
+            rows.append((what, "", retained_share(mean, key)))
     for what, key in (("stability", "stability"), ("same answers", "agreement")):
-        values = [value for value in results.get(key, {}).values() if value is not None]
+        values = known(results.get(key, {}))
         if values:
             rows.append((f"{what}, mean of {len(values)} tasks", "", f"{sum(values) / len(values):.1%}"))
     return rows
@@ -35,6 +35,14 @@ def _score(task: dict[str, Any], metric: str) -> str:
     return f"{value:.4g}" + (f" ±{error:.2g}" if error is not None else "")
 
 
-def _interval(mean: dict[str, Any], key: str) -> str:
+def retained_share(mean: dict[str, Any] | None, key: str) -> str:
+    """A retained share with its 95% interval, as far as either exists: what has no value is null in the results."""
+    if mean is None or mean[key] is None:
+        return ""
     low, high = mean[f"{key}_low"], mean[f"{key}_high"]
-    return "" if low is None else f" ({low:.0%} to {high:.0%})"
+    return f"{mean[key]:.1%}" + ("" if low is None else f" ({low:.0%} to {high:.0%})")
+
+
+def known(values: dict[str, float | None]) -> list[float]:
+    """The values by task that exist."""
+    return [value for value in values.values() if value is not None]
