@@ -55,11 +55,6 @@ def load(**_):
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOWRISE_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def task_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "tasks"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lowrise.report.comparison import columns, csv_comparison, markdown_comparison, summarise, terminal_comparison
+from lowrise.report.comparison import (
+    columns,
+    csv_comparison,
+    markdown_comparison,
+    row_line,
+    summarise,
+    terminal_comparison,
+)
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
 from lowrise.report.comparison_page import comparison_page
@@ -54,6 +60,10 @@ def compared() -> dict[str, Any]:
          "killed": False, "seconds": 5.0},
         {"name": "laco-9", "preset": "laco", "removed": 9, "loads_plainly": True, "status": "to come"},
     ]  # fmt: skip
+    return summarised(rows)
+
+
+def summarised(rows: list[dict[str, Any]]) -> dict[str, Any]:
     tasks = {name: {"acc": acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25} for name, acc in TASKS.items()}
     dense = {"perplexity": {"text.txt": {"value": 20.0}}, "tasks": tasks, "versions": {"lowrise": "0"}}
     return summarise({"model": {"source": "a/b", "sha256": "cd"}, "layers": 30}, dense, rows, {"seed": 0})
@@ -112,29 +122,40 @@ def test_nothing_finished_is_no_picture_and_still_a_page(compared: dict[str, Any
     assert "Not run yet" in comparison_page(results)
 
 
+def test_what_has_no_value_is_left_empty_and_stops_nothing(tmp_path: Path) -> None:
+    """Where the dense model scores 0, or too few resamples have a value, results hold null."""
+    without = made_row("streamline", 4, 1.3, 0.9, 60.0, "held")
+    results = without["results"]
+    results["retained"]["tasks_mean"] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+    results["stability"] = {"reading": None, "sums": 0.8}
+    results["tasks"]["sums"] |= {"acc_stderr": None}
+    unsure = made_row("laco", 4, 1.4, 0.8, 5.0, "held")
+    unsure["results"]["retained"]["tasks_mean"] |= {"ratio_low": None, "ratio_high": None}
+    compared = summarised([without, unsure])
+    found = dict(columns(compared))
+    assert found["tasks retained"] == ["100%", "", "80.0%"]
+    assert found["stability"][1] == "0.800"
+    assert row_line(without) == "perplexity ×1.30 on text.txt, 60 s"
+    assert "0.450 |" in markdown_comparison(compared)
+    assert "streamline" in comparison_page(compared)
+    assert draw_comparison(compared, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1180, "light")])
 def test_in_a_browser_every_chart_is_drawn_and_nothing_else_happens(
-    compared: dict[str, Any], tmp_path: Path, width: int, scheme: str
+    browser: Any, compared: dict[str, Any], tmp_path: Path, width: int, scheme: str
 ) -> None:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
     file = tmp_path / "compare.html"
     file.write_text(comparison_page(compared), encoding="utf-8")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run",
-             "--disable-component-update", "--disable-quic"]  # fmt: skip
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=quiet)
-        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
-        complaints: list[str] = []
-        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: complaints.append(asked.url) if asked.url.startswith("http") else None)
-        page.goto(file.as_uri())
-        for one in ("depth-perplexity-0", "depth-accuracy", "depth-retained", "depth-stability", "time-retained"):
-            page.wait_for_selector(f"#chart-{one}.drawn canvas")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert complaints == []
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: complaints.append(asked.url) if asked.url.startswith("http") else None)
+    page.goto(file.as_uri())
+    for one in ("depth-perplexity-0", "depth-accuracy", "depth-retained", "depth-stability", "time-retained"):
+        page.wait_for_selector(f"#chart-{one}.drawn canvas")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert complaints == []
+    page.close()

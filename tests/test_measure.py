@@ -24,7 +24,7 @@ def test_a_model_that_knows_nothing_has_the_vocabularys_perplexity() -> None:
     model = tiny.model()
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    found = perplexity(Decoder(model), Windows(tiny.ids(), "", 0), None, QUIET)
+    found = perplexity(Decoder(model), Windows(tiny.ids(), "", 0), QUIET)
     assert found["value"] == pytest.approx(tiny.VOCABULARY, rel=1e-6)
 
 
@@ -36,7 +36,7 @@ def test_perplexity_agrees_with_a_plain_loop_over_positions(family: str) -> None
         with torch.no_grad():
             logits = model(input_ids=row[None], use_cache=False).logits[0].double()
         losses += [-logits[t].log_softmax(-1)[row[t + 1]].item() for t in range(9)]
-    found = perplexity(Decoder(model), Windows(ids, "", 0), None, QUIET)
+    found = perplexity(Decoder(model), Windows(ids, "", 0), QUIET)
     assert len(losses) == 27
     assert found["value"] == pytest.approx(math.exp(sum(losses) / 27), rel=1e-5)
     assert (found["tokens"], found["windows"], found["length"]) == (30, 3, 10)
@@ -44,15 +44,15 @@ def test_perplexity_agrees_with_a_plain_loop_over_positions(family: str) -> None
 
 def test_a_batch_split_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, data = Decoder(tiny.model()), Windows(tiny.ids(6, 12), "", 0)
-    whole = perplexity(decoder, data, None, QUIET)["value"]
+    whole = perplexity(decoder, data, QUIET)["value"]
     monkeypatch.setattr(module, "_BATCH_TOKENS", 12)
-    assert perplexity(decoder, data, None, QUIET)["value"] == pytest.approx(whole, rel=1e-6)
+    assert perplexity(decoder, data, QUIET)["value"] == pytest.approx(whole, rel=1e-6)
 
 
 def test_windows_limits_the_measurement_to_the_first_ones() -> None:
     decoder, ids = Decoder(tiny.model()), tiny.ids(6, 12)
-    limited = perplexity(decoder, Windows(ids, "", 0), 2, QUIET)
-    assert limited == perplexity(decoder, Windows(ids[:2], "", 0), None, QUIET)
+    limited = perplexity(decoder, Windows(ids, "", 0).first(2), QUIET)
+    assert limited == perplexity(decoder, Windows(ids[:2], "", 0), QUIET)
 
 
 def test_the_last_partial_window_is_dropped(tmp_path: Path) -> None:

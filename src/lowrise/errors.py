@@ -67,6 +67,19 @@ class OutputError(InputError):
     pass
 
 
+# What libraries raise on files from outside that are not what they should be; each place adds its parsers' own.
+UNUSABLE: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    ImportError,
+    RuntimeError,
+)
+
+
 def close_names(name: str, known: Iterable[str]) -> str:
     """A remedy for a mistyped name: its nearest relatives, or all that there is."""
     known = sorted(known)

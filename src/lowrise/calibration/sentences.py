@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration.text import check_known, dataset_text, read_text
-from lowrise.calibration.tokens import Windows, pack
+from lowrise.calibration.tokens import Windows, pack, record
 from lowrise.calibration.written import write_windows
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
@@ -50,14 +50,7 @@ class Sentences:
         return Windows(pack([stream], min(longest, len(stream))), self.source, self.seed)
 
     def record(self) -> CalibrationRecord:
-        return CalibrationRecord(
-            source=self.source,
-            tokens=self.tokens,
-            sha256=self.sha256(),
-            seed=self.seed,
-            samples=len(self),
-            length=self.length,
-        )
+        return record(self)
 
     def sha256(self) -> str:
         """Over the sentences' lengths and their real ids as little-endian int64."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -55,20 +56,40 @@ class Windows:
         return Windows(self.ids[:cut], self.source, self.seed), Windows(self.ids[cut:], self.source, self.seed)
 
     def record(self) -> CalibrationRecord:
-        return CalibrationRecord(
-            source=self.source,
-            tokens=self.tokens,
-            sha256=self.sha256(),
-            seed=self.seed,
-            samples=len(self),
-            length=self.length,
-        )
+        return record(self)
 
     def sha256(self) -> str:
         """Over the shape and the ids as little-endian int64: another order is another hash."""
         digest = hashlib.sha256(f"{tuple(self.ids.shape)}".encode())
         digest.update(self.ids.contiguous().numpy().astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+class Calibration(Protocol):
+    """What every kind of calibration tokens can say of itself."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    def __len__(self) -> int: ...
+    def sha256(self) -> str: ...
+
+
+def record(made: Calibration) -> CalibrationRecord:
+    """What a plan says of the tokens it was made from."""
+    return CalibrationRecord(
+        source=made.source,
+        tokens=made.tokens,
+        sha256=made.sha256(),
+        seed=made.seed,
+        samples=len(made),
+        length=made.length,
+    )
 
 
 def pack(streams: list[Tensor], length: int) -> Tensor:

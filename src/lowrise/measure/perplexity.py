@@ -17,29 +17,28 @@ _LOGITS = 2**26  # float32 logits held at once
 
 
 @torch.no_grad()
-def perplexity(decoder: Decoder, windows: Windows, limit: int | None, report: Reporter) -> dict[str, Any]:
+def perplexity(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, Any]:
     """exp of the mean next-token cross-entropy (natural log) over length - 1 positions of each window.
 
-    limit: measure the first so many windows only. Sums are in float64.
+    Sums are in float64.
     """
-    chosen = Windows(windows.ids[:limit], windows.source, windows.seed)
     total = 0.0
     vocabulary = decoder.model.get_output_embeddings().weight.shape[0]
-    rows = max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary) // chosen.length)
-    with report.bar("perplexity", len(chosen)) as bar:
-        for ids in chosen.batches(rows * chosen.length):
+    rows = max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary) // windows.length)
+    with report.bar("perplexity", len(windows)) as bar:
+        for ids in windows.batches(rows * windows.length):
             ids = ids.to(decoder.device)
             logits = decoder.model(input_ids=ids, use_cache=False).logits
             total += _cross_entropy_sum(logits, ids)
             bar.advance(ids.numel(), steps=len(ids))
-    positions = len(chosen) * (chosen.length - 1)
+    positions = len(windows) * (windows.length - 1)
     loss = total / positions
     return {
         "value": math.exp(loss) if loss < 700 else math.inf,
         "loss": loss,
-        "tokens": chosen.tokens,
-        "windows": len(chosen),
-        "length": chosen.length,
+        "tokens": windows.tokens,
+        "windows": len(windows),
+        "length": windows.length,
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrise.errors import TaskError, close_names
+from lowrise.errors import UNUSABLE, TaskError, close_names
 from lowrise.measure.cache import digest
 from lowrise.measure.identity import files_sha256
 from lowrise.measure.quiet import quiet_lm_eval
@@ -36,18 +36,7 @@ PAPERS: dict[str, tuple[str | None, str]] = {
 }
 
 # What lm-eval, its task files, `datasets` and the hub raise on tasks that cannot be used.
-_UNUSABLE: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    RuntimeError,
-    SyntaxError,
-)
+_UNUSABLE: tuple[type[Exception], ...] = (*UNUSABLE, AssertionError, SyntaxError)
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import InputError, ModelError
+from lowrise.errors import UNUSABLE, InputError, ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.weights import check_finite, check_gguf, check_weight_files, fingerprint
 from lowrise.plan import ModelRecord
 
 # What transformers and the parsers below it raise on files that are not what they should be.
 _UNUSABLE: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    ImportError,
-    RuntimeError,
+    *UNUSABLE,
     struct.error,
     pickle.UnpicklingError,
     StrictDataclassError,

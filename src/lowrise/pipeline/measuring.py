@@ -99,7 +99,7 @@ def _kept_perplexity(
     }
     kept: dict[str, Any] | None = cache.read(key)
     if kept is None:
-        kept = perplexity(decoder, windows, None, report)
+        kept = perplexity(decoder, windows, report)
         about = f"perplexity of {windows.source}, {len(windows)} windows of {windows.length}"
         cache.write(key, kept, {"what": about, "model": label})
     else:

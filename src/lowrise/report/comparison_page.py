@@ -9,12 +9,13 @@ from lowrise.report.charts import DENSE, MARKERS, SERIES, Chart, canvas, finish,
 from lowrise.report.comparison import accuracies, columns, note
 from lowrise.report.comparison_measures import Measure, finished_rows, measures
 from lowrise.report.document import render_page
+from lowrise.report.scores import Tile
 
 
 def comparison_page(results: dict[str, Any]) -> str:
     """The page's HTML, from what compare.json holds."""
     rows = finished_rows(results)
-    drawn = measures(results)
+    drawn, table = measures(results), columns(results)
     depth = {f"depth-{one.id}": _against_depth(one, rows) for one in drawn}
     time = {f"time-{one.id}": _against_time(one, rows) for one in drawn if one.id in _AGAINST_TIME}
     presets = list(dict.fromkeys(row["preset"] for row in results["rows"]))
@@ -29,8 +30,8 @@ def comparison_page(results: dict[str, Any]) -> str:
         lead=f"{_listed(presets)}, at {_listed([str(size) for size in sizes])} of {results['layers']} layers.",
         tiles=_tiles(results, sizes, drawn),
         notices=_notices(results),
-        table=_shown(columns(results)),
-        strong=[heading for heading, _ in columns(results) if heading.startswith(("perplexity", "tasks", "stability"))],
+        table=_shown(table),
+        strong=[heading for heading, _ in table if heading.startswith(("perplexity", "tasks", "stability"))],
         ruined={index for index, row in enumerate(results["rows"], 1) if row.get("collapsed")},
         tasks=_shown(accuracies(results)),
         facts=_facts(results),
@@ -108,7 +109,7 @@ def _text(measure: Measure, value: float) -> str:
     return words.ratio(value) if measure.logarithmic else words.percent(value)
 
 
-def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> list[dict[str, Any]]:
+def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> list[Tile]:
     """The best preset at each size: by what tasks retain, else by perplexity on the first text."""
     judge = next((one for one in drawn if one.id == "retained"), drawn[0] if drawn else None)
     tiles = []
@@ -122,7 +123,7 @@ def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> l
         also = [f"{_text(one, one.values[best['name']])} {one.title.lower()}" for one in drawn
                 if best["name"] in one.values and one.id in _AGAINST_TIME]  # fmt: skip
         layers = f"{size} layer{'s' if size > 1 else ''}"
-        tiles.append({"name": f"best without {layers}", "value": best["preset"], "note": ", ".join(also)})
+        tiles.append(Tile(f"best without {layers}", best["preset"], ", ".join(also)))
     return tiles
 
 

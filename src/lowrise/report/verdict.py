@@ -74,5 +74,5 @@ def _thin_evidence(contents: Contents) -> list[Notice]:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    text = words.capitalize_first(text)
     return text if text.endswith((".", "!", "?")) else f"{text}."
