@@ -10,6 +10,7 @@ import tiny
 from lowrise.calibration import Windows
 from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
+from lowrise.observe.angular import AngularDistance
 from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.observe.stream import Observation, observe
@@ -70,6 +71,33 @@ def test_cosine_and_relative_error_in_closed_form() -> None:
     assert similarity.relative_error(1).item() == pytest.approx(0.5**0.5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_angles_agree_with_all_states_and_a_plain_arccos(family: str) -> None:
+    """Two windows a batch and a last batch of one: at the last token of each, mean over windows."""
+    model, data = tiny.model(family), windows(rows=3)
+    decoder, angular = Decoder(model), AngularDistance(tiny.LAYERS)
+    with torch.no_grad():
+        for ids in data.ids.split(2):
+            for layer, h in decoder.states(ids):
+                angular.add(layer, h)
+    states = [h[:, -1].double() for h in naive_states(model, data.ids)]
+    for n in range(1, tiny.LAYERS + 1):
+        for start in range(tiny.LAYERS - n + 1):
+            cosine = torch.nn.functional.cosine_similarity(states[start], states[start + n], dim=-1)
+            expected = (cosine.arccos() / torch.pi).mean()
+            assert angular.distance(n)[start].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert torch.allclose(observe(decoder, data, QUIET).angular.distance(2), angular.distance(2), atol=1e-7)
+
+
+def test_angles_in_closed_form() -> None:
+    """The same way 0, at right angles 1/2, opposed 1; only the last token counts."""
+    angular = AngularDistance(3)
+    for layer, last in enumerate([[2.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, -1.0]]):
+        angular.add(layer, torch.tensor([[[float(layer), 1.0], last]]))
+    assert angular.distance(1).tolist() == pytest.approx([0, 0.5, 1], abs=1e-7)
+    assert angular.distance(2).tolist() == pytest.approx([0.5, 0.5])
+
+
 def massive_stream(writer: int, layers: int = 6) -> MassiveActivations:
     """Norms of 1, but one token of 300 from the output of layer `writer` on."""
     massive = MassiveActivations(layers)
@@ -110,19 +138,24 @@ class _Fixed(SpanSimilarity):
         return 1 - self._values
 
 
+def fixed(cosines: list[float]) -> Observation:
+    """Six layers of which layer 3 writes a massive activation."""
+    return Observation(_Fixed(cosines), massive_stream(3), AngularDistance(6))
+
+
 def test_the_published_span_is_the_argmax_even_if_it_holds_a_writer() -> None:
-    choice = choose_span(Observation(_Fixed([0.1, 0.2, 0.9, 0.3, 0.4]), massive_stream(3)), 2, avoid_massive=False)
+    choice = choose_span(fixed([0.1, 0.2, 0.9, 0.3, 0.4]), 2, avoid_massive=False)
     assert (choice.start, choice.stop, choice.without_writers) == (2, 4, 4)
 
 
 def test_avoid_massive_takes_the_best_span_without_a_writer() -> None:
-    choice = choose_span(Observation(_Fixed([0.1, 0.2, 0.9, 0.3, 0.4]), massive_stream(3)), 2, avoid_massive=True)
+    choice = choose_span(fixed([0.1, 0.2, 0.9, 0.3, 0.4]), 2, avoid_massive=True)
     assert (choice.start, choice.published) == (4, 2)
 
 
 def test_avoid_massive_says_so_when_every_span_holds_a_writer() -> None:
     with pytest.raises(RecipeError, match=r"writers \[3\] in every span"):
-        choose_span(Observation(_Fixed([0.1, 0.2]), massive_stream(3)), 5, avoid_massive=True)
+        choose_span(fixed([0.1, 0.2]), 5, avoid_massive=True)
 
 
 def test_the_last_state_is_taken_before_the_final_norm() -> None:

@@ -32,6 +32,14 @@ class MassiveActivations:
         """(L+1,) typical token norm of each h[l]."""
         return torch.tensor(self._medians, dtype=torch.float64).median(dim=-1).values
 
+    def data(self) -> dict[str, list[int] | list[float]]:
+        """For the plan."""
+        return {
+            "writers": self.writers(),
+            "largest_norm": self.largest().tolist(),
+            "median_norm": self.median().tolist(),
+        }
+
     def writers(self) -> list[int]:
         """Layers whose output's largest norm is massive and far above their input's."""
         largest, ratio = self._largest, self._largest / self.median()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
+from lowrise.observe.angular import AngularDistance
 from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.progress import Reporter
@@ -21,6 +22,7 @@ BATCH_TOKENS = 1024
 class Observation:
     similarity: SpanSimilarity
     massive: MassiveActivations
+    angular: AngularDistance
 
     def data(self) -> dict[str, Any]:
         """As `analysis.analyse` names it: `input_output` (L,), `pairs` (L+1, L+1), `norms`; to six digits."""
@@ -41,14 +43,16 @@ def _rounded(values: Tensor) -> list[float]:
 
 @torch.no_grad()
 def observe(decoder: Decoder, windows: Windows, report: Reporter) -> Observation:
-    """Similarity over all spans, and massive activations, from one forward pass a window."""
+    """Similarity and angles over all spans, and massive activations, from one forward pass a window."""
     similarity = SpanSimilarity(len(decoder))
     massive = MassiveActivations(len(decoder))
+    angular = AngularDistance(len(decoder))
     with report.bar("observing", len(windows)) as bar:
         for ids in windows.batches(BATCH_TOKENS):
             for layer, h in decoder.states(ids):
                 norm = torch.linalg.vector_norm(h.float(), dim=-1)
                 similarity.add(layer, h)
                 massive.add(layer, norm)
+                angular.add(layer, h)
             bar.advance(ids.numel(), steps=len(ids))
-    return Observation(similarity, massive)
+    return Observation(similarity, massive, angular)

@@ -48,11 +48,7 @@ def choose_span(observation: Observation, n: int, avoid_massive: bool) -> SpanCh
         "span": n,
         "cosine": cosine.tolist(),
         "relative_error": observation.similarity.relative_error(n).tolist(),
-        "massive_activations": {
-            "writers": writers,
-            "largest_norm": observation.massive.largest().tolist(),
-            "median_norm": observation.massive.median().tolist(),
-        },
+        "massive_activations": observation.massive.data(),
         "published_start": published,
         "start_without_massive_writers": without,
     }
