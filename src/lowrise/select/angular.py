@@ -1,0 +1,39 @@
+"""UIDL's criterion (also PruneMe's): the span whose ends are least apart, as an angle, at the last token.
+
+https://arxiv.org/abs/2403.17887: start*(n) = argmin over l of E arccos(cos(h[l], h[l+n])) / π.
+"""
+
+from __future__ import annotations
+
+from lowrise.errors import RecipeError
+from lowrise.observe.stream import Observation
+from lowrise.select.choice import Choice, lowest
+
+
+def choose_by_angle(observation: Observation, k: int, avoid_massive: bool) -> Choice:
+    """The span of k layers with the smallest mean angular distance, as published.
+
+    avoid_massive: among the spans that hold no layer that writes massive activations. Raises RecipeError without one.
+    """
+    distance = observation.angular.distance(k).tolist()
+    writers = observation.massive.writers()
+    may_go = [
+        start
+        for start in range(len(distance))
+        if not avoid_massive or not any(start <= writer < start + k for writer in writers)
+    ]
+    if not may_go:
+        raise RecipeError(
+            "--avoid-massive",
+            f"a span of {k} layers without one that writes massive activations",
+            f"writers {writers} in every span",
+            "remove fewer layers, or leave --avoid-massive out",
+        )
+    (start,) = lowest(distance, 1, may_go)
+    scores = {
+        "criterion": "angular",
+        "span": k,
+        "angular_distance": distance,
+        "massive_activations": observation.massive.data(),
+    }
+    return Choice([(start, start + k)], scores)

@@ -1,0 +1,81 @@
+"""Shortened LLaMA's criterion: the layers whose weights, to first order, matter least to the loss.
+
+https://arxiv.org/abs/2402.02834: Σ |w · ∂L/∂w| over a layer's weights; the first four layers and the last
+two always stay.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowrise.calibration import Windows
+from lowrise.errors import RecipeError
+from lowrise.model.decoder import Decoder
+from lowrise.observe.loss import losses_by_piece
+from lowrise.observe.stream import BATCH_TOKENS
+from lowrise.progress import Reporter
+from lowrise.select.choice import Choice, lowest, spans_of
+
+_FIRST, _LAST = 4, 2
+
+
+def layers_that_may_go(layers: int, k: int) -> range:
+    """All but the first four and the last two. Raises RecipeError where k are not among them."""
+    may_go = range(_FIRST, layers - _LAST)
+    if k > len(may_go):
+        kept = f"the first {_FIRST} and last {_LAST} of {layers} layers always stay"
+        raise RecipeError(
+            "--remove", f"at most {len(may_go)} layers ({kept})", str(k), "remove fewer, or choose another preset"
+        )
+    return may_go
+
+
+def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporter) -> Choice:
+    """The k layers of the least importance. Changes nothing.
+
+    L is the mean next-token loss of all windows, so gradients are summed over batches before their absolute value is
+    taken. That takes one gradient of all layers, as large as they are and of their dtype; within a batch layers are
+    differentiated one by one from their stored inputs, so that of activations there are the inputs of all layers and
+    the inner ones of one. Costs two forward passes and one backward pass.
+    """
+    may_go = layers_that_may_go(len(decoder), k)
+    parameters = [list(layer.parameters()) for layer in decoder.layers]
+    gradients: list[list[Tensor | None]] = [[None] * len(own) for own in parameters]
+    with report.bar("gradients", len(windows)) as bar:
+        for ids in windows.batches(BATCH_TOKENS):
+            _add_gradients(decoder, ids, parameters, gradients)
+            bar.advance(ids.numel(), steps=len(ids))
+    positions = len(windows) * (windows.length - 1)
+    importance = [
+        sum(float((w.detach() * g).abs().sum(dtype=torch.float64)) for w, g in zip(*pair, strict=True) if g is not None)
+        / positions
+        for pair in zip(parameters, gradients, strict=True)
+    ]
+    layers = lowest(importance, k, may_go)
+    return Choice(spans_of(layers), {"criterion": "taylor", "layers": layers, "importance": importance})
+
+
+def _add_gradients(
+    decoder: Decoder, ids: Tensor, parameters: list[list[torch.nn.Parameter]], gradients: list[list[Tensor | None]]
+) -> None:
+    """Add one batch's ∂(summed loss)/∂w of every layer's parameters to `gradients`, in place."""
+    with torch.no_grad():
+        h, calls = decoder.enter(ids)
+        inputs = [h]
+        for layer in range(len(decoder)):
+            inputs.append(decoder.step(layer, inputs[-1], calls))
+    last = inputs.pop().requires_grad_()
+    flowing = torch.zeros_like(last)
+    for loss in losses_by_piece(decoder, last, ids):
+        flowing += torch.autograd.grad(loss, last)[0]
+    for layer in reversed(range(len(decoder))):
+        h = inputs.pop().requires_grad_()
+        out = decoder.step(layer, h, calls)
+        flowing, *own = torch.autograd.grad(out, [h, *parameters[layer]], flowing, allow_unused=True)
+        for index, gradient in enumerate(own):
+            before = gradients[layer][index]
+            if before is None:
+                gradients[layer][index] = gradient
+            elif gradient is not None:
+                before += gradient
