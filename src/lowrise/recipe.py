@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lowrise.errors import RecipeError, close_names
 
+Select = Literal["cosine", "collapse", "block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random"]
 Network = Literal["none", "ffn", "swiglu", "layer"]
 Form = Literal["paper", "portable"]
 Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
+LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 # Perplexity, compressed over dense, from which a result counts as collapsed. On short calibration sentences it is high
 # to begin with: on the demo model ×2.2 there was ×4.6 on long text, ×4.2 was ×11.5.
@@ -78,7 +80,7 @@ class Recipe(_Strict):
     model: str | None = None
     preset: str = "streamline"
     remove: str | None = "25%"  # None: as many as the search's threshold lets go
-    select: Literal["cosine", "collapse"] = "cosine"
+    select: Select = "cosine"
     network: Network = "layer"
     form: Form = "paper"
     avoid_massive: bool = False
@@ -124,6 +126,14 @@ class Recipe(_Strict):
             raise ValueError(f"the preset {self.preset} runs no search of merges: leave `collapse` and `strict` out")
         if self.select == "collapse" and self.remove is not None and self.collapse.threshold is not None:
             raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _criterion_takes_the_rest(self) -> Self:
+        if self.select != "cosine" and self.network != "none":
+            raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
+        if self.select not in LOOKING_AT_STATES and self.avoid_massive:
+            raise ValueError(f"`avoid_massive` with presets that choose by states only, which {self.preset} does not")
         return self
 
     @property
@@ -217,7 +227,8 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     place = f"{where}: {key}" if where else f"--{key.rpartition('.')[2].replace('_', '-')}"
-    return RecipeError(place, expected, repr(first["input"]), "correct the value")
+    found = "these settings together" if isinstance(first["input"], dict) else repr(first["input"])
+    return RecipeError(place, expected, found, "correct the value")
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.errors import OutputError, RecipeError, TextError
-from lowrise.recipe import Recipe, build_recipe, presets
+from lowrise.recipe import LOOKING_AT_STATES, Recipe, build_recipe, presets
 
 FILE = "comparison.json"
 
@@ -43,8 +43,9 @@ def read_lists(
 def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where: str) -> Asked:
     """Every preset at every size. layers: recipe settings for all rows, the later ones winning.
 
-    A setting goes to the presets that it is for: `collapse` and `strict` to those that search merges, `samples` to
-    those that do not name their own number (LaCo's ten sentences are no windows).
+    A setting goes to the presets that it is for: `collapse` and `strict` to those that search merges, `avoid_massive`
+    to those that choose by states, `samples` to those that do not name their own number (LaCo's ten sentences are no
+    windows, and a search that runs the model a hundred times has few of them).
     Raises RecipeError for an unknown preset, an empty list, a name twice; TextError for a text that cannot be read.
     """
     _check_list("--presets", "a preset", "streamline-none,laco", names)
@@ -54,7 +55,11 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     for size in sizes:
         for name in names:
             own = known[name].settings if name in known else {}
-            foreign = {"samples"} & own.keys() if own.get("select") == "collapse" else {"collapse", "strict"}
+            foreign = {"samples"} & own.keys()
+            if own.get("select") != "collapse":
+                foreign |= {"collapse", "strict"}
+            if own.get("select", "cosine") not in LOOKING_AT_STATES:
+                foreign |= {"avoid_massive"}
             mine = [{key: value for key, value in layer.items() if key not in foreign} for layer in layers]
             recipes.append(build_recipe(*mine, {"preset": name, "remove": size}, where=where))
     if recipes[0].model is None:

@@ -17,6 +17,7 @@ from lowrise.plan import Replace, network_edit
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
 from lowrise.select.collapse import check_settings
+from lowrise.select.taylor import layers_that_may_go
 
 
 def open_from(recipe: Recipe) -> OpenModel:
@@ -53,6 +54,8 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
         check_settings(recipe.collapse, len(opened.decoder), layers_to_collapse(recipe, opened.decoder))
         return opened
     span = layers_to_remove(recipe.remove, len(opened.decoder)) + recipe.put_back
+    if recipe.select == "taylor":
+        layers_that_may_go(len(opened.decoder), span)
     edit = network_edit(0, span, recipe.network, recipe.form, recipe.training)
     if isinstance(edit, Replace):
         check_replacement(opened.decoder, edit)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from lowrise.calibration import Windows
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.count import parameters_after
+from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, observe
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.opening import layers_to_collapse
 from lowrise.plan import Plan, network_edit
 from lowrise.progress import Reporter
-from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.recipe import LOOKING_AT_STATES, Recipe, layers_to_remove
+from lowrise.select.angular import choose_by_angle
+from lowrise.select.block_influence import choose_by_influence
+from lowrise.select.choice import Choice
 from lowrise.select.collapse import collapse
-from lowrise.select.cosine import SpanChoice, choose_span
+from lowrise.select.cosine import choose_span
+from lowrise.select.greedy import choose_greedily
+from lowrise.select.random import choose_at_random
+from lowrise.select.tail import choose_tail
+from lowrise.select.taylor import choose_by_taylor
 
 
 def plan_edits(
@@ -26,23 +34,63 @@ def plan_edits(
         windows.split(recipe.training.validation)  # refuses, before anything is computed, what training cannot split
     decoder = opened.decoder
     n = layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
-    with clock.stage("observe"):
-        observation = observe(decoder, windows, report)
-    choice = choose_span(observation, n, recipe.avoid_massive)
-    _tell_choice(choice, n, report)
-    edit = network_edit(choice.start, choice.stop, recipe.network, recipe.form, recipe.training)
+    choice, observation = _choose(recipe, decoder, windows, n, report, clock)
+    edits = [network_edit(start, stop, recipe.network, recipe.form, recipe.training) for start, stop in choice.spans]
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,
         calibration=windows.record(),
-        edits=[edit],
+        edits=[*edits],
         scores=choice.scores,
         layers_after=len(decoder) - n + recipe.put_back,
         parameters_before=decoder.parameters(),
-        parameters_after=parameters_after(decoder, [edit]),
+        parameters_after=parameters_after(decoder, edits),
         loads_plainly=recipe.loads_plainly,
     )
     return plan, observation
+
+
+def _choose(
+    recipe: Recipe, decoder: Decoder, windows: Windows, n: int, report: Reporter, clock: Clock
+) -> tuple[Choice, Observation | None]:
+    """n layers by the recipe's criterion, said; and what was seen of the layers, by criteria that look at states."""
+    observation = None
+    if recipe.select in LOOKING_AT_STATES:
+        with clock.stage("observe"):
+            observation = observe(decoder, windows, report)
+        choice = _by_states(recipe, observation, n)
+    else:
+        with clock.stage("search"):
+            choice = _by_other_means(recipe, decoder, windows, n, report)
+    report.say(f"chosen: layers {_spans(choice)}")
+    if observation is not None:
+        _warn_of_writers(choice, observation.massive.writers(), report)
+    return choice, observation
+
+
+def _by_states(recipe: Recipe, observation: Observation, n: int) -> Choice:
+    match recipe.select:
+        case "cosine":
+            span = choose_span(observation, n, recipe.avoid_massive)
+            return Choice([(span.start, span.stop)], span.scores)
+        case "block-influence":
+            return choose_by_influence(observation, n, recipe.avoid_massive)
+        case "angular":
+            return choose_by_angle(observation, n, recipe.avoid_massive)
+    raise AssertionError(recipe.select)
+
+
+def _by_other_means(recipe: Recipe, decoder: Decoder, windows: Windows, n: int, report: Reporter) -> Choice:
+    match recipe.select:
+        case "greedy-perplexity":
+            return choose_greedily(decoder, windows, n, report)
+        case "taylor":
+            return choose_by_taylor(decoder, windows, n, report)
+        case "tail":
+            return choose_tail(len(decoder), n)
+        case "random":
+            return choose_at_random(len(decoder), n, recipe.seed)
+    raise AssertionError(recipe.select)
 
 
 def _collapse_plan(recipe: Recipe, opened: OpenModel, sentences: Sentences, report: Reporter, clock: Clock) -> Plan:
@@ -62,15 +110,22 @@ def _collapse_plan(recipe: Recipe, opened: OpenModel, sentences: Sentences, repo
     )
 
 
-def _tell_choice(choice: SpanChoice, n: int, report: Reporter) -> None:
-    report.say(f"chosen: layers [{choice.start}, {choice.stop})")
-    inside = [writer for writer in choice.writers if choice.start <= writer < choice.stop]
-    if inside:
-        other = choice.without_writers
-        way_out = "every span of this length holds one"
+def _warn_of_writers(choice: Choice, writers: list[int], report: Reporter) -> None:
+    """What states say of a layer that writes massive activations is worth little (METHODS 5)."""
+    inside = [writer for writer in writers if any(start <= writer < stop for start, stop in choice.spans)]
+    if not inside:
+        return
+    criterion, spans = choice.scores["criterion"], _spans(choice)
+    what, way_out = f"layers {spans}, chosen by {criterion}, hold", "--avoid-massive keeps it"
+    if criterion == "cosine":
+        other, n = choice.scores["start_without_massive_writers"], choice.scores["span"]
+        what, way_out = f"the span {spans} of the highest cosine holds", "every span of this length holds one"
         if other is not None:
             way_out = f"the best span without one is [{other}, {other + n}): --avoid-massive takes it"
-        report.warn(
-            f"the span [{choice.start}, {choice.stop}) of the highest cosine holds layer {inside[0]}, which writes "
-            f"massive activations, so that cosine says little of it; {way_out}"
-        )
+    report.warn(
+        f"{what} layer {inside[0]}, which writes massive activations, so that {criterion} says little of it; {way_out}"
+    )
+
+
+def _spans(choice: Choice) -> str:
+    return ", ".join(f"[{start}, {stop})" for start, stop in choice.spans)

@@ -60,7 +60,8 @@ def _against_time(axes: Any, measure: Measure, rows: list[dict[str, Any]]) -> No
     """One point a row, beside it the layers removed."""
     for index, preset in enumerate(dict.fromkeys(row["preset"] for row in rows)):
         mine = [row for row in rows if row["preset"] == preset and row["name"] in measure.values]
-        seconds, values = [row["seconds_to_compress"] for row in mine], [measure.values[row["name"]] for row in mine]
+        seconds = [max(row["seconds_to_compress"], 0.01) for row in mine]  # `tail` takes no time, the axis no zero
+        values = [measure.values[row["name"]] for row in mine]
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         if mine:
             axes.scatter(seconds, values, marker=marker, color=colour, label=preset, s=30)
