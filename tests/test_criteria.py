@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import functools
+import io
 import math
 from typing import Any
 
@@ -13,13 +15,14 @@ from torch import Tensor
 
 import tiny
 from lowrise.calibration import Windows
-from lowrise.errors import RecipeError
+from lowrise.errors import OutputError, RecipeError
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
 from lowrise.observe import loss as loss_module
 from lowrise.observe.angular import AngularDistance
 from lowrise.observe.loss import losses_by_piece, next_token_loss
 from lowrise.observe.massive import MassiveActivations
+from lowrise.observe.shelf import Shelf
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.observe.stream import Observation
 from lowrise.progress import Reporter
@@ -188,22 +191,48 @@ class TestGreedy:
             dropped.drop(layer, layer + 1)
             assert loss == pytest.approx(perplexity(dropped, data, QUIET)["loss"], abs=1e-5)
 
-    def test_no_trial_runs_a_layer_below_its_own(self) -> None:
-        """Layer l runs once for the stored inputs and once in the trial of every layer below it: 1 + l times."""
-        decoder, data = make("llama"), Windows(tiny.ids(3, 100), "test", 0)
+    @pytest.mark.parametrize("family", ["llama", "opt"])
+    def test_no_trial_runs_what_was_run_before(self, family: str) -> None:
+        """First round: layer l runs for the stored inputs and in the trial of every layer below it, 1 + l times. With m
+        gone, layers below m run no more; one above runs for the inputs (the last need not) and in l - 1 trials."""
+        decoder, data = make(family), Windows(tiny.ids(3, 100), "test", 0)
         calls = [0] * tiny.LAYERS
         for index, layer in enumerate(decoder.layers):
             layer.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
-        choose_greedily(decoder, data, 1, QUIET)
+        (gone,) = choose_greedily(decoder, data, 1, QUIET).scores["layers"]
         assert calls == [1 + layer for layer in range(tiny.LAYERS)]
+        assert 0 < gone < tiny.LAYERS - 1, "the ends show less: choose another seed"
+        calls[:] = [0] * tiny.LAYERS
+        choose_greedily(decoder, data, 2, QUIET)
+        second = [0 if layer <= gone else layer - 1 + (layer < tiny.LAYERS - 1) for layer in range(tiny.LAYERS)]
+        assert calls == [1 + layer + more for layer, more in enumerate(second)]
 
     def test_several_batches_add_up(self) -> None:
-        """Eleven windows of 100 tokens are two batches, ten and one."""
-        data = Windows(tiny.ids(11, 100), "test", 0)
-        (first,) = choose_greedily(make("llama"), data, 1, QUIET).scores["rounds"]
-        dropped = make("llama")
-        dropped.drop(2, 3)
-        assert first["losses"][2] == pytest.approx(perplexity(dropped, data, QUIET)["loss"], abs=1e-5)
+        """Eleven windows of 100 tokens are two batches, ten and one; the search ends where the dropped model does."""
+        decoder, data = make("llama"), Windows(tiny.ids(11, 100), "test", 0)
+        choice = choose_greedily(decoder, data, 4, QUIET)
+        for start, stop in reversed(choice.spans):
+            decoder.drop(start, stop)
+        assert choice.scores["loss"]["after"] == pytest.approx(perplexity(decoder, data, QUIET)["loss"], abs=1e-5)
+
+    def test_no_room_on_disk_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Full(io.BytesIO):
+            def write(self, *_: object) -> int:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full())
+        with pytest.raises(OutputError, match="room for the states of a search, found No space left on device"):
+            choose_greedily(make("llama"), windows(), 1, QUIET)
+
+    def test_a_shelf_gives_back_what_was_put(self) -> None:
+        states = [torch.randn(2, 3, 4).to(torch.bfloat16), torch.randn(1, 3, 4), torch.randn(1, 3, 4)]
+        with Shelf() as shelf:
+            shelf.put(5, states[0])
+            shelf.put("a", states[1])
+            assert torch.equal(shelf.get(5), states[0])
+            shelf.put("a", states[2])
+            assert torch.equal(shelf.get("a"), states[2])
+            assert torch.equal(shelf.get(5), states[0])
 
     def test_nothing_of_the_model_changes(self) -> None:
         decoder = make("llama")

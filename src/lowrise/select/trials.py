@@ -1,0 +1,89 @@
+"""What the loss would be without one more layer, for every layer, and nothing run that was run before."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lowrise.calibration import Windows
+from lowrise.model.decoder import Call, Decoder
+from lowrise.observe.loss import next_token_loss
+from lowrise.observe.shelf import Shelf
+from lowrise.observe.stream import BATCH_TOKENS
+from lowrise.progress import Bar
+
+
+class Trials:
+    """The dense model's layers without those removed so far; the model itself is not changed.
+
+    A trial without layer l begins at the stored input of l. It leaves behind its state at the layer that is best to
+    remove so far; trials go from the last layer down, so the one that wins the round has had all trials below it leave
+    their state at it, and the next round's begin there. Every layer is called as in the whole model: one of another
+    kind keeps its own mask and positions. Stored states lie on disk: two a layer, of all windows.
+    """
+
+    @torch.no_grad()
+    def __init__(self, decoder: Decoder, windows: Windows, shelf: Shelf) -> None:
+        self._decoder, self._shelf = decoder, shelf
+        self._batches = list(windows.batches(BATCH_TOKENS))
+        self._positions = len(windows) * (windows.length - 1)
+        self.layers = list(range(len(decoder)))
+        self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its state on the shelf enters
+        total = 0.0
+        for batch, ids in enumerate(self._batches):
+            h, calls = decoder.enter(ids)
+            for layer in self.layers:
+                shelf.put((batch, layer), h)
+                h = decoder.step(layer, h, calls)
+            total += next_token_loss(decoder, h, ids)
+        self.dense_loss = total / self._positions
+
+    @torch.no_grad()
+    def losses(self, bar: Bar, note: str) -> dict[int, float]:
+        """Mean next-token cross-entropy (natural log) without each of the layers that are left, by layer."""
+        found: dict[int, float] = {}
+        best: int | None = None
+        for layer in reversed(self.layers):
+            total = 0.0
+            for batch, ids in enumerate(self._batches):
+                total += self._trial(batch, ids, layer, best)
+            bar.advance(self._positions, note)
+            found[layer] = total / self._positions
+            if best is not None and self._ahead.get(layer, layer) <= best:
+                self._ahead[layer] = best
+            if found[layer] <= (math.inf if best is None else found[best]):
+                best = layer
+        return found
+
+    @torch.no_grad()
+    def remove(self, gone: int) -> None:
+        """Layer `gone` is left out from now on. The inputs of layers above it are made anew."""
+        self.layers.remove(gone)
+        self._ahead = {layer: at for layer, at in self._ahead.items() if layer < gone and at <= gone}
+        above = [layer for layer in self.layers if layer > gone]
+        for batch, ids in enumerate(self._batches):
+            h, calls = self._begin(ids, (batch, gone))
+            for layer in above:
+                self._shelf.put((batch, layer), h)
+                if layer != above[-1]:
+                    h = self._decoder.step(layer, h, calls)
+
+    def _trial(self, batch: int, ids: Tensor, without: int, best: int | None) -> float:
+        """Summed loss of one batch. best: the layer before which to leave the state behind, if it is passed."""
+        ahead = (batch, without, "ahead")
+        start = self._ahead.get(without, without)
+        h, calls = self._begin(ids, ahead if without in self._ahead else (batch, without))
+        for layer in self.layers:
+            if layer < start or layer == without:
+                continue
+            if layer == best:
+                self._shelf.put(ahead, h)
+            h = self._decoder.step(layer, h, calls)
+        return next_token_loss(self._decoder, h, ids)
+
+    def _begin(self, ids: Tensor, key: tuple[int | str, ...]) -> tuple[Tensor, list[Call]]:
+        """A stored state of the batch, and how its layers are called."""
+        h, calls = self._decoder.enter(ids)
+        return self._shelf.get(key).to(h.device), calls
