@@ -75,6 +75,50 @@ def test_run_writes_a_checkpoint_that_loads_as_its_preset_says(
     assert [file.name for file in tmp_path.iterdir() if file.name not in ("out", "recipe.yaml")] == []
 
 
+@pytest.fixture(scope="module")
+def nine_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough for a criterion that keeps the first four and last two."""
+    return tiny.save(tmp_path_factory.mktemp("nine") / "model", num_hidden_layers=9)
+
+
+@pytest.mark.parametrize("preset", ["block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random"])
+def test_the_peers_criteria_run_and_their_plans_apply(
+    main: Main, nine_layers: Path, text_file: Path, tmp_path: Path, preset: str
+) -> None:
+    out = tmp_path / "out"
+    status, printed, errors = main("run", nine_layers, "--preset", preset, "--remove", "3", "--seed", 1, "--text",
+                                   text_file, "--out", out, "--json", *QUICK)  # fmt: skip
+    assert status == 0, errors
+    assert json.loads(printed)["layers"] == 6
+    plan = json.loads((out / "lowrise/plan.json").read_text())
+    gone = [layer for edit in plan["edits"] for layer in range(edit["start"], edit["stop"])]
+    assert {edit["kind"] for edit in plan["edits"]} == {"drop"}
+    assert all(a["stop"] < b["start"] for a, b in zip(plan["edits"], plan["edits"][1:], strict=False))
+    assert len(gone) == 3
+    assert plan["scores"]["criterion"] == preset
+    assert plan["calibration"]["samples"] == 10
+    assert plan["parameters_after"] == json.loads(printed)["parameters"]
+    kept = [layer for layer in range(9) if layer not in gone]
+    dense, cut = loaded(nine_layers), loaded(out)
+    for index, original in enumerate(kept):
+        ours, theirs = cut.model.layers[index].state_dict(), dense.model.layers[original].state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    status, _, errors = main("apply", nine_layers, out / "lowrise/plan.json", "--out", tmp_path / "again", "--quiet")
+    assert status == 0, errors
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "again/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("preset", "samples"), [("tail", 4), ("random", 4), ("greedy-perplexity", 4), ("taylor", 10)])
+def test_a_criterion_that_needs_few_windows_asks_for_few(
+    main: Main, nine_layers: Path, text_file: Path, tmp_path: Path, preset: str, samples: int
+) -> None:
+    chosen = ["--preset", preset, "--remove", 1, "--text", text_file, "--length", 32]
+    status, _, errors = main("plan", nine_layers, *chosen, "--out", tmp_path / "plan.json", "--quiet")
+    assert status == 0, errors
+    calibration = json.loads((tmp_path / "plan.json").read_text())["calibration"]
+    assert (calibration["samples"], calibration["tokens"]) == (samples, 32 * samples)
+
+
 def test_a_checkpoint_in_the_published_form_is_refused_without_its_modelling_file_and_measured_with_it(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
@@ -221,6 +265,14 @@ def test_a_span_that_writes_massive_activations_is_said_and_avoided(
     refused = main("plan", folder, *chosen, "--remove", "5", "--out", tmp_path / "other.json")
     assert refused[0] == 2
     assert "--avoid-massive" in refused[2]
+    done = main("plan", folder, "--preset", "angular", "--remove", "5", "--text", text_file, "--out",
+                tmp_path / "angular.json", *QUICK)  # fmt: skip
+    assert done[0] == 0, done[2]
+    assert "chosen by angular, hold layer 2, which writes massive activations" in done[2]
+    refused = main("plan", folder, "--preset", "angular", "--avoid-massive", "--remove", "5", "--text", text_file,
+                   "--out", tmp_path / "other.json", *QUICK)  # fmt: skip
+    assert refused[0] == 2
+    assert "--avoid-massive: expected a span of 5 layers without one that writes massive" in refused[2]
     status, _, errors = main("plan", folder, "--preset", "streamline-none", "--remove", "2", "--text", text_file,
                              "--avoid-massive", "--out", tmp_path / "free.json", *QUICK)  # fmt: skip
     assert status == 0, errors

@@ -132,6 +132,24 @@ def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked:
 
 
 @pytest.mark.usefixtures("ran")
+def test_the_peers_criteria_beside_each_other(main: Main, asked: Arguments, tmp_path: Path) -> None:
+    """Those with a number of windows of their own keep it and share one file; taylor, which six layers are too few
+    for, is a row with its reason."""
+    names = ["block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random"]
+    status, _, errors = main(*asked, "--presets", ",".join(names), "--remove", "2", "--avoid-massive")
+    assert (status, errors) == (0, "")
+    states = row_states(tmp_path / "out")
+    assert [states[f"{name}-2"]["status"] for name in names] == ["done"] * 3 + ["failed"] + ["done"] * 2
+    assert "at most 0 layers" in states["taylor-2"]["reason"]
+    samples = {name: states[f"{name}-2"]["plan"]["calibration"]["samples"] for name in names if name != "taylor"}
+    assert samples == {"block-influence": 8, "angular": 8, "greedy-perplexity": 4, "tail": 4, "random": 4}
+    files = sorted(file.name for file in (tmp_path / "out" / "calibration").iterdir())
+    assert files == ["windows-10x32.safetensors", "windows-4x32.safetensors", "windows-8x32.safetensors"]
+    results = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
+
+
+@pytest.mark.usefixtures("ran")
 def test_tasks_are_in_every_row_and_the_dense_model_answers_once(
     main: Main, asked: Arguments, task_dir: Path, tmp_path: Path
 ) -> None:

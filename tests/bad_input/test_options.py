@@ -84,6 +84,15 @@ class TestCommandLine:
     def test_wrong_value(self, run_refused: Refused, option: str, value: str, says: tuple[str, ...]) -> None:
         run_refused(option, value, says=says)
 
+    def test_more_layers_than_taylor_lets_go(self, run_refused: Refused) -> None:
+        line = run_refused("--preset", "taylor", says=("--remove: expected at most 0 layers", "found 2; remove fewer"))
+        assert "(the first 4 and last 2 of 6 layers always stay)" in line
+
+    @pytest.mark.parametrize("preset", ["greedy-perplexity", "taylor", "tail", "random", "laco"])
+    def test_avoid_massive_where_states_are_not_looked_at(self, run_refused: Refused, preset: str) -> None:
+        says = (f"`avoid_massive` with presets that choose by states only, which {preset} does not",)
+        assert len(run_refused("--preset", preset, "--avoid-massive", says=says)) < 200
+
     @pytest.mark.parametrize("size", ["lots", "-1", "4X", "G", "nan", "inf", "", "1e400", "4 potatoes"])
     def test_max_ram_that_is_no_size(self, run_refused: Refused, size: str) -> None:
         run_refused("--max-ram", size, says=("--max-ram: expected a size such as 800M or 4G", f"found '{size}'"))
@@ -106,6 +115,8 @@ class TestRecipe:
             ("remove: true\n", ("recipe.yaml: remove",)),
             ("text: words.txt\n", ("recipe.yaml: text", "list", "words.txt")),
             ("network: transformer\n", ("recipe.yaml: network", "'swiglu'", "transformer")),
+            ("{preset: tail, network: layer}\n", ("`network: none` with `select: tail`, which puts nothing back",)),
+            ("select: angles\n", ("recipe.yaml: select", "'angular'", "angles")),
             ("preset: streamlined\n", ("preset 'streamlined'", "did you mean streamline")),
             ("preset: [streamline]\n", ("preset",)),
             ("1: 2\n", ("recipe.yaml", "keys that are words")),
