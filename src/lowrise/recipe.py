@@ -15,6 +15,7 @@ from lowrise.errors import RecipeError, close_names
 Select = Literal["cosine", "collapse", "block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random"]
 Network = Literal["none", "ffn", "swiglu", "layer"]
 Form = Literal["paper", "portable"]
+Repair = Literal["none", "fold", "refit"]
 Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]

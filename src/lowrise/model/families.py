@@ -6,7 +6,7 @@ layer's own modules before it is used. Dropping and inheriting layers needs no r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -15,15 +15,20 @@ from lowrise.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Paths inside one decoder layer. `inputs` are the MLP's first matrices; two of them, gate first, make it gated."""
+    """Paths inside one decoder layer. `inputs` are the MLP's first matrices; two of them, gate first, make it gated.
+
+    output_norm: the norm that the MLP's output passes before it is added to the stream, where there is one.
+    """
 
     attention_output: str
     mlp_inputs: tuple[str, ...]
     mlp_output: str
     gated: bool
+    output_norm: str | None = None
 
 
 _GATED = LayerNames("self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", gated=True)
+_NORMED = replace(_GATED, output_norm="post_feedforward_layernorm")
 _FUSED_GATED = LayerNames("self_attn.o_proj", ("mlp.gate_up_proj",), "mlp.down_proj", gated=True)
 
 FAMILIES: dict[str, LayerNames] = {
@@ -31,9 +36,9 @@ FAMILIES: dict[str, LayerNames] = {
     "mistral": _GATED,
     "qwen2": _GATED,
     "qwen3": _GATED,
-    "gemma2": _GATED,
-    "gemma3_text": _GATED,
-    "olmo2": _GATED,
+    "gemma2": _NORMED,
+    "gemma3_text": _NORMED,
+    "olmo2": _NORMED,
     "phi3": _FUSED_GATED,
     "opt": LayerNames("self_attn.out_proj", ("fc1",), "fc2", gated=False),
     "gpt2": LayerNames("attn.c_proj", ("mlp.c_fc",), "mlp.c_proj", gated=False),
@@ -46,10 +51,11 @@ def layer_names(family: str, layer: nn.Module) -> LayerNames:
 
     Raises ModelError when the family has no row and the layer has none of the known rows' modules.
     """
-    rows = [FAMILIES[family]] if family in FAMILIES else dict.fromkeys(FAMILIES.values())
-    for row in rows:
-        modules = {name for name, _ in layer.named_modules()}
-        if {row.attention_output, row.mlp_output, *row.mlp_inputs} <= modules:
+    known = sorted(dict.fromkeys(FAMILIES.values()), key=lambda row: row.output_norm is None)  # the more special first
+    modules = {name for name, _ in layer.named_modules()}
+    for row in [FAMILIES[family]] if family in FAMILIES else known:
+        norm = {row.output_norm} if row.output_norm is not None else set()
+        if {row.attention_output, row.mlp_output, *row.mlp_inputs} | norm <= modules:
             return row
     raise ModelError(
         f"family {family!r}",

@@ -1,0 +1,83 @@
+"""Least squares from sums alone: what a closed-form repair keeps of its tokens, and the ridge solution for every λ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Ridge toward the matrix as it is, in units of the mean squared input. What wins on held-out tokens is taken; at the
+# largest hardly anything moves, at the smallest only directions that no calibration token has are held.
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+class Gram:
+    """AᵀA (k, k), AᵀE (k, d) and ‖E‖² of inputs A (tokens, k) and errors E (tokens, d), which are not kept.
+
+    Each batch's product is float32, their sum float64: rounding does not grow with the number of tokens.
+    """
+
+    def __init__(self, k: int, d: int, device: torch.device) -> None:
+        self.inputs = torch.zeros(k, k, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(k, d, dtype=torch.float64, device=device)
+        self.squares = 0.0
+        self.tokens = 0
+
+    def add(self, a: Tensor, e: Tensor) -> None:
+        """a: (..., k), e: (..., d), of the same tokens."""
+        a, e = a.flatten(0, -2).float(), e.flatten(0, -2).float()
+        self.inputs += a.T @ a
+        self.cross += a.T @ e
+        self.squares += float(e.square().sum(dtype=torch.float64))
+        self.tokens += len(a)
+
+    def error(self, change: Tensor) -> float:
+        """‖A·change - E‖² over the tokens seen; change: (k, d), float64."""
+        return self.squares + float(((self.inputs @ change - 2 * self.cross) * change).sum())
+
+
+@dataclass(frozen=True)
+class Solution:
+    """change: (k, d), float64, to be added to the matrix. ridge: λ, None if nothing was better than no change.
+
+    before, after: ‖A·change - E‖² / ‖E‖² on the held-out tokens is after / before; both are means a token.
+    """
+
+    change: Tensor
+    ridge: float | None
+    before: float
+    after: float
+
+
+def solve(fit: Gram, held_out: Gram) -> Solution:
+    """argmin ‖A·X - E‖² + λ·m·‖X‖², m the mean of diag(AᵀA), with the λ of RIDGES that `held_out` likes best.
+
+    One eigendecomposition of AᵀA serves every λ: X(λ) = Q (Λ + λm)⁻¹ Qᵀ AᵀE.
+    """
+    values, vectors = torch.linalg.eigh(fit.inputs)
+    turned = vectors.T @ fit.cross
+    scale = values.clamp_(min=0).mean()
+    best, ridge = torch.zeros_like(fit.cross), None
+    least = held_out.squares
+    for one in RIDGES:
+        change = vectors @ (turned / (values + one * scale).unsqueeze(1))
+        error = held_out.error(change)
+        if error < least:
+            best, ridge, least = change, one, error
+    tokens = max(1, held_out.tokens)
+    return Solution(best, ridge, held_out.squares / tokens, least / tokens)
+
+
+
+def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:
+    """The change of `matrix` W (k, d) to W·T, T (d, d) = argmin ‖M·T - (E + M)‖², M = A·W the MLP's output.
+
+    ReplaceMe's least squares (arXiv 2505.02819, equation 5), folded. Of directions that M never took, the solution of
+    smallest norm.
+    """
+    own = matrix.double()
+    outputs, cross = own.T @ fit.inputs @ own, own.T @ (fit.inputs @ own + fit.cross)
+    change = own @ (torch.linalg.pinv(outputs, hermitian=True, rtol=1e-12) @ cross) - own
+    tokens = max(1, held_out.tokens)
+    return Solution(change, None, held_out.squares / tokens, held_out.error(change) / tokens)

@@ -1,0 +1,59 @@
+"""The model that a cut would leave, run without cutting: layers left out, matrices exchanged, nothing copied."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lowrise.calibration import Windows
+from lowrise.model.decoder import Call, Decoder
+from lowrise.observe.loss import next_token_loss
+from lowrise.observe.stream import BATCH_TOKENS
+
+
+class Student:
+    """The dense decoder's `layers`, in order; `changed` holds parameters that stand in for a layer's own, by its name.
+
+    Every layer is called as in the dense model. Memory beyond the model: what is in `changed`.
+    """
+
+    def __init__(self, decoder: Decoder, layers: list[int], changed: dict[int, dict[str, Tensor]] | None = None) -> None:
+        self.decoder, self.layers = decoder, layers
+        self.changed = changed if changed is not None else {}
+
+    def step(self, layer: int, h: Tensor, calls: list[Call]) -> Tensor:
+        """What enters the original layer `layer` → what leaves it, (batch, tokens, hidden)."""
+        if layer not in self.changed:
+            return self.decoder.step(layer, h, calls)
+        call = calls[layer]
+        out = functional_call(self.decoder.layers[layer], self.changed[layer], (h, *call.args), call.kwargs)
+        stream: Tensor = out[0] if isinstance(out, tuple | list) else out
+        return stream
+
+    def following(self, layer: int) -> int:
+        """The original layer that reads what `layer` writes; L after the last one."""
+        above = [other for other in self.layers if other > layer]
+        return above[0] if above else len(self.decoder)
+
+    @torch.no_grad()
+    def loss(self, windows: Windows) -> float:
+        """Mean next-token cross-entropy, natural log."""
+        total = 0.0
+        for ids in windows.batches(BATCH_TOKENS):
+            h, calls = self.decoder.enter(ids)
+            for layer in self.layers:
+                h = self.step(layer, h, calls)
+            total += next_token_loss(self.decoder, h, ids)
+        return total / (len(windows) * (windows.length - 1))
+
+    @torch.no_grad()
+    def install(self) -> None:
+        """Make the decoder what this is, in place."""
+        for layer, parameters in self.changed.items():
+            for name, value in parameters.items():
+                self.decoder.layers[layer].get_parameter(name).copy_(value)
+        gone = [layer for layer in range(len(self.decoder)) if layer not in self.layers]
+        for layer in reversed(gone):
+            self.decoder.drop(layer, layer + 1)
+
