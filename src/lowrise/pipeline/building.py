@@ -22,7 +22,7 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model
+from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model, tell_collapse
 from lowrise.pipeline.opening import open_from
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
@@ -80,6 +80,7 @@ def apply_and_write(
             _write_side_files(folder, plan, recipe, results, curves, observation)
             for name, text in build_report(folder).items():
                 (folder / name).write_text(text, encoding="utf-8")
+    tell_collapse(results, plan.scores, report)
     return results
 
 

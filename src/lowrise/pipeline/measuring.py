@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -21,6 +22,7 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
+from lowrise.report.verdict import collapse_notice
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,13 @@ def make_results(name: str, after: Measured, dense: Measured | None, clock: Cloc
             results["retained"] |= retained(paired_scores(after.tasks, dense.answers, after.answers))
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
     return {**results, "memory": peak_memory(), "versions": used, "seconds": clock.total()}
+
+
+def tell_collapse(results: dict[str, Any], scores: Mapping[str, Any], report: Reporter) -> None:
+    """The last word before results. Not among their `warnings`: pages and tables see it in the numbers."""
+    found = collapse_notice(results.get("retained", {}).get("perplexity_ratio", {}), scores)
+    if found is not None:
+        report.alarm(f"{found.headline.upper()}: {found.text}")
 
 
 def add_speed(

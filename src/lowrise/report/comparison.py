@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowrise.files import write_file
+from lowrise.quality import collapsed_on
 from lowrise.report.tasks import known, retained_share
 
 # The stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
@@ -45,6 +46,7 @@ def summarise_row(row: dict[str, Any], layers: int) -> dict[str, Any]:
     retained, memory, stages = results["retained"], results["memory"], results["seconds"]
     stability = results.get("stability", {})
     steady = known(stability)
+    collapse = collapsed_on(retained["perplexity_ratio"], plan["scores"])
     return {
         **line,
         "layers": results["layers"],
@@ -61,7 +63,7 @@ def summarise_row(row: dict[str, Any], layers: int) -> dict[str, Any]:
         "seconds": row["seconds"],
         "seconds_by_stage": stages,
         "peak_bytes": memory.get("peak_device_bytes_until_written", memory["peak_resident_bytes_until_written"]),
-        "collapsed": plan["scores"].get("verdict") == "collapsed",
+        "collapsed": None if collapse is None else {"text": collapse[0], "ratio": collapse[1]},
         "edits": plan["edits"],
         "calibration": plan["calibration"],
     }
@@ -101,7 +103,8 @@ def note(row: dict[str, Any]) -> str:
         return f"failed: {row['reason']}"
     if row["status"] != "done":
         return "not run yet"
-    return "collapsed" if row["collapsed"] else ""
+    collapse = row["collapsed"]
+    return f"collapsed: {_times(collapse['ratio'])} on {collapse['text']}" if collapse else ""
 
 
 def accuracies(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -120,6 +123,8 @@ def row_line(row: dict[str, Any]) -> str:
         return f"failed: {row['reason']}"
     retained = row["results"]["retained"]
     words = [f"perplexity {_times(ratio)} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
+    if collapsed_on(retained["perplexity_ratio"], row["plan"]["scores"]):
+        words.insert(0, "collapsed")
     kept = retained.get("tasks_mean", {}).get("ratio")
     if kept is not None:
         words.append(f"tasks {kept:.1%}")

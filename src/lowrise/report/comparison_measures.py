@@ -9,13 +9,14 @@ from typing import Any
 
 from lowrise.report.tasks import known
 
+_DRAWN = 100.0  # times dense: what lies beyond would press all others flat, on a logarithmic axis too
+
 
 @dataclass(frozen=True)
 class Measure:
     """values: by row name. intervals: (low, high) by row name where known. chance: of guessing, where known.
 
-    scale: (lowest, highest) to draw, where not all is drawn; beyond: the rows above it. A ruin at a perplexity of 10^8
-    would press all others flat.
+    scale: (lowest, highest) to draw, where not all is drawn; beyond: the rows above it.
     """
 
     id: str
@@ -56,8 +57,7 @@ def measures(results: dict[str, Any]) -> list[Measure]:
 
 def _perplexity(rows: list[dict[str, Any]], text: str, index: int) -> Measure:
     values = _by_row(rows, lambda row: row["perplexity_ratio"].get(text))
-    sound = [values[row["name"]] for row in rows if row["name"] in values and not row["collapsed"]]
-    shown = [1.0, *(sound or values.values())]
+    shown = [1.0, *([value for value in values.values() if value <= _DRAWN] or values.values())]
     scale = (min(shown) / 1.15, max(shown) * 1.4)
     beyond = tuple(name for name, value in values.items() if value > scale[1])
     sentence = f"Times the dense model’s, on {text}; logarithmic, lower is better."

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lowrise.recipe import COLLAPSED_RATIO
+from lowrise.quality import is_collapse, worst_text
 from lowrise.report import words
 from lowrise.report.folder import Contents, Retained, Spread, Task
 
@@ -204,16 +203,6 @@ def kept(share: Retained | None, *, above_chance: bool = False) -> str:
         return ""
     bounds = "" if low is None or high is None else f" [{words.bare_percent(low)}–{words.bare_percent(high)}]"
     return words.percent(value) + bounds
-
-
-def worst_text(ratios: dict[str, float]) -> str:
-    """The text that the model reads worst, by perplexity ratio; what is no number is worse than any."""
-    return max(ratios, key=lambda name: math.inf if math.isnan(ratios[name]) else ratios[name])
-
-
-def is_collapse(ratio: float | None) -> bool:
-    """The gate: from COLLAPSED_RATIO on, and for what is no number, the model counts as collapsed."""
-    return ratio is not None and (not math.isfinite(ratio) or ratio >= COLLAPSED_RATIO)
 
 
 def _with_range(spread: Spread, write: Callable[[float], str]) -> str:
