@@ -90,7 +90,7 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
         with clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
         texts = evaluation_texts(recipe, opened)
-        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock))
+        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, writes=False))
         if recipe.speed:
             decoders.append(opened.decoder)
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)

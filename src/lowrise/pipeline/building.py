@@ -14,7 +14,6 @@ from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
-from lowrise.measure.samples import continuations, side_by_side
 from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
@@ -51,8 +50,6 @@ def apply_and_write(
     command: `run` or `apply`. observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     compute = opened.decoder.dtype
-    with clock.stage("samples"):
-        written = continuations(opened.decoder, opened.tokenizer)
     curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
     with output_folder(out, force) as folder:
         with clock.stage("write"):
@@ -70,8 +67,6 @@ def apply_and_write(
             for curve in curves
         ]
         results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
-        with clock.stage("samples"):
-            results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
         results["command"] = command
         results["base"] = inherited_metadata(opened.place)
         results["warnings"] = report.warnings

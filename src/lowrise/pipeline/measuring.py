@@ -9,10 +9,12 @@ from typing import Any
 
 from lowrise.calibration import Windows
 from lowrise.measure import perplexity as perplexity_module
+from lowrise.measure import samples as samples_module
 from lowrise.measure.cache import Cache, cache_folder
 from lowrise.measure.identity import files_sha256, model_identity
 from lowrise.measure.perplexity import perplexity
 from lowrise.measure.retained import retained
+from lowrise.measure.samples import continuations, side_by_side
 from lowrise.measure.size import size
 from lowrise.measure.speed import speed
 from lowrise.measure.system import peak_memory, versions
@@ -27,11 +29,12 @@ from lowrise.report.verdict import collapse_notice
 
 @dataclass(frozen=True)
 class Measured:
-    """One model. summary: its part of results.json; answers: what comparing two models needs."""
+    """One model. summary: its part of results.json; answers: what comparing two models needs; samples: by prompt."""
 
     summary: dict[str, Any]
     tasks: TaskSet
     answers: Answers
+    samples: dict[str, str]
 
 
 def measure_model(
@@ -42,12 +45,16 @@ def measure_model(
     tasks: TaskSet,
     report: Reporter,
     clock: Clock,
+    writes: bool = True,
 ) -> Measured:
-    """Size, perplexity and tasks. What was measured before, of the same model on the same data, is not run again."""
+    """Size, perplexity, tasks and samples of its text, these if it `writes`.
+
+    What was measured before, of the same model on the same data, is not run again.
+    """
     cache = Cache(cache_folder(), report)
     label = f"{opened.record.source}, {decoder.storeys} layers"
     with clock.stage("measure"):
-        identity = model_identity(decoder, opened.tokenizer) if texts or tasks else {}
+        identity = model_identity(decoder, opened.tokenizer) if texts or tasks or writes else {}
         values = {
             name: _kept_perplexity(decoder, identity, windows.first(limit), cache, label, report)
             for name, windows in texts.items()
@@ -58,7 +65,11 @@ def measure_model(
         with clock.stage("tasks"):
             answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report)
         summary["tasks"] = task_rows(tasks, answers)
-    return Measured(summary, tasks, answers)
+    samples: dict[str, str] = {}
+    if writes:
+        with clock.stage("samples"):
+            samples = _kept_samples(decoder, opened.tokenizer, identity, cache, label, report)
+    return Measured(summary, tasks, answers, samples)
 
 
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> dict[str, Any]:
@@ -68,6 +79,8 @@ def make_results(name: str, after: Measured, dense: Measured | None, clock: Cloc
             text: value["value"] / dense.summary["perplexity"][text]["value"]
             for text, value in after.summary["perplexity"].items()
         }
+        if after.samples:
+            results["samples"] = side_by_side(dense.samples, after.samples)
         results["dense"] = dense.summary
         results["retained"] = {
             "layers": after.summary["layers"] / dense.summary["layers"],
@@ -113,4 +126,18 @@ def _kept_perplexity(
         cache.write(key, kept, {"what": about, "model": label})
     else:
         report.say(f"perplexity of {windows.source}: kept from before")
+    return kept
+
+
+def _kept_samples(
+    decoder: Decoder, tokenizer: Any, identity: dict[str, Any], cache: Cache, label: str, report: Reporter
+) -> dict[str, str]:
+    """Prompts, their number of tokens and the way of writing are code, so the code is in the key."""
+    key = {"what": "samples", "model": identity, "code": files_sha256([str(samples_module.__file__)])}
+    kept: dict[str, str] | None = cache.read(key)
+    if kept is None:
+        kept = continuations(decoder, tokenizer)
+        cache.write(key, kept, {"what": f"samples of text, {len(kept)} prompts", "model": label})
+    else:
+        report.say("samples of text: kept from before")
     return kept
