@@ -38,7 +38,7 @@ def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: floa
         "retained": {
             "parameters": 1 - removed / 50,
             "perplexity_ratio": {"text.txt": ratio},
-            "tasks": {},
+            "tasks": {name: {"metric": "acc", "ratio": kept} for name in TASKS},
             "tasks_mean": {"ratio": kept, "ratio_low": kept - 0.05, "ratio_high": kept + 0.05},
         },
         "memory": {"peak_resident_bytes": 3_000_000_000, "peak_resident_bytes_until_written": 1_500_000_000},
@@ -134,6 +134,7 @@ def test_what_has_no_value_is_left_empty_and_stops_nothing(tmp_path: Path) -> No
     without = made_row("streamline", 4, 1.3, 0.9, 60.0)
     results = without["results"]
     results["retained"]["tasks_mean"] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+    results["retained"]["tasks"] = {name: {"metric": "acc", "ratio": None} for name in TASKS}
     results["stability"] = {"reading": None, "sums": 0.8}
     results["tasks"]["sums"] |= {"acc_stderr": None}
     unsure = made_row("laco", 4, 1.4, 0.8, 5.0)
@@ -141,11 +142,23 @@ def test_what_has_no_value_is_left_empty_and_stops_nothing(tmp_path: Path) -> No
     compared = summarised([without, unsure])
     found = dict(columns(compared))
     assert found["tasks retained"] == ["100%", "", "80.0%"]
-    assert found["stability"][1] == "0.800"
+    assert found["stability"][1] == "0.800, 1 of 2 tasks"
     assert row_line(without) == "perplexity ×1.30 on text.txt, 60 s"
     assert "0.450 |" in markdown_comparison(compared)
     assert "streamline" in comparison_page(compared)
     assert draw_comparison(compared, tmp_path)
+
+
+def test_a_mean_of_some_tasks_says_of_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    row = made_row("streamline", 4, 1.3, 0.9, 60.0)
+    row["results"]["retained"]["tasks"]["sums"] = {"metric": "acc", "ratio": None}
+    compared = summarised([row])
+    assert dict(columns(compared))["tasks retained"][1] == "90.0% (85% to 95%), 1 of 2 tasks"
+    assert "mean over 1 of 2 tasks; bars" in comparison_page(compared)
+    Console(width=200).print(terminal_comparison(compared))
+    assert "90.0%, 1 of 2 tasks" in capsys.readouterr().out
 
 
 @pytest.mark.slow

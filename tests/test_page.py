@@ -110,8 +110,20 @@ def test_tasks_and_speed_are_shown_where_they_were_measured(main: Main, folder: 
             "×1.24",
             "×1.29",
             "73.1%",
+            "mean of 3 tasks",
+            "mean of 2 of 3 tasks",  # one has no chance level
         ):
             assert words in text
+
+
+def test_the_terminal_says_of_how_many_tasks_a_mean_is(folder: Path) -> None:
+    from lowrise.report.tasks import task_rows
+
+    add_everything(folder)
+    said = {what: value for what, _, value in task_rows(read_results(folder))}
+    assert said["retained, mean of 3 tasks"] == "84.8% (80% to 90%)"
+    assert said["retained above chance, mean of 2 of 3 tasks"] == "61.2% (42% to 80%)"
+    assert said["stability, mean of 1 of 3 tasks"] == "73.1%"
 
 
 @pytest.mark.parametrize(("ratio", "loud"), [(2.99, False), (3.0, True), (float("inf"), True), (float("nan"), True)])
@@ -132,6 +144,7 @@ def test_answers_no_better_than_chance_are_said_too(main: Main, folder: Path) ->
     change_results(folder, retained=retained)
     assert main("report", folder)[0] == 0
     assert "No better than guessing" in page_of(folder).text
+    assert "Over 2 of 3 tasks together" in page_of(folder).text
 
 
 def test_whatever_a_user_names_stays_text(main: Main, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from lowrise.report import words
 from lowrise.report.tasks import known
 
 _DRAWN = 100.0  # times dense: what lies beyond would press all others flat, on a logarithmic axis too
@@ -46,7 +47,8 @@ def measures(results: dict[str, Any]) -> list[Measure]:
         tasks = results["dense"]["tasks"].values()
         chances = [task["chance"] for task in tasks if "acc" in task and task.get("chance") is not None]
         values = _by_row(rows, lambda row: _mean_accuracy(row["tasks"]))
-        sentence = f"Mean over {len(results['dense']['tasks'])} tasks; the dashed lines are the dense model and chance."
+        counted = words.tasks(sum(task.get("acc") is not None for task in tasks), len(tasks))
+        sentence = f"Mean over {counted}; the dashed lines are the dense model and chance."
         chance = fmean(chances) if chances else None
         found.append(Measure("accuracy", "Accuracy", sentence, dense_accuracy, values, {}, chance=chance))
     found.append(_retained(rows))
@@ -71,7 +73,14 @@ def _retained(rows: list[dict[str, Any]]) -> Measure:
         for row in rows
         if row["name"] in values and row["retained"].get("ratio_low") is not None
     }
-    sentence = "Compressed over dense score, mean over tasks; bars are 95% intervals."
+    counted = {
+        words.tasks(
+            len(known({name: one.get("ratio") for name, one in row["retained_tasks"].items()})), len(row["tasks"])
+        )
+        for row in rows
+        if row["name"] in values
+    }
+    sentence = f"Compressed over dense score, mean over {' or '.join(sorted(counted))}; bars are 95% intervals."
     return Measure("retained", "Task scores retained", sentence, 1.0, values, intervals)
 
 

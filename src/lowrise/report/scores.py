@@ -103,9 +103,17 @@ def costs(contents: Contents) -> list[Row]:
         rows.append(Row("perplexity", note, before, words.decimal(value.value), change, is_collapse(ratio)))
     mean = results.retained.tasks_mean
     if mean is not None and mean.ratio is not None:
-        rows.append(Row("tasks", f"mean of {_counted(contents)}", "", "", kept(mean)))
+        rows.append(Row("tasks", f"mean of {covered(contents, 'ratio')}", "", "", kept(mean)))
     if mean is not None and mean.above_chance is not None:
-        rows.append(Row("tasks, above chance", "", "", "", kept(mean, above_chance=True)))
+        rows.append(
+            Row(
+                "tasks, above chance",
+                f"mean of {covered(contents, 'above_chance')}",
+                "",
+                "",
+                kept(mean, above_chance=True),
+            )
+        )
     return rows
 
 
@@ -124,7 +132,7 @@ def tiles(contents: Contents) -> list[Tile]:
         found.append(Tile("Perplexity", words.ratio(ratios[worst]), note, is_collapse(ratios[worst])))
     mean = results.retained.tasks_mean
     if mean is not None and mean.ratio is not None:
-        note = f"of the dense score, mean of {_counted(contents)}"
+        note = f"of the dense score, mean of {covered(contents, 'ratio')}"
         found.append(Tile("Tasks keep", words.percent(mean.ratio), note))
     writing = [timing for timing in timings(contents) if timing.name.startswith("writing")]
     if writing:
@@ -137,9 +145,10 @@ def tiles(contents: Contents) -> list[Tile]:
     return found
 
 
-def _counted(contents: Contents) -> int:
-    """Tasks that have a ratio, which the mean is over."""
-    return sum(share.ratio is not None for share in contents.results.retained.tasks.values())
+def covered(contents: Contents, share: str) -> str:
+    """The tasks that have this share, `ratio` or `above_chance`, so those that its mean is over."""
+    kept_of = contents.results.retained.tasks.values()
+    return words.tasks(sum(getattr(one, share) is not None for one in kept_of), len(contents.results.tasks))
 
 
 def scores(contents: Contents) -> list[Score]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lowrise.quality import COLLAPSED_RATIO, collapsed_on
 from lowrise.report import words
 from lowrise.report.folder import Contents
+from lowrise.report.scores import covered
 
 # What `run` calls a text that it measured on for want of another; it comes from the calibration itself.
 _OWN_TEXTS = ("calibration, held out", "calibration sentences")
@@ -55,7 +56,8 @@ def _guessing(contents: Contents) -> list[Notice]:
     mean = contents.results.retained.tasks_mean
     if mean is None or mean.above_chance_low is None or mean.above_chance_low > 0:
         return []
-    text = "Over all tasks together its answers cannot be told from chance: the interval of what is kept reaches 0."
+    tasks = covered(contents, "above_chance")
+    text = f"Over {tasks} together its answers cannot be told from chance: the interval of what is kept reaches 0."
     return [Notice("collapse", "No better than guessing", text)]
 
 
