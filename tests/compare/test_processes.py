@@ -59,6 +59,8 @@ def test_killed_in_the_middle_it_goes_on_without_repeating(
 ) -> None:
     """SIGKILL while the second row is at work: its process goes too, the first row is kept as it is."""
     rows = tmp_path / "out" / "rows"
+    assert main(*asked, "--presets", "streamline-none", "--remove", "1")[0] == 0
+    ran.clear()
     chosen = ["--presets", "streamline-none", "--remove", "1,2"]
     process = started(*chosen)
     until((rows / "streamline-none-2" / "log.txt").exists, process)

@@ -16,6 +16,7 @@ from refusals import Main, assert_one_line, contents, edit_config
 class TestRefused:
     """One line, exit 2, and nothing written or changed."""
 
+    @pytest.mark.usefixtures("no_tasks_of_lm_eval")
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
