@@ -10,7 +10,7 @@ import pytest
 from comparisons import SMALL, Arguments
 from lowrise import quality
 from lowrise.quality import SEARCHED, collapsed_on
-from refusals import Main
+from refusals import Main, assert_one_line
 
 EVERYTHING, NOTHING = 1e-9, 1e9  # perplexity ratios from which the models of these tests count as collapsed
 
@@ -62,6 +62,18 @@ def test_run_and_measure_say_it_on_stderr_and_page_and_card_too(
     status, _, said = main("measure", out, "--dense", tiny_folder, "--text", text_file, *SMALL[2:])
     assert status == 0
     assert ("THE MODEL HAS COLLAPSED" in said) is loud
+
+
+def test_strict_leaves_nothing_of_a_model_that_collapses_on_a_text(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the search, whose own sentences it keeps, has let it pass."""
+    monkeypatch.setattr("lowrise.pipeline.measuring.collapsed_on", lambda ratios, _: ("words.txt", ratios["words.txt"]))
+    texts = ["--text", text_file, "--eval-text", text_file]
+    done = main("run", tiny_folder, "--preset", "laco-mean", "--remove", 2, "--strict", *texts, *SMALL,
+                "--out", tmp_path / "out")  # fmt: skip
+    assert_one_line(*done, ("--strict: expected a model that keeps", "on words.txt"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("ran")

@@ -21,7 +21,7 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model, tell_collapse
+from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model, refuse_collapse, tell_collapse
 from lowrise.pipeline.opening import open_from
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
@@ -59,6 +59,8 @@ def apply_and_write(
         until_written = peak_memory()
         after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
         results = make_results(str(out), after, dense, clock)
+        if recipe.strict:
+            refuse_collapse(results, plan.scores)
         if recipe.speed:
             # the dense model in memory was edited and given up: its source is opened again
             add_speed(results, decoder, open_from(recipe).decoder, report, clock)

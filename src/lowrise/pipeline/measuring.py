@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lowrise.calibration import Windows
+from lowrise.errors import RecipeError
 from lowrise.measure import perplexity as perplexity_module
 from lowrise.measure import samples as samples_module
 from lowrise.measure.cache import Cache, cache_folder
@@ -24,6 +25,8 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
+from lowrise.quality import collapsed_on
+from lowrise.report import words
 from lowrise.report.verdict import collapse_notice
 
 
@@ -92,6 +95,15 @@ def make_results(name: str, after: Measured, dense: Measured | None, clock: Cloc
             results["retained"] |= retained(paired_scores(after.tasks, dense.answers, after.answers))
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
     return {**results, "memory": peak_memory(), "versions": used, "seconds": clock.total()}
+
+
+def refuse_collapse(results: dict[str, Any], scores: Mapping[str, Any]) -> None:
+    """For `--strict`. Raises RecipeError for a model that has collapsed."""
+    found = collapsed_on(results["retained"]["perplexity_ratio"], scores)
+    if found is not None:
+        expected = "a model that keeps what the dense one knows"
+        lost = f"perplexity {words.ratio(found[1])} the dense model's on {found[0]}"
+        raise RecipeError("--strict", expected, lost, "remove fewer layers, or choose another preset")
 
 
 def tell_collapse(results: dict[str, Any], scores: Mapping[str, Any], report: Reporter) -> None:
