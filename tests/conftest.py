@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -24,6 +25,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     folder = tmp_path_factory.mktemp("cache") / "lowrise"
     monkeypatch.setenv("LOWRISE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def no_tasks_of_lm_eval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Reading lm-eval's own 14,000 task files takes 15 seconds."""
+    from lm_eval.tasks import manager
+
+    monkeypatch.setattr(manager, "__file__", str(tmp_path / "lm-eval" / "manager.py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled() -> None:
+    """What libraries keep is never garbage: every run collects it, and would walk through all of theirs, 0.4 s."""
+    import lowrise.pipeline  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+QUICK = ["--samples", "10", "--length", "32", "--quiet"]
+FILES = ("lowrise/report.html", "README.md")
 # As the measurements write them: two tasks of several choices, one of generated answers.
 TASKS: dict[str, Any] = {
     "tasks": {

@@ -11,6 +11,7 @@ import pytest
 
 from lowrise.measure.cache import Cache, cache_folder
 from lowrise.progress import Reporter
+from refusals import PLAIN
 
 Main = Callable[..., tuple[int, str, str]]
 KEY = {"what": "task", "model": {"weights": "a"}}
@@ -98,3 +99,29 @@ def test_without_a_folder_there_is_nothing_to_show(main: Main, cache: Path) -> N
     assert main("cache")[:2] == (0, f"0 measurements, 0 bytes in {cache}\n")
     assert main("cache", "--clear")[0] == 0
     assert not cache.exists()
+
+
+def test_samples_of_text_are_written_once_a_model(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense model's, too: a second run, of another size, has its own compressed model write, and nothing else."""
+    from lowrise.measure.samples import continuations
+    from lowrise.pipeline import measuring
+
+    wrote: list[int] = []
+
+    def counted(decoder: Any, tokenizer: Any) -> dict[str, str]:
+        wrote.append(decoder.storeys)
+        return continuations(decoder, tokenizer)
+
+    monkeypatch.setattr(measuring, "continuations", counted)
+    shown = []
+    for name, removed in (("one", 1), ("two", 2), ("again", 2)):
+        assert (
+            main("run", tiny_folder, *PLAIN, "--remove", removed, "--text", text_file, "--out", tmp_path / name)[0] == 0
+        )
+        shown.append(json.loads((tmp_path / name / "lowrise/results.json").read_text())["samples"])
+    assert wrote == [6, 5, 4]
+    assert [sample["dense"] for sample in shown[0]] == [sample["dense"] for sample in shown[1]]
+    assert shown[1] == shown[2]
+    assert len(shown[0]) == 3

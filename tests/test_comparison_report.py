@@ -26,7 +26,7 @@ TASKS = {"reading": 0.6, "sums": 0.5}
 REASON = "--form: expected a gated <b>MLP</b> | or another form, found none; choose --form paper"
 
 
-def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: float, verdict: str) -> dict[str, Any]:
+def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: float) -> dict[str, Any]:
     """A row as `Row.about` gives it, of a model of 30 layers and 1,000 parameters whose perplexity is 20."""
     tasks = {name: {"acc": kept * acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25} for name, acc in TASKS.items()}
     results = {
@@ -38,14 +38,14 @@ def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: floa
         "retained": {
             "parameters": 1 - removed / 50,
             "perplexity_ratio": {"text.txt": ratio},
-            "tasks": {},
+            "tasks": {name: {"metric": "acc", "ratio": kept} for name in TASKS},
             "tasks_mean": {"ratio": kept, "ratio_low": kept - 0.05, "ratio_high": kept + 0.05},
         },
         "memory": {"peak_resident_bytes": 3_000_000_000, "peak_resident_bytes_until_written": 1_500_000_000},
         "seconds": {"open": 4.0, "observe": seconds, "write": 3.0, "measure": 50.0, "total": seconds + 57},
     }
     calibration = {"source": "words.txt", "samples": 10, "length": 32, "sha256": "ab" * 32, "seed": 0}
-    plan = {"scores": {"verdict": verdict}, "edits": [], "calibration": calibration}
+    plan = {"scores": {}, "edits": [], "calibration": calibration}
     about = {"name": f"{preset}-{removed}", "preset": preset, "removed": removed, "loads_plainly": True}
     return {**about, "status": "done", "seconds": 60.0, "results": results, "plan": plan}
 
@@ -53,9 +53,9 @@ def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: floa
 @pytest.fixture
 def compared() -> dict[str, Any]:
     rows = [
-        made_row("streamline", 4, 1.5, 0.9, 60, ""),
-        made_row("laco", 4, 3e8, 0.5, 20, "collapsed"),
-        made_row("streamline", 8, 3.0, 0.8, 80, ""),
+        made_row("streamline", 4, 1.5, 0.9, 60),
+        made_row("laco", 4, 3e8, 0.5, 20),
+        made_row("streamline", 8, 3.0, 0.8, 80),
         {"name": "laco-8", "preset": "laco", "removed": 8, "loads_plainly": True, "status": "failed", "reason": REASON,
          "killed": False, "seconds": 5.0},
         {"name": "laco-9", "preset": "laco", "removed": 9, "loads_plainly": True, "status": "to come"},
@@ -77,7 +77,14 @@ def test_the_table_says_it_all_and_leaves_out_what_is_not_known(compared: dict[s
     assert table["stability"][1] == "0.850"  # the mean of .9 and .8
     assert table["seconds to compress"][1] == "60.0"  # what is observed, without opening, writing and measuring
     assert table["peak memory"][1] == "1.50 GB"  # until the checkpoint was written
-    assert table["note"] == ["", "", "collapsed", "", f"failed: {REASON}", "not run yet"]
+    assert table["note"] == [
+        "",
+        "",
+        "collapsed: ×3.0e+08 on text.txt",
+        "collapsed: ×3.00 on text.txt",
+        f"failed: {REASON}",
+        "not run yet",
+    ]
 
 
 def test_a_reason_does_not_break_the_table(compared: dict[str, Any]) -> None:
@@ -102,7 +109,7 @@ def test_the_terminal_has_80_columns(compared: dict[str, Any], capsys: pytest.Ca
 
 
 def test_a_ruin_is_named_and_not_drawn(compared: dict[str, Any]) -> None:
-    """All four measures are there; perplexity is drawn as far as the sound rows go, ×1.0 to ×3.0."""
+    """All four measures are there; perplexity is drawn as far as rows below ×100 go, ×1.0 to ×3.0."""
     found = {one.id: one for one in measures(compared)}
     assert list(found) == ["perplexity-0", "accuracy", "retained", "stability"]
     assert found["perplexity-0"].beyond == ("laco-4",)
@@ -124,21 +131,34 @@ def test_nothing_finished_is_no_picture_and_still_a_page(compared: dict[str, Any
 
 def test_what_has_no_value_is_left_empty_and_stops_nothing(tmp_path: Path) -> None:
     """Where the dense model scores 0, or too few resamples have a value, results hold null."""
-    without = made_row("streamline", 4, 1.3, 0.9, 60.0, "held")
+    without = made_row("streamline", 4, 1.3, 0.9, 60.0)
     results = without["results"]
     results["retained"]["tasks_mean"] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+    results["retained"]["tasks"] = {name: {"metric": "acc", "ratio": None} for name in TASKS}
     results["stability"] = {"reading": None, "sums": 0.8}
     results["tasks"]["sums"] |= {"acc_stderr": None}
-    unsure = made_row("laco", 4, 1.4, 0.8, 5.0, "held")
+    unsure = made_row("laco", 4, 1.4, 0.8, 5.0)
     unsure["results"]["retained"]["tasks_mean"] |= {"ratio_low": None, "ratio_high": None}
     compared = summarised([without, unsure])
     found = dict(columns(compared))
     assert found["tasks retained"] == ["100%", "", "80.0%"]
-    assert found["stability"][1] == "0.800"
+    assert found["stability"][1] == "0.800, 1 of 2 tasks"
     assert row_line(without) == "perplexity ×1.30 on text.txt, 60 s"
     assert "0.450 |" in markdown_comparison(compared)
     assert "streamline" in comparison_page(compared)
     assert draw_comparison(compared, tmp_path)
+
+
+def test_a_mean_of_some_tasks_says_of_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    row = made_row("streamline", 4, 1.3, 0.9, 60.0)
+    row["results"]["retained"]["tasks"]["sums"] = {"metric": "acc", "ratio": None}
+    compared = summarised([row])
+    assert dict(columns(compared))["tasks retained"][1] == "90.0% (85% to 95%), 1 of 2 tasks"
+    assert "mean over 1 of 2 tasks; bars" in comparison_page(compared)
+    Console(width=200).print(terminal_comparison(compared))
+    assert "90.0%, 1 of 2 tasks" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from warm import Warm
 
 # Restores what a background shell may have set to "ignored", which a child would inherit.
 _START = (
@@ -26,24 +27,31 @@ TRAINING = "replaced by"
 
 
 class Running:
-    """`lowrise run` in a process of its own on a tiny model, with more work than a test waits for."""
+    """`lowrise run` in a process of its own on a tiny model, with more work than a test waits for.
 
-    def __init__(self, folder: Path, model: Path, text: Path, *options: object) -> None:
+    cold: with the imports that a user's command begins with.
+    """
+
+    process: subprocess.Popen[bytes] | Warm
+
+    def __init__(self, folder: Path, model: Path, text: Path, *options: object, cold: bool) -> None:
         self.place, self.scratch = folder / "place", folder / "scratch"
         self.place.mkdir()
         self.scratch.mkdir()
         self._log = folder / "stderr"
         recipe = folder / "recipe.yaml"
         recipe.write_text("training: {epochs: 100000, batch_tokens: 64}\n", encoding="utf-8")
-        command = [sys.executable, "-c", _START, Path(sys.executable).with_name("lowrise"), "run", model]
         always = ["--recipe", recipe, "--text", text, "--length", 32, "--samples", 16, "--remove", 2, "--device", "cpu"]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*map(str, [*command, *always, *options, "--out", self.place / "new" / "out"])],
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env={**os.environ, "TMPDIR": str(self.scratch)},
-            )
+        command = ["run", model, *always, *options, "--out", self.place / "new" / "out"]
+        environment = {"TMPDIR": str(self.scratch)}
+        with self._log.open("wb") as log, Path(os.devnull).open("wb") as nowhere:
+            if cold:
+                start = [sys.executable, "-c", _START, Path(sys.executable).with_name("lowrise"), *command]
+                self.process = subprocess.Popen(
+                    [*map(str, start)], stdout=nowhere, stderr=log, env={**os.environ, **environment}
+                )
+            else:
+                self.process = Warm(command, nowhere.fileno(), log.fileno(), environment)
 
     def said(self) -> str:
         return self._log.read_text(encoding="utf-8")
@@ -80,8 +88,8 @@ def start(tmp_path: Path, tiny_folder: Path, text_file: Path) -> Iterator[Start]
     """Start the command; whatever a failed test leaves running is killed."""
     running: list[Running] = []
 
-    def begin(*options: object) -> Running:
-        running.append(Running(tmp_path, tiny_folder, text_file, *options))
+    def begin(*options: object, cold: bool = False) -> Running:
+        running.append(Running(tmp_path, tiny_folder, text_file, *options, cold=cold))
         return running[-1]
 
     yield begin
@@ -108,7 +116,7 @@ def assert_interrupted(status: int, said: str) -> None:
 @pytest.mark.parametrize("seconds", [0.5, 0.7, 1.0, 2.0, 3.5])
 def test_ctrl_c_while_it_starts(start: Start, seconds: float) -> None:
     """While libraries are imported, the model is opened or observed, whichever it is by then."""
-    running = start()
+    running = start(cold=True)
     time.sleep(seconds)
     status = running.send(signal.SIGINT)
     assert_interrupted(status, running.said())
@@ -125,7 +133,7 @@ def test_ctrl_c_while_it_trains(start: Start, max_ram: str) -> None:
 
 
 def test_ctrl_c_is_answered_in_one_line(start: Start) -> None:
-    running = start("--quiet")
+    running = start("--quiet", cold=True)
     time.sleep(2.0)
     running.send(signal.SIGINT)
     assert running.said() == "lowrise: interrupted\n"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from made_tasks import items, naive_stability, write_choice, write_items, write_tasks
+from warm import Warm
 
 Main = Callable[..., tuple[int, str, str]]
 NAMES = ["made_choice", "made_subjects", "made_contexts"]
@@ -243,24 +241,25 @@ class TestMeasuredOnce:
         assert passes
 
     def test_killed_in_the_middle_it_goes_on_with_the_next_task(
-        self, cache: Path, dense: Path, tmp_path: Path, lowrise: Callable[..., Any]
+        self, main: Main, cache: Path, dense: Path, tmp_path: Path
     ) -> None:
         folder = write_tasks(tmp_path / "many", count=60)
         arguments = ["measure", dense, "--tasks", ",".join(EVERY), "--task-dir", folder, "--device", "cpu"]
-        command = [Path(sys.executable).with_name("lowrise"), *arguments]
-        with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with Path(os.devnull).open("wb") as nowhere:
+            process = Warm(arguments, nowhere.fileno(), nowhere.fileno())
             end = time.monotonic() + 60
             while not list(cache.glob("*.json")) and time.monotonic() < end:
                 time.sleep(0.001)
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait(60)
         finished = {file: file.stat().st_mtime_ns for file in cache.glob("*.json")}
         assert 1 <= len(finished) < len(EVERY)
-        done = lowrise(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("kept from before") == len(finished)
+        status, printed, errors = main(*arguments, "--json")
+        assert status == 0, errors
+        assert errors.count("kept from before") == len(finished)
         assert {file: file.stat().st_mtime_ns for file in finished} == finished
         assert len(list(cache.glob("*.json"))) == len(EVERY)
-        assert set(json.loads(done.stdout)["tasks"]) == set(EVERY)
+        assert set(json.loads(printed)["tasks"]) == set(EVERY)
 
 
 class TestRefused:
@@ -274,13 +273,6 @@ class TestRefused:
             return line
 
         return run
-
-    @pytest.fixture
-    def no_tasks_of_lm_eval(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Reading lm-eval's own 14,000 task files takes 15 seconds."""
-        from lm_eval.tasks import manager
-
-        monkeypatch.setattr(manager, "__file__", str(tmp_path / "lm-eval" / "manager.py"))
 
     @pytest.mark.usefixtures("no_tasks_of_lm_eval")
     def test_an_unknown_task_is_answered_with_close_names(self, refused: Callable[..., str], folder: Path) -> None:

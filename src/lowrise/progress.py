@@ -44,6 +44,10 @@ class Reporter:
         self.warnings.append(text)
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
+    def alarm(self, text: str) -> None:
+        """Shown even when quiet, for what results themselves tell already: the last word before them."""
+        self.console.print(f"warning: {text}", markup=False, style="bold red")
+
     @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
         """For work that another process does: a turning sign on a terminal; call what it yields with a note."""

@@ -22,9 +22,6 @@ Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
-# Perplexity, compressed over dense, from which a result counts as collapsed. On short calibration sentences it is high
-# to begin with: on the demo model ×2.2 there was ×4.6 on long text, ×4.2 was ×11.5.
-COLLAPSED_RATIO = 3.0
 
 
 class _Strict(BaseModel):

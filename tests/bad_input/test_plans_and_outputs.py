@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from refusals import PLAIN, Main, Refused, assert_one_line, contents, copied
+from warm import Warm
 
 
 class TestPlan:
@@ -230,12 +230,6 @@ class TestOutput:
         assert not list(scratch.iterdir())
 
 
-_LIMITED = (
-    "import os, resource, sys; size = int(sys.argv[1]); "
-    "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); os.execv(sys.argv[2], sys.argv[2:])"
-)
-
-
 class TestFullDisk:
     """In a process of its own that may not write a file larger than `limit` bytes, as on a disk that fills."""
 
@@ -243,9 +237,14 @@ class TestFullDisk:
     def limited(self, place: Path, scratch: Path) -> Callable[..., None]:
         def run(limit: int, *arguments: object, says: tuple[object, ...]) -> None:
             before = contents(place)
-            command = [sys.executable, "-c", _LIMITED, limit, Path(sys.executable).with_name("lowrise"), *arguments]
-            done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, check=False)
-            assert_one_line(done.returncode, done.stdout, done.stderr, says)
+            # pipes, as files of output would be limited too; what is said fits into their room
+            (read_out, out), (read_err, err) = os.pipe(), os.pipe()
+            process = Warm([*arguments], out, err, largest_file=limit)
+            for end in (out, err):
+                os.close(end)
+            status = process.wait(120)
+            with os.fdopen(read_out) as printed, os.fdopen(read_err) as said:
+                assert_one_line(status, printed.read(), said.read(), says)
             assert contents(place) == before
             assert not list(scratch.glob("lowrise-*"))
 

@@ -12,7 +12,7 @@ from lowrise.compare.asked import FILE, Asked, ask, check_same, read_asked, read
 from lowrise.compare.folder import Row, dense_of, locked, prepared_of
 from lowrise.compare.steps import finish_rows, measure_dense, prepare
 from lowrise.errors import StepError
-from lowrise.files import check_output, output_folder, write_file
+from lowrise.files import check_output, output_folder, write_file, writing
 from lowrise.progress import Reporter
 from lowrise.report.comparison import summarise, write_tables
 from lowrise.report.comparison_curves import draw_comparison
@@ -46,7 +46,8 @@ def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter) 
             raise
         results = _results(rows, out, asked)
         write_tables(results, out)
-        draw_comparison(results, out)
+        with writing(out):
+            draw_comparison(results, out)
         write_file(out / "compare.html", comparison_page(results))
     if all(row["status"] == "failed" for row in results["rows"]):
         raise StepError(f"{out}: all rows failed, the first because of this: {results['rows'][0]['reason']}", 1)

@@ -16,7 +16,7 @@ from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import add_speed, make_results, measure_model
+from lowrise.pipeline.measuring import add_speed, make_results, measure_model, tell_collapse
 from lowrise.pipeline.opening import (
     calibrate,
     check_same_tokens,
@@ -90,12 +90,13 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
         with clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
         texts = evaluation_texts(recipe, opened)
-        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock))
+        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, writes=False))
         if recipe.speed:
             decoders.append(opened.decoder)
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
     if recipe.speed:
         add_speed(results, decoders[0], decoders[1] if dense_source else None, report, clock)
+    tell_collapse(results, {}, report)
     return results
 
 

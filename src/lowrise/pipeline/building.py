@@ -14,7 +14,6 @@ from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
-from lowrise.measure.samples import continuations, side_by_side
 from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
@@ -22,7 +21,7 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model
+from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model, refuse_collapse, tell_collapse
 from lowrise.pipeline.opening import open_from
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
@@ -51,8 +50,6 @@ def apply_and_write(
     command: `run` or `apply`. observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     compute = opened.decoder.dtype
-    with clock.stage("samples"):
-        written = continuations(opened.decoder, opened.tokenizer)
     curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
     with output_folder(out, force) as folder:
         with clock.stage("write"):
@@ -62,6 +59,8 @@ def apply_and_write(
         until_written = peak_memory()
         after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
         results = make_results(str(out), after, dense, clock)
+        if recipe.strict:
+            refuse_collapse(results, plan.scores)
         if recipe.speed:
             # the dense model in memory was edited and given up: its source is opened again
             add_speed(results, decoder, open_from(recipe).decoder, report, clock)
@@ -70,8 +69,6 @@ def apply_and_write(
             for curve in curves
         ]
         results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
-        with clock.stage("samples"):
-            results["samples"] = side_by_side(written, continuations(decoder, opened.tokenizer))
         results["command"] = command
         results["base"] = inherited_metadata(opened.place)
         results["warnings"] = report.warnings
@@ -80,6 +77,7 @@ def apply_and_write(
             _write_side_files(folder, plan, recipe, results, curves, observation)
             for name, text in build_report(folder).items():
                 (folder / name).write_text(text, encoding="utf-8")
+    tell_collapse(results, plan.scores, report)
     return results
 
 

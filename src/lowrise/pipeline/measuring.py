@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from lowrise.calibration import Windows
+from lowrise.errors import RecipeError
 from lowrise.measure import perplexity as perplexity_module
+from lowrise.measure import samples as samples_module
 from lowrise.measure.cache import Cache, cache_folder
 from lowrise.measure.identity import files_sha256, model_identity
 from lowrise.measure.perplexity import perplexity
 from lowrise.measure.retained import retained
+from lowrise.measure.samples import continuations, side_by_side
 from lowrise.measure.size import size
 from lowrise.measure.speed import speed
 from lowrise.measure.system import peak_memory, versions
@@ -21,15 +25,19 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
+from lowrise.quality import collapsed_on
+from lowrise.report import words
+from lowrise.report.verdict import collapse_notice
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model. summary: its part of results.json; answers: what comparing two models needs."""
+    """One model. summary: its part of results.json; answers: what comparing two models needs; samples: by prompt."""
 
     summary: dict[str, Any]
     tasks: TaskSet
     answers: Answers
+    samples: dict[str, str]
 
 
 def measure_model(
@@ -40,12 +48,16 @@ def measure_model(
     tasks: TaskSet,
     report: Reporter,
     clock: Clock,
+    writes: bool = True,
 ) -> Measured:
-    """Size, perplexity and tasks. What was measured before, of the same model on the same data, is not run again."""
+    """Size, perplexity, tasks and samples of its text, these if it `writes`.
+
+    What was measured before, of the same model on the same data, is not run again.
+    """
     cache = Cache(cache_folder(), report)
     label = f"{opened.record.source}, {decoder.storeys} layers"
     with clock.stage("measure"):
-        identity = model_identity(decoder, opened.tokenizer) if texts or tasks else {}
+        identity = model_identity(decoder, opened.tokenizer) if texts or tasks or writes else {}
         values = {
             name: _kept_perplexity(decoder, identity, windows.first(limit), cache, label, report)
             for name, windows in texts.items()
@@ -56,7 +68,11 @@ def measure_model(
         with clock.stage("tasks"):
             answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report)
         summary["tasks"] = task_rows(tasks, answers)
-    return Measured(summary, tasks, answers)
+    samples: dict[str, str] = {}
+    if writes:
+        with clock.stage("samples"):
+            samples = _kept_samples(decoder, opened.tokenizer, identity, cache, label, report)
+    return Measured(summary, tasks, answers, samples)
 
 
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> dict[str, Any]:
@@ -66,6 +82,8 @@ def make_results(name: str, after: Measured, dense: Measured | None, clock: Cloc
             text: value["value"] / dense.summary["perplexity"][text]["value"]
             for text, value in after.summary["perplexity"].items()
         }
+        if after.samples:
+            results["samples"] = side_by_side(dense.samples, after.samples)
         results["dense"] = dense.summary
         results["retained"] = {
             "layers": after.summary["layers"] / dense.summary["layers"],
@@ -77,6 +95,22 @@ def make_results(name: str, after: Measured, dense: Measured | None, clock: Cloc
             results["retained"] |= retained(paired_scores(after.tasks, dense.answers, after.answers))
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
     return {**results, "memory": peak_memory(), "versions": used, "seconds": clock.total()}
+
+
+def refuse_collapse(results: dict[str, Any], scores: Mapping[str, Any]) -> None:
+    """For `--strict`. Raises RecipeError for a model that has collapsed."""
+    found = collapsed_on(results["retained"]["perplexity_ratio"], scores)
+    if found is not None:
+        expected = "a model that keeps what the dense one knows"
+        lost = f"perplexity {words.ratio(found[1])} the dense model's on {found[0]}"
+        raise RecipeError("--strict", expected, lost, "remove fewer layers, or choose another preset")
+
+
+def tell_collapse(results: dict[str, Any], scores: Mapping[str, Any], report: Reporter) -> None:
+    """The last word before results. Not among their `warnings`: pages and tables see it in the numbers."""
+    found = collapse_notice(results.get("retained", {}).get("perplexity_ratio", {}), scores)
+    if found is not None:
+        report.alarm(f"{found.headline.upper()}: {found.text}")
 
 
 def add_speed(
@@ -104,4 +138,18 @@ def _kept_perplexity(
         cache.write(key, kept, {"what": about, "model": label})
     else:
         report.say(f"perplexity of {windows.source}: kept from before")
+    return kept
+
+
+def _kept_samples(
+    decoder: Decoder, tokenizer: Any, identity: dict[str, Any], cache: Cache, label: str, report: Reporter
+) -> dict[str, str]:
+    """Prompts, their number of tokens and the way of writing are code, so the code is in the key."""
+    key = {"what": "samples", "model": identity, "code": files_sha256([str(samples_module.__file__)])}
+    kept: dict[str, str] | None = cache.read(key)
+    if kept is None:
+        kept = continuations(decoder, tokenizer)
+        cache.write(key, kept, {"what": f"samples of text, {len(kept)} prompts", "model": label})
+    else:
+        report.say("samples of text: kept from before")
     return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lowrise.files import write_file
+from lowrise.quality import collapsed_on
+from lowrise.report import words
 from lowrise.report.tasks import known, retained_share
 
 # The stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
@@ -45,6 +48,7 @@ def summarise_row(row: dict[str, Any], layers: int) -> dict[str, Any]:
     retained, memory, stages = results["retained"], results["memory"], results["seconds"]
     stability = results.get("stability", {})
     steady = known(stability)
+    collapse = collapsed_on(retained["perplexity_ratio"], plan["scores"])
     return {
         **line,
         "layers": results["layers"],
@@ -61,7 +65,7 @@ def summarise_row(row: dict[str, Any], layers: int) -> dict[str, Any]:
         "seconds": row["seconds"],
         "seconds_by_stage": stages,
         "peak_bytes": memory.get("peak_device_bytes_until_written", memory["peak_resident_bytes_until_written"]),
-        "collapsed": plan["scores"].get("verdict") == "collapsed",
+        "collapsed": None if collapse is None else {"text": collapse[0], "ratio": collapse[1]},
         "edits": plan["edits"],
         "calibration": plan["calibration"],
     }
@@ -82,17 +86,30 @@ def columns(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
         before = dense.get("perplexity", {}).get(name)
         ratios = [_times(row.get("perplexity_ratio", {}).get(name)) for row in rows]
         found.append((f"perplexity, {name}", [f"{before['value']:,.2f}" if before else "", *ratios]))
-    found.append(
-        ("tasks retained", ["100%" if tasks else "", *(retained_share(row.get("retained"), "ratio") for row in rows)])
-    )
+    found.append(("tasks retained", ["100%" if tasks else "", *(_retained(row) for row in rows)]))
     found += [
-        ("stability", ["1.000" if tasks else "", *(_decimal(row.get("stability")) for row in rows)]),
+        ("stability", ["1.000" if tasks else "", *(_stability(row) for row in rows)]),
         ("seconds to compress", ["", *(_seconds(row.get("seconds_to_compress")) for row in rows)]),
-        ("peak memory", ["", *(_bytes(row.get("peak_bytes")) for row in rows)]),
+        ("peak memory", ["", *(words.megabytes(row["peak_bytes"]) if "peak_bytes" in row else "" for row in rows)]),
         ("loads plainly", ["yes", *("yes" if row["loads_plainly"] else "no" for row in rows)]),
         ("note", ["", *(note(row) for row in rows)]),
     ]
     return [(heading, cells) for heading, cells in found if any(cells)]
+
+
+def _retained(row: dict[str, Any]) -> str:
+    shares = {name: task.get("ratio") for name, task in row.get("retained_tasks", {}).items()}
+    return retained_share(row.get("retained"), "ratio") + _covered(shares, row)
+
+
+def _stability(row: dict[str, Any]) -> str:
+    return _decimal(row.get("stability")) + _covered(row.get("stability_tasks", {}), row)
+
+
+def _covered(values: dict[str, float | None], row: dict[str, Any]) -> str:
+    """`, 2 of 4 tasks` where only these have a value; nothing where all have one, or none."""
+    counted, asked = len(known(values)), len(row.get("tasks", {}))
+    return f", {words.tasks(counted, asked)}" if 0 < counted < asked else ""
 
 
 def note(row: dict[str, Any]) -> str:
@@ -101,7 +118,8 @@ def note(row: dict[str, Any]) -> str:
         return f"failed: {row['reason']}"
     if row["status"] != "done":
         return "not run yet"
-    return "collapsed" if row["collapsed"] else ""
+    collapse = row["collapsed"]
+    return f"collapsed: {_times(collapse['ratio'])} on {collapse['text']}" if collapse else ""
 
 
 def accuracies(results: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -119,13 +137,16 @@ def row_line(row: dict[str, Any]) -> str:
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
     retained = row["results"]["retained"]
-    words = [f"perplexity {_times(ratio)} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
+    said = [f"perplexity {_times(ratio)} on {name}" for name, ratio in retained["perplexity_ratio"].items()]
+    if collapsed_on(retained["perplexity_ratio"], row["plan"]["scores"]):
+        said.insert(0, "collapsed")
     kept = retained.get("tasks_mean", {}).get("ratio")
     if kept is not None:
-        words.append(f"tasks {kept:.1%}")
-    return ", ".join([*words, f"{row['seconds']:,.0f} s"])
+        said.append(f"tasks {kept:.1%}")
+    return ", ".join([*said, f"{row['seconds']:,.0f} s"])
 
 
+_INTERVAL = re.compile(r" \([^)]*\)")
 _SHORT = {
     "layers removed": "removed", "parameters kept": "kept", "tasks retained": "tasks", "seconds to compress": "seconds",
     "peak memory": "memory", "loads plainly": "plain",
@@ -141,7 +162,7 @@ def terminal_comparison(results: dict[str, Any]) -> Group:
         short = "perplexity" if texts == [heading] else _SHORT.get(heading, heading)
         table.add_column(short, justify="right" if index else "left", no_wrap=index == 0, overflow="fold")
     for cells in zip(*(cells for _, cells in shown), strict=True):
-        table.add_row(*(cell.partition(" (")[0] for cell in cells))
+        table.add_row(*(_INTERVAL.sub("", cell) for cell in cells))
     notes = [Text(f"{row['name']}: {note(row)}") for row in results["rows"] if note(row)]
     return Group(table, *notes)
 
@@ -219,7 +240,3 @@ def _decimal(value: float | None) -> str:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:,.1f}"
-
-
-def _bytes(value: int | None) -> str:
-    return "" if value is None else f"{value / 1e9:,.2f} GB" if value >= 1e9 else f"{value / 1e6:,.0f} MB"

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from lowrise.report import words
 from lowrise.report.tasks import known
+
+_DRAWN = 100.0  # times dense: what lies beyond would press all others flat, on a logarithmic axis too
 
 
 @dataclass(frozen=True)
 class Measure:
     """values: by row name. intervals: (low, high) by row name where known. chance: of guessing, where known.
 
-    scale: (lowest, highest) to draw, where not all is drawn; beyond: the rows above it. A ruin at a perplexity of 10^8
-    would press all others flat.
+    scale: (lowest, highest) to draw, where not all is drawn; beyond: the rows above it.
     """
 
     id: str
@@ -45,7 +47,8 @@ def measures(results: dict[str, Any]) -> list[Measure]:
         tasks = results["dense"]["tasks"].values()
         chances = [task["chance"] for task in tasks if "acc" in task and task.get("chance") is not None]
         values = _by_row(rows, lambda row: _mean_accuracy(row["tasks"]))
-        sentence = f"Mean over {len(results['dense']['tasks'])} tasks; the dashed lines are the dense model and chance."
+        counted = words.tasks(sum(task.get("acc") is not None for task in tasks), len(tasks))
+        sentence = f"Mean over {counted}; the dashed lines are the dense model and chance."
         chance = fmean(chances) if chances else None
         found.append(Measure("accuracy", "Accuracy", sentence, dense_accuracy, values, {}, chance=chance))
     found.append(_retained(rows))
@@ -56,8 +59,7 @@ def measures(results: dict[str, Any]) -> list[Measure]:
 
 def _perplexity(rows: list[dict[str, Any]], text: str, index: int) -> Measure:
     values = _by_row(rows, lambda row: row["perplexity_ratio"].get(text))
-    sound = [values[row["name"]] for row in rows if row["name"] in values and not row["collapsed"]]
-    shown = [1.0, *(sound or values.values())]
+    shown = [1.0, *([value for value in values.values() if value <= _DRAWN] or values.values())]
     scale = (min(shown) / 1.15, max(shown) * 1.4)
     beyond = tuple(name for name, value in values.items() if value > scale[1])
     sentence = f"Times the dense model’s, on {text}; logarithmic, lower is better."
@@ -71,7 +73,14 @@ def _retained(rows: list[dict[str, Any]]) -> Measure:
         for row in rows
         if row["name"] in values and row["retained"].get("ratio_low") is not None
     }
-    sentence = "Compressed over dense score, mean over tasks; bars are 95% intervals."
+    counted = {
+        words.tasks(
+            len(known({name: one.get("ratio") for name, one in row["retained_tasks"].items()})), len(row["tasks"])
+        )
+        for row in rows
+        if row["name"] in values
+    }
+    sentence = f"Compressed over dense score, mean over {' or '.join(sorted(counted))}; bars are 95% intervals."
     return Measure("retained", "Task scores retained", sentence, 1.0, values, intervals)
 
 

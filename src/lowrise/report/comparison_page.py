@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lowrise.quality import COLLAPSED_RATIO
 from lowrise.report import words
 from lowrise.report.charts import DENSE, MARKERS, SERIES, Chart, canvas, finish, hover, intervals, line, rule
 from lowrise.report.comparison import accuracies, columns, note
@@ -130,11 +131,7 @@ def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> l
 def _notices(results: dict[str, Any]) -> list[dict[str, str]]:
     """Rows that failed, were not reached, or came out ruined."""
     kinds = (
-        (
-            "collapsed",
-            "collapse",
-            "Output collapsed: perplexity on the calibration sentences is three times the dense model’s or more",
-        ),
+        ("collapsed", "collapse", f"Collapsed: perplexity at {words.ratio(COLLAPSED_RATIO)} the dense model’s or more"),
         ("failed", "warning", "Failed"),
         ("not run yet", "note", "Not run yet"),
     )

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from lowrise.files import write_file
+from lowrise.quality import worst_text
 from lowrise.recipe import presets
 from lowrise.report import words
 from lowrise.report.card import model_card
@@ -13,7 +14,7 @@ from lowrise.report.document import render_page
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
 from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
-from lowrise.report.scores import costs, kept, scores, tiles, timings, worst_text
+from lowrise.report.scores import costs, kept, scores, tiles, timings
 from lowrise.report.verdict import notices
 
 _LEGEND = {

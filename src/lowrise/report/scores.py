@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lowrise.recipe import COLLAPSED_RATIO
+from lowrise.quality import is_collapse, worst_text
 from lowrise.report import words
 from lowrise.report.folder import Contents, Retained, Spread, Task
 
@@ -104,9 +103,17 @@ def costs(contents: Contents) -> list[Row]:
         rows.append(Row("perplexity", note, before, words.decimal(value.value), change, is_collapse(ratio)))
     mean = results.retained.tasks_mean
     if mean is not None and mean.ratio is not None:
-        rows.append(Row("tasks", f"mean of {_counted(contents)}", "", "", kept(mean)))
+        rows.append(Row("tasks", f"mean of {covered(contents, 'ratio')}", "", "", kept(mean)))
     if mean is not None and mean.above_chance is not None:
-        rows.append(Row("tasks, above chance", "", "", "", kept(mean, above_chance=True)))
+        rows.append(
+            Row(
+                "tasks, above chance",
+                f"mean of {covered(contents, 'above_chance')}",
+                "",
+                "",
+                kept(mean, above_chance=True),
+            )
+        )
     return rows
 
 
@@ -125,7 +132,7 @@ def tiles(contents: Contents) -> list[Tile]:
         found.append(Tile("Perplexity", words.ratio(ratios[worst]), note, is_collapse(ratios[worst])))
     mean = results.retained.tasks_mean
     if mean is not None and mean.ratio is not None:
-        note = f"of the dense score, mean of {_counted(contents)}"
+        note = f"of the dense score, mean of {covered(contents, 'ratio')}"
         found.append(Tile("Tasks keep", words.percent(mean.ratio), note))
     writing = [timing for timing in timings(contents) if timing.name.startswith("writing")]
     if writing:
@@ -138,9 +145,10 @@ def tiles(contents: Contents) -> list[Tile]:
     return found
 
 
-def _counted(contents: Contents) -> int:
-    """Tasks that have a ratio, which the mean is over."""
-    return sum(share.ratio is not None for share in contents.results.retained.tasks.values())
+def covered(contents: Contents, share: str) -> str:
+    """The tasks that have this share, `ratio` or `above_chance`, so those that its mean is over."""
+    kept_of = contents.results.retained.tasks.values()
+    return words.tasks(sum(getattr(one, share) is not None for one in kept_of), len(contents.results.tasks))
 
 
 def scores(contents: Contents) -> list[Score]:
@@ -204,16 +212,6 @@ def kept(share: Retained | None, *, above_chance: bool = False) -> str:
         return ""
     bounds = "" if low is None or high is None else f" [{words.bare_percent(low)}–{words.bare_percent(high)}]"
     return words.percent(value) + bounds
-
-
-def worst_text(ratios: dict[str, float]) -> str:
-    """The text that the model reads worst, by perplexity ratio; what is no number is worse than any."""
-    return max(ratios, key=lambda name: math.inf if math.isnan(ratios[name]) else ratios[name])
-
-
-def is_collapse(ratio: float | None) -> bool:
-    """The gate: from COLLAPSED_RATIO on, and for what is no number, the model counts as collapsed."""
-    return ratio is not None and (not math.isfinite(ratio) or ratio >= COLLAPSED_RATIO)
 
 
 def _with_range(spread: Spread, write: Callable[[float], str]) -> str:

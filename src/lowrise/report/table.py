@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lowrise.report import words
 from lowrise.report.tasks import task_rows
 
 
@@ -19,7 +20,8 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     both.append(
         ("of them embeddings", _number(dense.get("parameters_embeddings")), _number(results["parameters_embeddings"]))
     )
-    both.append((f"weights ({results['dtype']})", _bytes(dense.get("bytes")), _bytes(results["bytes"])))
+    before = words.megabytes(dense["bytes"]) if "bytes" in dense else ""
+    both.append((f"weights ({results['dtype']})", before, words.megabytes(results["bytes"])))
     for name, value in results.get("perplexity", {}).items():
         before = dense.get("perplexity", {}).get(name)
         ratio = results.get("retained", {}).get("perplexity_ratio", {}).get(name)
@@ -44,7 +46,7 @@ def _speed_rows(speed: dict[str, Any]) -> list[tuple[str, str, str]]:
     for what, key, shown in (
         ("first token, ms", "first_token_seconds", lambda seconds: f"{seconds['median'] * 1000:,.1f}"),
         ("keys and values a token", "kv_bytes_per_token", lambda value: f"{value:,} B"),
-        ("memory while generating", "peak_bytes", _bytes),
+        ("memory while generating", "peak_bytes", words.megabytes),
     ):
         found.append((what, shown(dense[key]) if dense else "", shown(compressed[key])))
     return found
@@ -71,7 +73,3 @@ def terminal_table(results: dict[str, Any]) -> Table:
 
 def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
-
-
-def _bytes(value: int | None) -> str:
-    return "" if value is None else f"{value / 1e6:,.0f} MB"

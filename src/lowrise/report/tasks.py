@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lowrise.report import words
+
 _COUNTS = ("n", "fewshot", "chance", "subtasks")
 
 
@@ -17,14 +19,16 @@ def task_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
             kept = results.get("retained", {}).get("tasks", {}).get(name, {})
             share = f" ({kept['ratio']:.0%})" if kept.get("metric") == metric and kept.get("ratio") is not None else ""
             rows.append((f"{name}, {metric}", dense, _score(task, metric) + share))
-    mean = results.get("retained", {}).get("tasks_mean", {})
-    for what, key in (("retained, mean of tasks", "ratio"), ("retained above chance", "above_chance")):
+    asked, retained = len(results.get("tasks", {})), results.get("retained", {})
+    mean = retained.get("tasks_mean", {})
+    for what, key in (("retained", "ratio"), ("retained above chance", "above_chance")):
         if mean.get(key) is not None:
-            rows.append((what, "", retained_share(mean, key)))
+            counted = len(known({name: task.get(key) for name, task in retained["tasks"].items()}))
+            rows.append((f"{what}, mean of {words.tasks(counted, asked)}", "", retained_share(mean, key)))
     for what, key in (("stability", "stability"), ("same answers", "agreement")):
         values = known(results.get(key, {}))
         if values:
-            rows.append((f"{what}, mean of {len(values)} tasks", "", f"{sum(values) / len(values):.1%}"))
+            rows.append((f"{what}, mean of {words.tasks(len(values), asked)}", "", f"{sum(values) / len(values):.1%}"))
     return rows
 
 

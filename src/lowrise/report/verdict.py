@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from lowrise.recipe import COLLAPSED_RATIO
+from lowrise.quality import COLLAPSED_RATIO, collapsed_on
 from lowrise.report import words
 from lowrise.report.folder import Contents
-from lowrise.report.scores import is_collapse, worst_text
+from lowrise.report.scores import covered
 
 # What `run` calls a text that it measured on for want of another; it comes from the calibration itself.
 _OWN_TEXTS = ("calibration, held out", "calibration sentences")
@@ -25,7 +26,8 @@ class Notice:
 
 def notices(contents: Contents) -> list[Notice]:
     """The loudest first."""
-    found = [*_collapse(contents), *_guessing(contents)]
+    collapse = collapse_notice(contents.results.retained.perplexity_ratio, contents.plan.scores)
+    found = [*([] if collapse is None else [collapse]), *_guessing(contents)]
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:
         text = (
@@ -36,26 +38,26 @@ def notices(contents: Contents) -> list[Notice]:
     return [*found, *_thin_evidence(contents)]
 
 
-def _collapse(contents: Contents) -> list[Notice]:
-    """The gate: perplexity at COLLAPSED_RATIO times the dense model's, on any text."""
-    ratios = contents.results.retained.perplexity_ratio
-    lost = {name: ratio for name, ratio in ratios.items() if is_collapse(ratio)}
-    if not lost:
-        return []
-    worst = worst_text(lost)
+def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> Notice | None:
+    """What to say of a model that has collapsed (`lowrise.quality`), on the terminal as on page and card."""
+    found = collapsed_on(ratios, scores)
+    if found is None:
+        return None
+    name, ratio = found
     text = (
-        f"Perplexity is {words.ratio(lost[worst])} the dense model's on {worst}. From "
+        f"Perplexity is {words.ratio(ratio)} the dense model's on {name}. From "
         f"×{COLLAPSED_RATIO:g} on lowrise calls a result collapsed: what it writes is no longer what the dense model "
         "would write. Remove fewer layers, or choose another preset."
     )
-    return [Notice("collapse", "The model has collapsed", text)]
+    return Notice("collapse", "The model has collapsed", text)
 
 
 def _guessing(contents: Contents) -> list[Notice]:
     mean = contents.results.retained.tasks_mean
     if mean is None or mean.above_chance_low is None or mean.above_chance_low > 0:
         return []
-    text = "Over all tasks together its answers cannot be told from chance: the interval of what is kept reaches 0."
+    tasks = covered(contents, "above_chance")
+    text = f"Over {tasks} together its answers cannot be told from chance: the interval of what is kept reaches 0."
     return [Notice("collapse", "No better than guessing", text)]
 
 

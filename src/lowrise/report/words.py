@@ -21,6 +21,12 @@ def short_count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def tasks(counted: int, asked: int) -> str:
+    """What a mean is over: `4 tasks`, or `2 of 4 tasks` where the others have no value."""
+    share = "" if counted == asked else f"{counted} of "
+    return f"{share}{asked} task{'' if asked == 1 else 's'}"
+
+
 def decimal(value: float) -> str:
     """Two decimals, large numbers with separators, huge ones as powers of ten."""
     if not math.isfinite(value):
@@ -51,9 +57,10 @@ def rate(value: float) -> str:
 
 
 def megabytes(value: float) -> str:
+    """Bytes to three digits: 538 MB, 1.34 GB."""
     for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= size:
-            return f"{value / size:,.{0 if value >= 100 * size else 1}f} {name}"
+            return f"{value / size:,.{0 if value >= 100 * size else 1 if value >= 10 * size else 2}f} {name}"
     return f"{value:,.0f} B"
 
 

@@ -11,7 +11,8 @@ from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
 from lowrise.plan import Merge
 from lowrise.progress import Bar, Reporter
-from lowrise.recipe import COLLAPSED_RATIO, PAPER_THRESHOLD, Collapse
+from lowrise.quality import is_collapse
+from lowrise.recipe import PAPER_THRESHOLD, Collapse
 from lowrise.select.stack import Stack, Trial
 
 
@@ -36,10 +37,10 @@ class Search:
 
     @property
     def verdict(self) -> str:
-        """`merged`, `nothing` (no trial was accepted) or `collapsed` (the output is lost, see COLLAPSED_RATIO)."""
+        """`merged`, `nothing` (no trial was accepted) or `collapsed` (the output is lost: `lowrise.quality`)."""
         if not self.edits:
             return "nothing"
-        return "merged" if self.perplexity_ratio < COLLAPSED_RATIO else "collapsed"
+        return "collapsed" if is_collapse(self.perplexity_ratio) else "merged"
 
     def scores(self, settings: Collapse) -> dict[str, Any]:
         """For the plan: what was asked, every trial, and what the merges do to the loss on the sentences."""

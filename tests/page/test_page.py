@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,29 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import tiny
-from pages import Page, add_everything, change_results, make_folders, page_of, read_results
-from refusals import Main, assert_one_line, contents
-
-QUICK = ["--samples", "10", "--length", "32", "--quiet"]
-FILES = ("lowrise/report.html", "README.md")
-Made = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One output folder a kind of edit; tests copy before they change."""
-    return make_folders(
-        tmp_path_factory.mktemp("finished"), tiny_folder, text_file, ("layer", "none", "paper", "merge")
-    )
-
-
-@pytest.fixture
-def folder(finished: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the one with a trained layer, weights left behind: a page needs none."""
-    return Path(shutil.copytree(finished["layer"], tmp_path / "out", ignore=shutil.ignore_patterns("*.safetensors")))
+from pages import FILES, QUICK, Page, add_everything, change_results, page_of, read_results
+from refusals import Main
 
 
 @pytest.mark.parametrize(
@@ -110,8 +90,20 @@ def test_tasks_and_speed_are_shown_where_they_were_measured(main: Main, folder: 
             "×1.24",
             "×1.29",
             "73.1%",
+            "mean of 3 tasks",
+            "mean of 2 of 3 tasks",  # one has no chance level
         ):
             assert words in text
+
+
+def test_the_terminal_says_of_how_many_tasks_a_mean_is(folder: Path) -> None:
+    from lowrise.report.tasks import task_rows
+
+    add_everything(folder)
+    said = {what: value for what, _, value in task_rows(read_results(folder))}
+    assert said["retained, mean of 3 tasks"] == "84.8% (80% to 90%)"
+    assert said["retained above chance, mean of 2 of 3 tasks"] == "61.2% (42% to 80%)"
+    assert said["stability, mean of 1 of 3 tasks"] == "73.1%"
 
 
 @pytest.mark.parametrize(("ratio", "loud"), [(2.99, False), (3.0, True), (float("inf"), True), (float("nan"), True)])
@@ -132,6 +124,7 @@ def test_answers_no_better_than_chance_are_said_too(main: Main, folder: Path) ->
     change_results(folder, retained=retained)
     assert main("report", folder)[0] == 0
     assert "No better than guessing" in page_of(folder).text
+    assert "Over 2 of 3 tasks together" in page_of(folder).text
 
 
 def test_whatever_a_user_names_stays_text(main: Main, tmp_path: Path) -> None:
@@ -196,180 +189,6 @@ def test_odd_numbers_do_not_stop_a_page(main: Main, folder: Path, odd: float) ->
     status, _, errors = main("report", folder)
     assert status == 0, errors
     assert {"chart-pairs", "chart-layers", "chart-norms", "chart-spans"} <= page_of(folder).ids()
-
-
-class TestReportRefuses:
-    """Exit 2, one line, and the old page and card as they were."""
-
-    def refused(self, main: Main, folder: Path, *says: object) -> None:
-        before = contents(folder) if folder.is_dir() else None
-        assert_one_line(*main("report", folder), says)
-        assert before is None or contents(folder) == before
-
-    def test_what_is_no_output_folder(self, main: Main, tmp_path: Path, tiny_folder: Path) -> None:
-        self.refused(main, tmp_path / "nowhere", "nowhere", "output folder")
-        self.refused(main, tiny_folder, "no folder `lowrise` in it")
-        (tmp_path / "file").write_text("x")
-        self.refused(main, tmp_path / "file", "output folder")
-
-    @pytest.mark.parametrize("name", ["results.json", "plan.json", "recipe.yaml", "training.json"])
-    def test_a_folder_that_lacks_a_file(self, main: Main, folder: Path, name: str) -> None:
-        (folder / "lowrise" / name).unlink()
-        self.refused(main, folder, name, "No such file")
-
-    @pytest.mark.parametrize("name", ["results.json", "plan.json", "observation.json", "training.json"])
-    @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"layers": "many"}'])
-    def test_a_damaged_file(self, main: Main, folder: Path, name: str, content: bytes) -> None:
-        (folder / "lowrise" / name).write_bytes(content)
-        self.refused(main, folder, name)
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"perplexity": 3},
-            {"perplexity": {"a": {"value": "low"}}},
-            {"samples": [{"prompt": 1}]},
-            {"layers": 0},
-            {"retained": {"tasks": {"a": 0.5}}},
-            {"speed": {"compressed": {"prefill": {"1": 3}}}},
-            {"tasks": {"a": {"acc": "good"}}},
-        ],
-    )
-    def test_results_that_are_none(self, main: Main, folder: Path, changes: dict[str, Any]) -> None:
-        change_results(folder, **changes)
-        self.refused(main, folder, "results.json", next(iter(changes)))
-
-    def test_files_of_two_runs(self, main: Main, folder: Path, finished: dict[str, Path]) -> None:
-        change_results(folder, layers=5)
-        self.refused(main, folder, "as in plan.json")
-        shutil.copy(finished["layer"] / "lowrise/results.json", folder / "lowrise")
-        seen = json.loads((folder / "lowrise/observation.json").read_text())
-        seen["pairs"].pop()
-        (folder / "lowrise/observation.json").write_text(json.dumps(seen))
-        self.refused(main, folder, "observation.json", "6 layers")
-
-
-def test_apply_has_a_page_without_the_curves_and_says_so(
-    main: Main, tiny_folder: Path, finished: dict[str, Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    status, _, errors = main("apply", tiny_folder, finished["none"] / "lowrise/plan.json", "--out", out, "--quiet")
-    assert status == 0, errors
-    page = page_of(out)
-    assert "chart-pairs" not in page.ids()
-    assert "chart-spans" in page.ids()  # the plan holds these
-    assert "its layers were not looked at here" in page.text
-    assert "lowrise apply" in page.text
-    assert "Nothing was measured" in page.text
-
-
-@pytest.mark.parametrize("kind", ["layer", "merge"])
-def test_the_command_on_the_page_makes_the_same_model_again(
-    main: Main, finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    shown = next(line for line in page_of(finished[kind]).text.splitlines() if line.startswith("lowrise run"))
-    shutil.copytree(finished[kind], tmp_path / kind)
-    monkeypatch.chdir(tmp_path)
-    status, _, errors = main(*shown.split()[1:], "--quiet")
-    assert status == 0, errors
-    for name in ("lowrise/plan.json", "lowrise/recipe.yaml", "model.safetensors"):
-        assert (tmp_path / f"{kind}-again" / name).read_bytes() == (finished[kind] / name).read_bytes()
-
-
-def test_what_run_saw_is_what_observe_sees(
-    main: Main, tiny_folder: Path, text_file: Path, finished: dict[str, Path], tmp_path: Path
-) -> None:
-    """The same tokens, so the same numbers to the six digits kept, from two passes that share no run."""
-    out = tmp_path / "observed"
-    status, _, errors = main("observe", tiny_folder, "--text", text_file, "--out", out, *QUICK)
-    assert status == 0, errors
-    kept = json.loads((finished["none"] / "lowrise/observation.json").read_text())
-    full = json.loads((out / "observation.json").read_text())
-    assert kept["input_output"] == pytest.approx(full["input_output"], rel=1e-5)
-    for ours, theirs in zip(kept["pairs"], full["pairs"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
-    assert kept["norms"]["largest"] == pytest.approx(full["norms"]["largest"], rel=1e-5)
-    assert kept["norms"]["writers"] == full["norms"]["writers"]
-
-
-def test_samples_are_what_generate_writes(finished: dict[str, Path], tiny_folder: Path) -> None:
-    """Against transformers' own greedy generation, of the dense model and of the folder that was written."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    samples = read_results(finished["layer"])["samples"]
-    assert len(samples) == 3
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
-    for who, place in (("dense", tiny_folder), ("compressed", finished["layer"])):
-        model = AutoModelForCausalLM.from_pretrained(place).eval()
-        for sample in samples:
-            ids = tokenizer(sample["prompt"], return_tensors="pt").input_ids
-            with torch.no_grad():
-                written = model.generate(ids, do_sample=False, max_new_tokens=40, pad_token_id=1)
-            assert tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True) == sample[who]
-
-
-def test_prompts_that_a_model_cannot_read_are_left_out() -> None:
-    from lowrise.measure.samples import PROMPTS, continuations
-    from lowrise.model.decoder import Decoder
-
-    assert continuations(Decoder(tiny.model(max_position_embeddings=8)), tiny.tokenizer()) == {}
-    assert continuations(Decoder(tiny.model(vocab_size=50)), tiny.tokenizer()) == {}
-    short = continuations(Decoder(tiny.model(max_position_embeddings=40)), tiny.tokenizer())
-    assert set(short) <= set(PROMPTS)
-
-
-class TestLicence:
-    def header(self, folder: Path) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
-        return found
-
-    @pytest.mark.parametrize(
-        ("readme", "expected"),
-        [
-            ("---\nlicense: apache-2.0\nlanguage: en\n---\n# Base", {"license": "apache-2.0"}),
-            (
-                "---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n",
-                {"license": "other", "license_name": "own", "license_link": "LICENSE"},
-            ),
-            ("no header", {}),
-            ("---\nlicense: [a, {b\n---\n", {}),
-            ("---\nlicense: [mit]\n---\n", {}),
-            ("---\nlicense: \"mit\\nbase_model: evil\"\n---\n", {}),
-            ("---\n- a\n---\n", {}),
-        ],
-    )  # fmt: skip
-    def test_is_carried_over_from_a_folder(self, tmp_path: Path, readme: str, expected: dict[str, str]) -> None:
-        from lowrise.model.inherited import inherited_metadata
-
-        (tmp_path / "README.md").write_text(readme)
-        assert inherited_metadata(tmp_path) == expected
-
-    def test_stands_in_the_card(self, main: Main, text_file: Path, tmp_path: Path) -> None:
-        source = tiny.save(tmp_path / "model")
-        (source / "README.md").write_text("---\nlicense: mit\n---\n")
-        out = tmp_path / "out"
-        assert main("run", source, "--preset", "streamline-none", "--remove", "2", "--text", text_file, "--out", out,
-                    *QUICK)[0] == 0  # fmt: skip
-        header = self.header(out)
-        assert header["license"] == "mit"
-        assert header["pipeline_tag"] == "text-generation"
-        assert header["library_name"] == "transformers"
-        assert {"lowrise", "depth-pruning", "streamline-none"} <= set(header["tags"])
-
-    def test_is_read_from_gguf_metadata(self, tmp_path: Path) -> None:
-        import gguf
-
-        from lowrise.model.inherited import inherited_metadata
-
-        file = tmp_path / "model.gguf"
-        writer = gguf.GGUFWriter(file, "llama")
-        writer.add_license("apache-2.0")
-        writer.add_source_repo_url("https://huggingface.co/someone/base")
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
-        assert inherited_metadata(file) == {"license": "apache-2.0", "base_model": "someone/base"}
 
 
 def test_a_house_of_any_height_stands(tiny_plan_of: Callable[[int], Any]) -> None:

@@ -1,0 +1,35 @@
+"""The quality gate: when a result counts as collapsed. One rule for the search, terminal, tables, page and card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# Perplexity, compressed over dense, from which a result counts as collapsed. On short calibration sentences it is high
+# to begin with: on the demo model ×2.2 there was ×4.6 on long text, ×4.2 was ×11.5.
+COLLAPSED_RATIO = 3.0
+SEARCHED = "the sentences of the search"
+
+
+def is_collapse(ratio: float | None) -> bool:
+    """Whether this perplexity ratio is one of a collapse; what is no number is, what was not measured is not."""
+    return ratio is not None and (not math.isfinite(ratio) or ratio >= COLLAPSED_RATIO)
+
+
+def worst_text(ratios: Mapping[str, float]) -> str:
+    """The text that the model reads worst, by perplexity ratio; what is no number is worse than any."""
+    return max(ratios, key=lambda name: math.inf if math.isnan(ratios[name]) else ratios[name])
+
+
+def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tuple[str, float] | None:
+    """(text, perplexity ratio) where a model that has collapsed is worst, or None for one that has not.
+
+    ratios: by text, of everything it was measured on. scores: of its plan, where a search of merges notes what they did
+    to its own sentences.
+    """
+    searched = scores.get("loss")
+    own = searched.get("perplexity_ratio") if isinstance(searched, dict) else None
+    known = {**ratios, **({SEARCHED: float(own)} if isinstance(own, int | float) else {})}
+    lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
+    return (worst_text(lost), lost[worst_text(lost)]) if lost else None

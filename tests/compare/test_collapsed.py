@@ -1,0 +1,89 @@
+"""One rule for what counts as collapsed: terminal, page, card and the table of a comparison say it together or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from comparisons import SMALL, Arguments
+from lowrise import quality
+from lowrise.quality import SEARCHED, collapsed_on
+from refusals import Main, assert_one_line
+
+EVERYTHING, NOTHING = 1e-9, 1e9  # perplexity ratios from which the models of these tests count as collapsed
+
+
+@pytest.mark.parametrize(
+    ("ratios", "own", "expected"),
+    [
+        ({"a": 2.99}, None, None),
+        ({"a": 1.0, "b": 3.0}, None, ("b", 3.0)),
+        ({"a": 4.0, "b": 8.78}, 3.5, ("b", 8.78)),
+        ({"a": 1.5}, 3.0, (SEARCHED, 3.0)),
+        ({"a": 3.5}, 9.0, (SEARCHED, 9.0)),
+        ({}, 2.0, None),
+        ({"a": float("inf")}, 1.0, ("a", float("inf"))),
+    ],
+)
+def test_from_three_times_on_on_any_text_or_the_sentences(
+    ratios: dict[str, float], own: float | None, expected: tuple[str, float] | None
+) -> None:
+    scores = {} if own is None else {"loss": {"dense": 3.0, "after": 4.0, "perplexity_ratio": own}}
+    assert collapsed_on(ratios, scores) == expected
+
+
+def test_what_is_no_number_is_a_collapse() -> None:
+    found = collapsed_on({"a": 1e9, "b": float("nan")}, {})
+    assert found is not None
+    assert found[0] == "b"
+
+
+@pytest.mark.parametrize("limit", [EVERYTHING, NOTHING])
+@pytest.mark.parametrize("preset", ["streamline-none", "laco-last"])
+def test_run_and_measure_say_it_on_stderr_and_page_and_card_too(
+    main: Main,
+    tiny_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    preset: str,
+    limit: float,
+) -> None:
+    monkeypatch.setattr(quality, "COLLAPSED_RATIO", limit)
+    out, texts = tmp_path / "out", ["--text", text_file, "--eval-text", text_file]
+    status, _, said = main("run", tiny_folder, "--preset", preset, "--remove", 2, *texts, *SMALL, "--out", out)
+    assert status == 0
+    loud = limit == EVERYTHING
+    assert ("THE MODEL HAS COLLAPSED" in said) is loud
+    assert ("The model has collapsed" in (out / "lowrise/report.html").read_text()) is loud
+    assert ("**The model has collapsed.**" in (out / "README.md").read_text()) is loud
+    status, _, said = main("measure", out, "--dense", tiny_folder, "--text", text_file, *SMALL[2:])
+    assert status == 0
+    assert ("THE MODEL HAS COLLAPSED" in said) is loud
+
+
+def test_strict_leaves_nothing_of_a_model_that_collapses_on_a_text(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the search, whose own sentences it keeps, has let it pass."""
+    monkeypatch.setattr("lowrise.pipeline.measuring.collapsed_on", lambda ratios, _: ("words.txt", ratios["words.txt"]))
+    texts = ["--text", text_file, "--eval-text", text_file]
+    done = main("run", tiny_folder, "--preset", "laco-mean", "--remove", 2, "--strict", *texts, *SMALL,
+                "--out", tmp_path / "out")  # fmt: skip
+    assert_one_line(*done, ("--strict: expected a model that keeps", "on words.txt"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ran")
+@pytest.mark.parametrize("limit", [EVERYTHING, NOTHING])
+def test_a_comparison_marks_every_preset_by_it(
+    main: Main, asked: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    monkeypatch.setattr(quality, "COLLAPSED_RATIO", limit)
+    status, printed, _ = main(*asked, "--remove", "2")
+    assert status == 0
+    for row in json.loads((tmp_path / "out/compare.json").read_text())["rows"]:
+        assert (row["collapsed"] is not None) is (limit == EVERYTHING)
+        assert (f"{row['name']}: collapsed: ×" in printed) is (limit == EVERYTHING)

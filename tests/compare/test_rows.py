@@ -1,0 +1,230 @@
+"""`lowrise compare`: one table of presets and sizes, rows that fail, and going on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from comparisons import SMALL, Arguments, row_states
+from lowrise.compare import steps
+from lowrise.compare.child import Ended
+from lowrise.report.comparison_curves import draw_comparison
+from lowrise.report.comparison_measures import measures
+from lowrise.report.comparison_page import comparison_page
+from refusals import Main
+
+
+def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked: Arguments, tmp_path: Path) -> None:
+    status, printed, errors = main(*asked)
+    assert (status, errors) == (0, "")
+    out, names = tmp_path / "out", ["streamline-none-1", "laco-last-1", "streamline-none-2", "laco-last-2"]
+    assert ran == ["preparing", "the dense model", "streamline-none, 1 layer", "laco-last, 1 layer",
+                   "streamline-none, 2 layers", "laco-last, 2 layers"]  # fmt: skip
+    results = json.loads((out / "compare.json").read_text())
+    assert [row["name"] for row in results["rows"]] == names
+    states = row_states(out)
+    for row in results["rows"]:
+        theirs = states[row["name"]]["results"]
+        assert row["layers"] == tiny.LAYERS - row["removed"] == theirs["layers"]
+        assert row["perplexity_ratio"] == theirs["retained"]["perplexity_ratio"]
+        # the dense model of every row is the one that was measured first
+        assert theirs["dense"]["perplexity"] == results["dense"]["perplexity"]
+        assert 0 < row["peak_bytes"] <= theirs["memory"]["peak_resident_bytes"]
+        assert row["loads_plainly"]
+        assert not (out / "rows" / row["name"] / "model").exists()
+    by_kind = {name: states[name]["plan"]["calibration"]["sha256"] for name in names}
+    assert by_kind["streamline-none-1"] == by_kind["streamline-none-2"] != by_kind["laco-last-1"]
+    assert by_kind["laco-last-1"] == by_kind["laco-last-2"]
+    lines = (out / "compare.md").read_text().splitlines()
+    assert len(lines) == 2 + 1 + 4
+    assert "| streamline-none | 1 of 6 |" in lines[3]
+    with (out / "compare.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    for line, row in zip(rows, results["rows"], strict=True):
+        assert float(line["perplexity words.txt"]) == row["perplexity"]["words.txt"]
+        assert int(line["parameters"]) == row["parameters"]
+    assert "streamline-none" in printed
+    assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
+    assert "laco-last" in comparison_page(results)
+
+
+@pytest.mark.usefixtures("ran")
+def test_the_peers_criteria_beside_each_other(main: Main, asked: Arguments, tmp_path: Path) -> None:
+    """Those with a number of windows of their own keep it and share one file; taylor, which six layers are too few
+    for, is a row with its reason."""
+    names = ["block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random"]
+    status, _, errors = main(*asked, "--presets", ",".join(names), "--remove", "2", "--avoid-massive")
+    assert (status, errors) == (0, "")
+    states = row_states(tmp_path / "out")
+    assert [states[f"{name}-2"]["status"] for name in names] == ["done"] * 3 + ["failed"] + ["done"] * 2
+    assert "at most 0 layers" in states["taylor-2"]["reason"]
+    samples = {name: states[f"{name}-2"]["plan"]["calibration"]["samples"] for name in names if name != "taylor"}
+    assert samples == {"block-influence": 8, "angular": 8, "greedy-perplexity": 4, "tail": 4, "random": 4}
+    files = sorted(file.name for file in (tmp_path / "out" / "calibration").iterdir())
+    assert files == ["windows-10x32.safetensors", "windows-4x32.safetensors", "windows-8x32.safetensors"]
+    results = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
+
+
+@pytest.mark.usefixtures("ran")
+def test_tasks_are_in_every_row_and_the_dense_model_answers_once(
+    main: Main, asked: Arguments, task_dir: Path, tmp_path: Path
+) -> None:
+    status, _, errors = main(*asked, "--remove", "2", "--tasks", "tiny_words", "--task-dir", task_dir, "--limit", 6)
+    assert (status, errors) == (0, "")
+    out = tmp_path / "out"
+    results = json.loads((out / "compare.json").read_text())
+    dense = results["dense"]["tasks"]["tiny_words"]
+    assert dense["n"] == 6
+    for row, state in zip(results["rows"], map(row_states(out).get, ["streamline-none-2", "laco-last-2"]), strict=True):
+        assert state["results"]["dense"]["tasks"]["tiny_words"] == dense
+        # from the row's own results, by the definitions: one task, so its values are the means
+        assert row["stability"] == state["results"]["stability"]["tiny_words"]
+        if dense["acc"]:
+            assert row["tasks"]["tiny_words"]["acc"] / dense["acc"] == pytest.approx(row["retained"]["ratio"])
+        log = (out / "rows" / row["name"] / "log.txt").read_text()
+        assert log.count("items, kept from before") == 1
+    assert [one.id for one in measures(results)] == ["perplexity-0", "accuracy", "retained", "stability"]
+    assert "tiny_words" in comparison_page(results)
+    assert len((out / "compare.md").read_text().splitlines()) == 2 * (2 + 1 + 2) + 1
+
+
+def test_rows_are_what_run_alone_gives(
+    main: Main, ran: list[str], asked: Arguments, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Stored tokens change nothing: the same calibration hash, the same edits, the same perplexity."""
+    assert main(*asked, "--remove", "2", "--keep")[0] == 0
+    assert len(ran) == 4
+    for preset in ("streamline-none", "laco-last"):
+        alone = tmp_path / preset
+        own = SMALL if preset == "streamline-none" else SMALL[2:]
+        texts = ["--text", text_file, "--eval-text", text_file]
+        assert main("run", tiny_folder, "--preset", preset, "--remove", 2, *texts, *own, "--out", alone)[0] == 0
+        kept = tmp_path / "out" / "rows" / f"{preset}-2" / "model"
+        one, other = ((folder / "lowrise/plan.json").read_text() for folder in (alone, kept))
+        assert one == other
+        assert (alone / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
+
+
+def test_a_finished_comparison_runs_nothing_again_and_takes_more_rows(
+    main: Main, ran: list[str], asked: Arguments, tmp_path: Path
+) -> None:
+    assert main(*asked, "--presets", "streamline-none", "--remove", "1")[0] == 0
+    before = row_states(tmp_path / "out")
+    ran.clear()
+    assert main(*asked, "--presets", "streamline-none", "--remove", "1")[0] == 0
+    assert ran == []
+    assert main(*asked, "--presets", "streamline-none,laco-mean", "--remove", "1,2")[0] == 0
+    assert ran == ["preparing", "laco-mean, 1 layer", "streamline-none, 2 layers", "laco-mean, 2 layers"]
+    after = row_states(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_method_that_fails_is_a_row_with_its_reason(
+    main: Main, ran: list[str], text_file: Path, tmp_path: Path
+) -> None:
+    """OPT has no gated MLP for the portable swiglu, and LaCo must leave layer 0 alone, so 5 of 6 is too much for it."""
+    model = tiny.save(tmp_path / "opt", "opt")
+    chosen = ["--presets", "streamline-none,streamline-swiglu,laco-last", "--form", "portable", "--remove", 5]
+    texts = ["--text", text_file, "--eval-text", text_file]
+    status, printed, errors = main("compare", model, *chosen, *texts, *SMALL, "--out", tmp_path / "out", "--json")
+    assert (status, errors) == (0, "")
+    rows = {row["preset"]: row for row in json.loads(printed)["rows"]}
+    assert rows["streamline-none"]["status"] == "done"
+    assert "gated" in rows["streamline-swiglu"]["reason"]
+    assert "--remove: expected at most 4 layers" in rows["laco-last"]["reason"]
+    table = (tmp_path / "out/compare.md").read_text()
+    assert "failed: --remove: expected at most 4 layers" in table
+    ran.clear()
+    assert main("compare", model, *chosen, *texts, *SMALL, "--out", tmp_path / "out")[0] == 0
+    assert ran == []
+
+
+def test_a_row_that_was_killed_is_a_row_too_and_is_tried_again(
+    main: Main, ran: list[str], asked: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = steps.run_step
+
+    def killed(arguments: list[str], log: Path, title: str, report: Any) -> Ended:
+        if "laco" not in title:
+            return sound(arguments, log, title, report)
+        log.write_text("half a line")
+        return Ended(-signal.SIGKILL, log, 1.0)
+
+    monkeypatch.setattr(steps, "run_step", killed)
+    assert main(*asked, "--remove", "2")[0] == 0
+    reason = "killed by SIGKILL, as the system does when memory runs out"
+    assert row_states(tmp_path / "out")["laco-last-2"]["reason"] == reason
+    monkeypatch.setattr(steps, "run_step", sound)
+    ran.clear()
+    assert main(*asked, "--remove", "2")[0] == 0
+    assert ran == ["preparing", "laco-last, 2 layers"]
+    assert row_states(tmp_path / "out")["laco-last-2"]["status"] == "done"
+
+
+def test_a_whole_output_is_not_made_twice(main: Main, ran: list[str], asked: Arguments, tmp_path: Path) -> None:
+    """The comparison died after the run had ended and before it could note so."""
+    assert main(*asked, "--remove", "2", "--keep")[0] == 0
+    note = tmp_path / "out/rows/laco-last-2/row.json"
+    before = json.loads(note.read_text())
+    note.unlink()
+    ran.clear()
+    assert main(*asked, "--remove", "2")[0] == 0
+    assert ran == ["preparing"]
+    assert json.loads(note.read_text())["results"] == before["results"]
+
+
+def test_all_rows_failed_is_exit_1(main: Main, ran: list[str], asked: Arguments) -> None:
+    status, _, errors = main(*asked, "--presets", "laco,laco-last", "--remove", "5")
+    assert status == 1
+    assert "all rows failed" in errors
+    assert len(errors.splitlines()) == 1
+    assert len(ran) == 4
+
+
+def test_the_model_writes_its_own_text_once(main: Main, ran: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chosen = ["--presets", "streamline-none", "--remove", "1,2", "--samples", 4, "--length", 16, "--device", "cpu"]
+    assert main("compare", tiny_folder, *chosen, "--quiet", "--out", out)[0] == 0
+    assert len(ran) == 4
+    saying = [file.relative_to(out).as_posix() for file in out.rglob("*.txt") if "writes its own" in file.read_text()]
+    assert saying == ["prepare.txt"]
+    records = [state["plan"]["calibration"] for state in row_states(out).values()]
+    assert records[0] == records[1]
+    assert records[0]["source"] == "written by the model"
+
+
+def test_stored_tokens_that_were_changed_are_refused(
+    main: Main, ran: list[str], asked: Arguments, tmp_path: Path
+) -> None:
+    assert main(*asked, "--presets", "streamline-none", "--remove", "1")[0] == 0
+    [file] = (tmp_path / "out/calibration").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-8] ^= 1  # another last token
+    file.write_bytes(data)
+    assert main(*asked, "--presets", "streamline-none", "--remove", "1,2")[0] == 0
+    assert "expected the tokens of sha256" in row_states(tmp_path / "out")["streamline-none-2"]["reason"]
+    assert ran
+
+
+def test_presets_and_sizes_may_stand_in_a_recipe(
+    main: Main, ran: list[str], tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {tiny_folder}\npresets: [streamline-none, laco-mean]\nremove: [1, 25%]\ntext: [{text_file}]\n"
+        "collapse: {combine: 2}\n"
+    )
+    assert main("compare", "--recipe", recipe, *SMALL, "--out", tmp_path / "out")[0] == 0
+    states = row_states(tmp_path / "out")
+    assert list(states) == ["laco-mean-1", "laco-mean-2", "streamline-none-1", "streamline-none-2"]
+    assert states["laco-mean-1"]["plan"]["scores"]["settings"]["combine"] == 2
+    # no text in common: each kind has its own held-out tokens, and a panel of its own
+    assert len(measures(json.loads((tmp_path / "out/compare.json").read_text()))) == 2
+    assert ran

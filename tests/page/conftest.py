@@ -1,0 +1,24 @@
+"""Output folders as `lowrise run` leaves them, which pages and cards are made of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pages import make_folders
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One output folder a kind of edit; tests copy before they change."""
+    return make_folders(
+        tmp_path_factory.mktemp("finished"), tiny_folder, text_file, ("layer", "none", "paper", "merge")
+    )
+
+
+@pytest.fixture
+def folder(finished: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the one with a trained layer, weights left behind: a page needs none."""
+    return Path(shutil.copytree(finished["layer"], tmp_path / "out", ignore=shutil.ignore_patterns("*.safetensors")))
