@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="Decides samples, initial weights and order [default: 0].", metavar="N")
     ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
+    "repair": Annotated[str | None, typer.Option(help="In closed form, after the cut: none, fold or refit.")],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
     ],
@@ -71,7 +72,7 @@ OPTIONS: dict[str, Any] = {
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
-SELECTING = ("preset", "remove", "text", "dataset", "samples", "length", "seed", "form", "avoid_massive", "loss")
+SELECTING = ("preset", "remove", "text", "dataset", "samples", "length", "seed", "form", "repair", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
 SEARCHING = (*COLLAPSE, "strict")
 

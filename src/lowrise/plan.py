@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lowrise.errors import PlanError
-from lowrise.recipe import Form, Network, Norms, Rule, Training
+from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
 
 
 class _Strict(BaseModel):
@@ -51,10 +51,17 @@ class _Span(_Strict):
 
 
 class Drop(_Span):
-    """The span goes."""
+    """The span goes. `fold` and `refit` also give the last layer before it a new MLP output matrix in closed form.
 
-    kind: Literal["drop"] = "drop"
+    The matrix is solved on the calibration tokens when the plan is applied (`edit/repair.py`): plans stay small.
+    """
+
+    kind: Literal["drop", "fold", "refit"] = "drop"
     put_back: ClassVar[int] = 0
+
+    @property
+    def repair(self) -> Repair:
+        return "none" if self.kind == "drop" else self.kind
 
 
 class Replace(_Span):
@@ -64,6 +71,7 @@ class Replace(_Span):
     network: Literal["ffn", "swiglu", "layer"]
     form: Form = "paper"
     training: Training = Training()
+    repair: Repair = "none"  # of the network's own last matrix, once it is trained
     put_back: ClassVar[int] = 1
 
 
@@ -78,6 +86,7 @@ class Merge(_Span):
     rule: Rule = "sum"
     norms: Norms = "keep"
     weights: list[float] = []  # empty in a file: those of one merge of the span by `rule`
+    repair: Repair = "none"  # of the merged layer's MLP output matrix
     put_back: ClassVar[int] = 1
 
     @model_validator(mode="after")
@@ -173,8 +182,10 @@ def check_plan_fits(plan: Plan, model: ModelRecord) -> None:
             )
 
 
-def network_edit(start: int, stop: int, network: Network, form: Form, training: Training) -> Drop | Replace:
-    """The edit that takes [start, stop) out and puts `network` there."""
+def network_edit(
+    start: int, stop: int, network: Network, form: Form, training: Training, repair: Repair
+) -> Drop | Replace:
+    """The edit that takes [start, stop) out, puts `network` there, and repairs what it can in closed form."""
     if network == "none":
-        return Drop(start=start, stop=stop)
-    return Replace(start=start, stop=stop, network=network, form=form, training=training)
+        return Drop(start=start, stop=stop, kind="drop" if repair == "none" else repair)
+    return Replace(start=start, stop=stop, network=network, form=form, training=training, repair=repair)

@@ -81,6 +81,7 @@ class Recipe(_Strict):
     select: Select = "cosine"
     network: Network = "layer"
     form: Form = "paper"
+    repair: Repair = "none"  # in closed form, of the layer before each gap, or of what stands in a span's place
     avoid_massive: bool = False
     text: list[str] = []
     dataset: str | None = None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from lowrise.calibration import Windows
+from lowrise.edit.merge import Mix, mixed_parameters
 from lowrise.model.decoder import Call, Decoder
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.stream import BATCH_TOKENS
+from lowrise.plan import Drop, Merge
 
 
 class Student:
@@ -48,12 +52,20 @@ class Student:
         return total / (len(windows) * (windows.length - 1))
 
     @torch.no_grad()
-    def install(self) -> None:
-        """Make the decoder what this is, in place."""
+    def write(self) -> None:
+        """Put `changed` into the decoder's own layers, in place; those that are left out stay where they are."""
         for layer, parameters in self.changed.items():
             for name, value in parameters.items():
                 self.decoder.layers[layer].get_parameter(name).copy_(value)
-        gone = [layer for layer in range(len(self.decoder)) if layer not in self.layers]
-        for layer in reversed(gone):
-            self.decoder.drop(layer, layer + 1)
+
+
+def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
+    """The student that `edits` make of the dense decoder, not repaired. A merged layer costs one layer of memory."""
+    gone = {layer for edit in edits for layer in range(edit.start + edit.put_back, edit.stop)}
+    changed = {
+        edit.start: mixed_parameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms)
+        for edit in edits
+        if isinstance(edit, Merge)
+    }
+    return Student(decoder, [layer for layer in range(len(decoder)) if layer not in gone], changed)
 

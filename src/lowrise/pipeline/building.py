@@ -84,10 +84,17 @@ def apply_and_write(
 def edit_model(
     plan: Plan, decoder: Decoder, windows: Windows | None, recipe: Recipe, report: Reporter, clock: Clock
 ) -> list[TrainingCurve]:
-    """All edits in place, the last span first, so that the layers below an edit are still the dense model's."""
+    """All edits in place, the last span first, so that the layers below an edit are still the dense model's.
+
+    What is repaired in closed form is solved before, bottom up, while the dense model is whole.
+    """
     curves = []
+    repaired = repair_model(plan, decoder, windows, recipe, report, clock) if windows is not None else set()
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
         report.say(describe(edit.model_dump()))
+        if isinstance(edit, Merge) and edit.start in repaired:
+            decoder.drop(edit.start + 1, edit.stop)
+            continue
         if isinstance(edit, Merge):
             merge(decoder, edit)
             continue
@@ -100,8 +107,12 @@ def edit_model(
         with clock.stage("training"):
             trainee = make_trainee(decoder, edit, plan.calibration.seed)
             curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report))
-            del pairs
-            trainee.install()
+        if edit.repair != "none":
+            with clock.stage("repair"):
+                fit = polish(decoder, trainee, edit, pairs, held_out_count(recipe, windows))
+            tell_fits([fit], report)
+        del pairs
+        trainee.install()
     return curves
 
 

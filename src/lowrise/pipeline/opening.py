@@ -56,7 +56,7 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
     span = layers_to_remove(recipe.remove, len(opened.decoder)) + recipe.put_back
     if recipe.select == "taylor":
         layers_that_may_go(len(opened.decoder), span)
-    edit = network_edit(0, span, recipe.network, recipe.form, recipe.training)
+    edit = network_edit(0, span, recipe.network, recipe.form, recipe.training, recipe.repair)
     if isinstance(edit, Replace):
         check_replacement(opened.decoder, edit)
     return opened

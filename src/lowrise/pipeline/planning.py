@@ -35,7 +35,7 @@ def plan_edits(
     decoder = opened.decoder
     n = layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
     choice, observation = _choose(recipe, decoder, windows, n, report, clock)
-    edits = [network_edit(start, stop, recipe.network, recipe.form, recipe.training) for start, stop in choice.spans]
+    edits = [network_edit(start, stop, recipe.network, recipe.form, recipe.training, recipe.repair) for start, stop in choice.spans]
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,

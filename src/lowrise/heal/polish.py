@@ -1,0 +1,32 @@
+"""A trained network's last matrix, solved anew in closed form on the pairs that it was trained on."""
+
+from __future__ import annotations
+
+import torch
+
+from lowrise.edit.gram import Gram, fold, solve
+from lowrise.edit.repair import Fit
+from lowrise.edit.replace import Trainee
+from lowrise.heal.pairs import Pairs
+from lowrise.model.decoder import Call
+from lowrise.model.writes import Write, captured
+from lowrise.plan import Replace
+
+
+@torch.no_grad()
+def polish(trainee: Trainee, write: Write, calls: list[Call], edit: Replace, pairs: Pairs, held_out: int) -> Fit:
+    """Training has left the network near h[stop]; its last matrix now meets it as well as a matrix can, in place.
+
+    calls: of one full window. held_out: so many of the last pairs choose λ and are fitted by nothing.
+    """
+    weight = trainee.module.get_parameter(write.parameter)
+    own = write.matrix(weight).float()
+    fit, rest = (Gram(*own.shape, own.device) for _ in range(2))
+    for row in range(len(pairs)):
+        h, target = (part[row : row + 1].to(weight.device).float() for part in (pairs.inputs, pairs.targets))
+        with captured(write.module) as inputs:
+            out = trainee.forward(h, calls)
+        (fit if row < len(pairs) - held_out else rest).add(inputs[0], target - out)
+    solution = solve(fit, rest) if edit.repair == "refit" else fold(fit, rest, own)
+    weight.copy_(write.weight(own + solution.change.float()))
+    return Fit(edit.start, edit.stop, solution.ridge, solution.before, solution.after)

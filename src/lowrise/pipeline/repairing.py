@@ -1,0 +1,69 @@
+"""Closed-form repairs as a run does them, and what they do to the loss on held-out calibration tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lowrise.calibration import Windows
+from lowrise.edit.repair import Fit, repair
+from lowrise.edit.student import Student, student_of
+from lowrise.model.decoder import Decoder
+from lowrise.pipeline.clock import Clock
+from lowrise.plan import Drop, Merge, Plan
+from lowrise.progress import Reporter
+from lowrise.quality import is_collapse
+from lowrise.recipe import Recipe
+
+GATE_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
+
+
+def held_out_windows(recipe: Recipe, windows: Windows) -> Windows:
+    return windows.split(recipe.training.validation)[1]
+
+
+def repair_model(
+    plan: Plan, decoder: Decoder, windows: Windows, recipe: Recipe, report: Reporter, clock: Clock
+) -> set[int]:
+    """Solve the matrices of all drops and merges that ask for it, and write them; the layers that were changed."""
+    edits = [edit for edit in plan.edits if isinstance(edit, Drop | Merge)]
+    how = {edit.repair for edit in edits} - {"none"}
+    if not how:
+        return set()
+    student = student_of(decoder, edits)
+    with clock.stage("repair"):
+        fits = repair(student, windows, len(held_out_windows(recipe, windows)), how.pop(), report)
+    tell_fits(fits, report)
+    student.write()
+    return set(student.changed)
+
+
+def tell_fits(fits: list[Fit], report: Reporter) -> None:
+    for fit in fits:
+        share = fit.after / fit.before if fit.before else math.nan
+        ridge = "" if fit.ridge is None else f", λ {fit.ridge:g}"
+        report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{ridge}")
+
+
+class Gate:
+    """Next-token loss on held-out calibration tokens, of the dense model and of what became of it."""
+
+    def __init__(self, decoder: Decoder, windows: Windows, clock: Clock) -> None:
+        self._windows = windows.first(max(1, GATE_TOKENS // windows.length))
+        self._clock = clock
+        self.dense = self.loss(decoder)
+
+    def loss(self, decoder: Decoder) -> float:
+        with self._clock.stage("gate"):
+            return Student(decoder, list(range(len(decoder)))).loss(self._windows)
+
+    def scores(self, after: float | None) -> dict[str, Any]:
+        """For the plan: mean next-token loss, natural log. after: None for what is not known before it is done."""
+        ratio = None if after is None else math.exp(min(after - self.dense, 700.0))
+        return {
+            "tokens": self._windows.tokens,
+            "dense": self.dense,
+            "after": after,
+            "perplexity_ratio": ratio,
+            "collapsed": None if ratio is None else is_collapse(ratio),
+        }
