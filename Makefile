@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
 	$(BIN)/python benchmarks/laco.py
+	$(BIN)/python benchmarks/greedy.py
 
 clean:
 	rm -rf $(VENV) .demo build .pytest_cache .mypy_cache .ruff_cache

@@ -19,8 +19,8 @@ def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter
     """k layers, each chosen on the model that the ones before left. Changes nothing.
 
     Losses are means over all positions, natural log. Costs, at most, half the layers and the head for each of the
-    L - r trials of round r: about k·L/2 passes over the tokens. Hence few windows (the preset's own number is 4):
-    all trials see the same tokens, so their differences are sharper than each loss is.
+    L - r trials of round r: about k·L/2 passes over the tokens. Hence the preset's few windows: all trials see the same
+    tokens, so their differences are sharper than each loss is.
     """
     rounds: list[dict[str, Any]] = []
     number = sum(len(decoder) - done for done in range(k))

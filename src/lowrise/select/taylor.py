@@ -1,7 +1,7 @@
 """Shortened LLaMA's criterion: the layers whose weights, to first order, matter least to the loss.
 
-https://arxiv.org/abs/2402.02834: Σ |w · ∂L/∂w| over a layer's weights; the first four layers and the last
-two always stay.
+https://arxiv.org/abs/2402.02834: Σ |w · ∂L/∂w| over a layer's weights; the first four layers and the last two always
+stay.
 """
 
 from __future__ import annotations
