@@ -72,7 +72,8 @@ OPTIONS: dict[str, Any] = {
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
-SELECTING = ("preset", "remove", "text", "dataset", "samples", "length", "seed", "form", "repair", "avoid_massive", "loss")
+CALIBRATING = ("text", "dataset", "samples", "length", "seed")
+SELECTING = ("preset", "remove", *CALIBRATING, "form", "repair", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
 SEARCHING = (*COLLAPSE, "strict")
 

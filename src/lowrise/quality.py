@@ -10,6 +10,7 @@ from typing import Any
 # to begin with: on the demo model ×2.2 there was ×4.6 on long text, ×4.2 was ×11.5.
 COLLAPSED_RATIO = 3.0
 SEARCHED = "the sentences of the search"
+HELD_OUT = "calibration, held out"
 
 
 def is_collapse(ratio: float | None) -> bool:
@@ -25,11 +26,14 @@ def worst_text(ratios: Mapping[str, float]) -> str:
 def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tuple[str, float] | None:
     """(text, perplexity ratio) where a model that has collapsed is worst, or None for one that has not.
 
-    ratios: by text, of everything it was measured on. scores: of its plan, where a search of merges notes what they did
-    to its own sentences.
+    ratios: by text, of everything it was measured on. scores: of its plan, which notes what the edits did to the
+    sentences of a search of merges, or to held-out calibration tokens.
     """
-    searched = scores.get("loss")
-    own = searched.get("perplexity_ratio") if isinstance(searched, dict) else None
-    known = {**ratios, **({SEARCHED: float(own)} if isinstance(own, int | float) else {})}
+    known = dict(ratios)
+    for key, name in (("loss", SEARCHED), ("held_out", HELD_OUT)):
+        noted = scores.get(key)
+        own = noted.get("perplexity_ratio") if isinstance(noted, dict) else None
+        if isinstance(own, int | float):
+            known.setdefault(name, float(own))
     lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
     return (worst_text(lost), lost[worst_text(lost)]) if lost else None

@@ -13,14 +13,16 @@ RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 class Gram:
-    """AᵀA (k, k), AᵀE (k, d) and ‖E‖² of inputs A (tokens, k) and errors E (tokens, d), which are not kept.
+    """AᵀA (k, k), AᵀE (k, d) and ‖E‖² of the inputs A (tokens, k) of a `matrix` (k, d) and the errors E (tokens, d) of
+    what it writes; tokens are not kept.
 
     Each batch's product is float32, their sum float64: rounding does not grow with the number of tokens.
     """
 
-    def __init__(self, k: int, d: int, device: torch.device) -> None:
+    def __init__(self, matrix: Tensor) -> None:
+        k, device = len(matrix), matrix.device
         self.inputs = torch.zeros(k, k, dtype=torch.float64, device=device)
-        self.cross = torch.zeros(k, d, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(matrix.shape, dtype=torch.float64, device=device)
         self.squares = 0.0
         self.tokens = 0
 
@@ -67,7 +69,6 @@ def solve(fit: Gram, held_out: Gram) -> Solution:
             best, ridge, least = change, one, error
     tokens = max(1, held_out.tokens)
     return Solution(best, ridge, held_out.squares / tokens, least / tokens)
-
 
 
 def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:

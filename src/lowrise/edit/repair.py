@@ -26,7 +26,6 @@ from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.progress import Reporter
 from lowrise.recipe import Repair
 
-
 WEIGHT = 0.0
 
 
@@ -108,7 +107,7 @@ class _Sweep:
         """The dense model to the end of the gap; the student through `layer` with its new matrix."""
         stop = self._student.following(layer)
         own = self._own(layer, write)
-        fit, held_out = (Gram(*own.shape, own.device) for _ in range(2))
+        fit, held_out = (Gram(own) for _ in range(2))
         for number, (ids, held) in enumerate(self._batches):
             calls = self._decoder.enter(ids)[1]
             target = self._dense(number, layer, stop, calls)

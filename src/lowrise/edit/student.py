@@ -22,7 +22,9 @@ class Student:
     Every layer is called as in the dense model. Memory beyond the model: what is in `changed`.
     """
 
-    def __init__(self, decoder: Decoder, layers: list[int], changed: dict[int, dict[str, Tensor]] | None = None) -> None:
+    def __init__(
+        self, decoder: Decoder, layers: list[int], changed: dict[int, dict[str, Tensor]] | None = None
+    ) -> None:
         self.decoder, self.layers = decoder, layers
         self.changed = changed if changed is not None else {}
 
@@ -68,4 +70,3 @@ def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
         if isinstance(edit, Merge)
     }
     return Student(decoder, [layer for layer in range(len(decoder)) if layer not in gone], changed)
-

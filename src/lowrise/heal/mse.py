@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowrise.edit.replace import Trainee
 from lowrise.errors import LowriseError
+from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.heal.schedule import Schedule, make_schedule
 from lowrise.model.decoder import Call, Decoder
@@ -143,26 +144,10 @@ class _Run:
             return squares.mean()
         return (squares.sum(-1) / target.square().sum(-1)).mean()
 
-    @torch.no_grad()
     def _calls_for(self, rows: int) -> list[Call]:
-        """How the model itself calls its layers for so many full windows: causal on every attention backend."""
         if rows not in self._calls:
-            ids = torch.zeros(rows, self._length, dtype=torch.long)
-            self._calls[rows] = [
-                Call(_to_float32(call.args), _to_float32(call.kwargs)) for call in self._decoder.enter(ids)[1]
-            ]
+            self._calls[rows] = full_window_calls(self._decoder, rows, self._length)
         return self._calls[rows]
-
-
-def _to_float32(value: Any) -> Any:
-    """The same structure with every floating tensor in float32, as the network in training is."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        return tuple(_to_float32(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _to_float32(item) for key, item in value.items()}
-    return value
 
 
 def _batches(windows: int, schedule: Schedule, seed: int) -> Iterator[list[int]]:

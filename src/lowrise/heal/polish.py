@@ -7,21 +7,26 @@ import torch
 from lowrise.edit.gram import Gram, fold, solve
 from lowrise.edit.repair import Fit
 from lowrise.edit.replace import Trainee
+from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
-from lowrise.model.decoder import Call
-from lowrise.model.writes import Write, captured
+from lowrise.model.decoder import Decoder
+from lowrise.model.networks import SpanNetwork
+from lowrise.model.writes import Write, captured, mlp_write
 from lowrise.plan import Replace
 
 
 @torch.no_grad()
-def polish(trainee: Trainee, write: Write, calls: list[Call], edit: Replace, pairs: Pairs, held_out: int) -> Fit:
+def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held_out: int) -> Fit:
     """Training has left the network near h[stop]; its last matrix now meets it as well as a matrix can, in place.
 
-    calls: of one full window. held_out: so many of the last pairs choose λ and are fitted by nothing.
+    held_out: so many of the last pairs choose λ and are fitted by nothing.
     """
+    own_network = isinstance(trainee.module, SpanNetwork)
+    write = Write(trainee.module.down, "down.weight", inward=False) if own_network else mlp_write(decoder, edit.start)
+    calls = full_window_calls(decoder, 1, pairs.inputs.shape[1])
     weight = trainee.module.get_parameter(write.parameter)
     own = write.matrix(weight).float()
-    fit, rest = (Gram(*own.shape, own.device) for _ in range(2))
+    fit, rest = (Gram(own) for _ in range(2))
     for row in range(len(pairs)):
         h, target = (part[row : row + 1].to(weight.device).float() for part in (pairs.inputs, pairs.targets))
         with captured(write.module) as inputs:

@@ -27,7 +27,8 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
 )
 from lowrise.pipeline.planning import plan_edits
-from lowrise.plan import Plan, Replace, check_plan_fits
+from lowrise.pipeline.repairing import Gate, held_out_windows
+from lowrise.plan import Merge, Plan, Replace, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
@@ -45,11 +46,13 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
         texts = held_out_texts(recipe, windows)
-    plan, observation = plan_edits(recipe, opened, windows, report, clock)
+    plan, observation, gate = plan_edits(recipe, opened, windows, report, clock)
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock)
-    trained_on = windows if isinstance(windows, Windows) else None
+    fitted_on = windows if isinstance(windows, Windows) else None
+    if fitted_on is None and recipe.repair != "none":  # a search of merges looks at sentences, too short to fit on
+        fitted_on = calibrate(recipe, opened, report, clock)
     return apply_and_write(
-        plan, opened, trained_on, texts, dense, recipe, out, force, report, clock, "run", observation
+        plan, opened, fitted_on, texts, dense, recipe, out, force, report, clock, "run", gate, observation
     )
 
 
@@ -62,21 +65,22 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
 
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
-    """Do what a plan says. Calibration tokens are made only if an edit is trained, as the plan recorded them."""
+    """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
     check_output(out, force, recipe.model)
     clock = Clock()
     with clock.stage("open"):
         opened = open_from(recipe)
     check_plan_fits(plan, opened.record)
     texts = evaluation_texts(recipe, opened)
-    windows = None
-    if any(isinstance(edit, Replace) for edit in plan.edits):
+    windows, gate = None, None
+    if any(isinstance(edit, Replace) or edit.repair != "none" for edit in plan.edits):
         windows = calibrate(recipe, opened, report, clock)
-        windows.split(recipe.training.validation)
-        if windows.sha256() != plan.calibration.sha256:
-            report.warn(f"trained on {windows.source}, not on the tokens that the plan was made from")
+        gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
+        merged = any(isinstance(edit, Merge) for edit in plan.edits)  # planned from sentences, repaired on windows
+        if not merged and windows.sha256() != plan.calibration.sha256:
+            report.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock)
-    return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply")
+    return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply", gate)
 
 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:

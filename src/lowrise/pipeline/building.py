@@ -14,6 +14,7 @@ from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
+from lowrise.heal.polish import polish
 from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
@@ -23,6 +24,7 @@ from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model, refuse_collapse, tell_collapse
 from lowrise.pipeline.opening import open_from
+from lowrise.pipeline.repairing import Gate, held_out_windows, repair_model, tell_fits
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -43,14 +45,19 @@ def apply_and_write(
     report: Reporter,
     clock: Clock,
     command: str,
+    gate: Gate | None,
     observation: Observation | None = None,
 ) -> dict[str, Any]:
     """The results, which lie in the folder too.
 
-    command: `run` or `apply`. observation: what `run` saw of the layers before it planned, if it looked at them.
+    command: `run` or `apply`. gate: measures what the edits did to the loss, where the plan does not know it already.
+    observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     compute = opened.decoder.dtype
     curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
+    if gate is not None and plan.scores.get("held_out", {}).get("after") is None:
+        held_out = gate.scores(gate.loss(opened.decoder))
+        plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
     with output_folder(out, force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(
@@ -109,7 +116,7 @@ def edit_model(
             curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report))
         if edit.repair != "none":
             with clock.stage("repair"):
-                fit = polish(decoder, trainee, edit, pairs, held_out_count(recipe, windows))
+                fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(recipe, windows)))
             tell_fits([fit], report)
         del pairs
         trainee.install()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lowrise.calibration import Windows
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.count import parameters_after
+from lowrise.edit.student import student_of
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, observe
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.opening import layers_to_collapse
-from lowrise.plan import Plan, network_edit
+from lowrise.pipeline.repairing import Gate, held_out_windows
+from lowrise.plan import Drop, Plan, Replace, network_edit
 from lowrise.progress import Reporter
 from lowrise.recipe import LOOKING_AT_STATES, Recipe, layers_to_remove
 from lowrise.select.angular import choose_by_angle
@@ -26,28 +30,39 @@ from lowrise.select.taylor import choose_by_taylor
 
 def plan_edits(
     recipe: Recipe, opened: OpenModel, windows: Windows | Sentences, report: Reporter, clock: Clock
-) -> tuple[Plan, Observation | None]:
-    """The plan, and what was seen on the way (a search of merges observes nothing but its trials)."""
+) -> tuple[Plan, Observation | None, Gate | None]:
+    """The plan, what was seen on the way, and the gate for what comes of it.
+
+    A search of merges observes nothing but its trials, and has a gate of its own: the loss on its sentences.
+    """
     if isinstance(windows, Sentences):
-        return _collapse_plan(recipe, opened, windows, report, clock), None
-    if recipe.put_back:
-        windows.split(recipe.training.validation)  # refuses, before anything is computed, what training cannot split
+        return _collapse_plan(recipe, opened, windows, report, clock), None, None
+    if recipe.put_back or recipe.repair != "none":
+        held_out_windows(recipe, windows)  # refuses, before anything is computed, what cannot be split
     decoder = opened.decoder
     n = layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
     choice, observation = _choose(recipe, decoder, windows, n, report, clock)
-    edits = [network_edit(start, stop, recipe.network, recipe.form, recipe.training, recipe.repair) for start, stop in choice.spans]
+    gate = Gate(decoder, held_out_windows(recipe, windows) if len(windows) > 1 else windows, clock)
+    how = (recipe.network, recipe.form, recipe.training, recipe.repair)
+    edits = [network_edit(start, stop, *how) for start, stop in choice.spans]
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,
         calibration=windows.record(),
         edits=[*edits],
-        scores=choice.scores,
+        scores={**choice.scores, "held_out": gate.scores(_loss_after(gate, decoder, edits))},
         layers_after=len(decoder) - n + recipe.put_back,
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, edits),
         loads_plainly=recipe.loads_plainly,
     )
-    return plan, observation
+    return plan, observation, gate
+
+
+def _loss_after(gate: Gate, decoder: Decoder, edits: Sequence[Drop | Replace]) -> float | None:
+    """What plain drops lead to; what is trained or repaired is known once that is done."""
+    drops = [edit for edit in edits if isinstance(edit, Drop) and edit.repair == "none"]
+    return gate.student_loss(student_of(decoder, drops)) if len(drops) == len(edits) else None
 
 
 def _choose(

@@ -54,8 +54,12 @@ class Gate:
         self.dense = self.loss(decoder)
 
     def loss(self, decoder: Decoder) -> float:
+        """Of the decoder as it is now."""
+        return self.student_loss(Student(decoder, list(range(len(decoder)))))
+
+    def student_loss(self, student: Student) -> float:
         with self._clock.stage("gate"):
-            return Student(decoder, list(range(len(decoder)))).loss(self._windows)
+            return student.loss(self._windows)
 
     def scores(self, after: float | None) -> dict[str, Any]:
         """For the plan: mean next-token loss, natural log. after: None for what is not known before it is done."""
