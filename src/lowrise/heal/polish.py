@@ -21,8 +21,10 @@ def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held
 
     held_out: so many of the last pairs choose λ and are fitted by nothing.
     """
-    own_network = isinstance(trainee.module, SpanNetwork)
-    write = Write(trainee.module.down, "down.weight", inward=False) if own_network else mlp_write(decoder, edit.start)
+    if isinstance(trainee.module, SpanNetwork):
+        write = Write(trainee.module.get_submodule("down"), "down.weight", inward=False)
+    else:
+        write = mlp_write(decoder, edit.start)
     calls = full_window_calls(decoder, 1, pairs.inputs.shape[1])
     weight = trainee.module.get_parameter(write.parameter)
     own = write.matrix(weight).float()

@@ -117,7 +117,7 @@ def _collapse_plan(recipe: Recipe, opened: OpenModel, sentences: Sentences, repo
         model=opened.record,
         preset=recipe.preset,
         calibration=sentences.record(),
-        edits=[*search.edits],
+        edits=[edit.model_copy(update={"repair": recipe.repair}) for edit in search.edits],
         scores=search.scores(recipe.collapse),
         layers_after=len(decoder) - sum(edit.stop - edit.start - 1 for edit in search.edits),
         parameters_before=decoder.parameters(),

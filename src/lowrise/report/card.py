@@ -90,11 +90,20 @@ def _how_to_open(plan: Plan) -> str:
 def describe(edit: dict[str, Any]) -> str:
     """One edit in words, layers 0-based, the span half-open."""
     span = f"layers [{edit['start']}, {edit['stop']})"
-    if edit["kind"] == "drop":
-        return f"{span} dropped"
+    if edit["kind"] in ("drop", "fold", "refit"):
+        return f"{span} dropped{_repaired(edit['kind'], edit['start'] - 1)}"
     if edit["kind"] == "merge":
         mix = " ".join(f"{weight:+.3g}·θ{edit['start'] + i}" for i, weight in enumerate(edit["weights"]) if weight)
         norms = "its norms kept" if edit["norms"] == "keep" else "norms merged too"
-        return f"{span} merged into layer {edit['start']} by the rule `{edit['rule']}`: {mix}, {norms}"
+        return f"{span} merged into layer {edit['start']} by the rule `{edit['rule']}`: {mix}, {norms}{_repaired(edit['repair'], edit['start'])}"
     form = "" if edit["network"] == "layer" else f" in its {edit['form']} form"
-    return f"{span} replaced by one trained `{edit['network']}` network{form}"
+    put_back = f"one trained `{edit['network']}` network{form}"
+    return f"{span} replaced by {put_back}{_repaired(edit['repair'], edit['start'])}"
+
+
+def _repaired(how: str, layer: int) -> str:
+    """What a closed-form repair did to `layer` (of the original model) or to what stands in its place."""
+    if how not in ("fold", "refit") or layer < 0:
+        return ""
+    what = "a least-squares map folded into" if how == "fold" else "a ridge regression refit"
+    return f"; {what} the MLP output matrix of layer {layer}"

@@ -91,7 +91,7 @@ def _fate(edit: Edit) -> str:
 def _title(edit: Edit) -> str:
     span = words.span(edit.start, edit.stop)
     if isinstance(edit, Drop):
-        return f"{span} dropped"
+        return f"{span} dropped{'' if edit.repair == 'none' else ', the layer before repaired'}"
     if isinstance(edit, Merge):
         return f"{span} merged into one"
     return f"{span} replaced by one trained network"
@@ -101,13 +101,22 @@ def edit_sentence(edit: Edit) -> str:
     """One edit in words for the page, layers counted as people do."""
     span = words.capitalize_first(words.span(edit.start, edit.stop))
     if isinstance(edit, Drop):
-        return f"{span} dropped; nothing stands in their place."
+        return f"{span} dropped; nothing stands in their place.{_repair_sentence(edit.repair, 'the layer before')}"
     if isinstance(edit, Merge):
         weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
         norms = "kept from the first" if edit.norms == "keep" else "merged too"
-        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}."
+        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}.{_repair_sentence(edit.repair, 'the merged layer')}"
     form = "" if edit.network == "layer" else f", in its {edit.form} form"
-    return f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}."
+    return (
+        f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}.{_repair_sentence(edit.repair, 'the network')}"
+    )
+
+
+def _repair_sentence(how: str, where: str) -> str:
+    if how == "none":
+        return ""
+    what = "A least-squares map was folded into" if how == "fold" else "Ridge regression refit"
+    return f" {what} the last matrix of {where}, in closed form."
 
 
 def _result(edit: Edit) -> str:

@@ -104,7 +104,8 @@ def _command(contents: Contents) -> str:
     folder = Path(results.model).name or "shallower"
     again = shlex.quote(f"{folder}-again")
     if results.command == "apply":
-        given = " --text THE-SAME-TEXT" if any(edit.kind == "replace" for edit in plan.edits) else ""
+        fitted = any(edit.kind == "replace" or edit.repair != "none" for edit in plan.edits)
+        given = " --text THE-SAME-TEXT" if fitted else ""
         plan_file = shlex.quote(f"{folder}/lowrise/plan.json")
         return f"lowrise apply {shlex.quote(plan.model.source)} {plan_file}{given} --out {again}"
     return f"lowrise run --recipe {shlex.quote(f'{folder}/lowrise/recipe.yaml')} --out {again}"
