@@ -29,6 +29,9 @@ OPTIONS: dict[str, Any] = {
     ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
     "repair": Annotated[str | None, typer.Option(help="In closed form, after the cut: none, fold or refit.")],
+    "effort": Annotated[
+        str | None, typer.Option(help="refit: tokens and trials of its search, 1 or more.", metavar="N")
+    ],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
     ],
@@ -73,7 +76,7 @@ TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 CALIBRATING = ("text", "dataset", "samples", "length", "seed")
-SELECTING = ("preset", "remove", *CALIBRATING, "form", "repair", "avoid_massive", "loss")
+SELECTING = ("preset", "remove", *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
 SEARCHING = (*COLLAPSE, "strict")
 

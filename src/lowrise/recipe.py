@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lowrise.errors import RecipeError, close_names
 
-Select = Literal["cosine", "collapse", "block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random"]
+Select = Literal[
+    "cosine", "collapse", "block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random", "repaired"
+]
 Network = Literal["none", "ffn", "swiglu", "layer"]
 Form = Literal["paper", "portable"]
 Repair = Literal["none", "fold", "refit"]
@@ -82,6 +84,7 @@ class Recipe(_Strict):
     network: Network = "layer"
     form: Form = "paper"
     repair: Repair = "none"  # in closed form, of the layer before each gap, or of what stands in a span's place
+    effort: int = Field(1, ge=1)  # of the search with repair: tokens and trials it may take, in multiples of the usual
     avoid_massive: bool = False
     text: list[str] = []
     dataset: str | None = None

@@ -26,8 +26,6 @@ from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.progress import Reporter
 from lowrise.recipe import Repair
 
-WEIGHT = 0.0
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -106,15 +104,14 @@ class _Sweep:
     def solve(self, layer: int, write: Write, how: Repair) -> Fit:
         """The dense model to the end of the gap; the student through `layer` with its new matrix."""
         stop = self._student.following(layer)
-        own = self._own(layer, write)
+        own = write.matrix(self._student.parameter(layer, write.parameter)).float()
         fit, held_out = (Gram(own) for _ in range(2))
         for number, (ids, held) in enumerate(self._batches):
             calls = self._decoder.enter(ids)[1]
             target = self._dense(number, layer, stop, calls)
             with captured(write.module) as inputs:
                 out = self._student.step(layer, self._get("student", number), calls)
-            w = torch.linalg.vector_norm(target.float(), dim=-1, keepdim=True).pow(-WEIGHT)
-            (held_out if held else fit).add(inputs[0] * w, (target - out) * w)
+            (held_out if held else fit).add(inputs[0], target - out)
             self._shelf.put(("student", number), out)
             self._shelf.put(("inputs", number), inputs[0])
         solution = solve(fit, held_out) if how == "refit" else fold(fit, held_out, own)
@@ -136,14 +133,6 @@ class _Sweep:
 
     def _get(self, what: str, number: int) -> Tensor:
         return self._shelf.get((what, number)).to(self._decoder.device)
-
-    def _own(self, layer: int, write: Write) -> Tensor:
-        """W (k, d) in float32: the student's own, or the dense model's."""
-        changed = self._student.changed.get(layer, {})
-        weight = changed.get(write.parameter)
-        if weight is None:
-            weight = self._decoder.layers[layer].get_parameter(write.parameter)
-        return write.matrix(weight.detach()).float()
 
     def _exchange(self, layer: int, write: Write, matrix: Tensor) -> None:
         parameters = self._student.changed.setdefault(layer, {})

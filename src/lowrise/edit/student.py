@@ -37,6 +37,11 @@ class Student:
         stream: Tensor = out[0] if isinstance(out, tuple | list) else out
         return stream
 
+    def parameter(self, layer: int, name: str) -> Tensor:
+        """A parameter as it is here."""
+        own = self.changed.get(layer, {}).get(name)
+        return (own if own is not None else self.decoder.layers[layer].get_parameter(name)).detach()
+
     def following(self, layer: int) -> int:
         """The original layer that reads what `layer` writes; L after the last one."""
         above = [other for other in self.layers if other > layer]

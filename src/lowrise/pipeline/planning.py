@@ -24,6 +24,7 @@ from lowrise.select.collapse import collapse
 from lowrise.select.cosine import choose_span
 from lowrise.select.greedy import choose_greedily
 from lowrise.select.random import choose_at_random
+from lowrise.select.repaired import choose_repaired
 from lowrise.select.tail import choose_tail
 from lowrise.select.taylor import choose_by_taylor
 
@@ -101,6 +102,9 @@ def _by_other_means(recipe: Recipe, decoder: Decoder, windows: Windows, n: int, 
             return choose_greedily(decoder, windows, n, report)
         case "taylor":
             return choose_by_taylor(decoder, windows, n, report)
+        case "repaired":
+            fitted, held_out = windows.split(recipe.training.validation)
+            return choose_repaired(decoder, fitted, held_out, n, recipe.effort, report)
         case "tail":
             return choose_tail(len(decoder), n)
         case "random":

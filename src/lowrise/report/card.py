@@ -95,7 +95,8 @@ def describe(edit: dict[str, Any]) -> str:
     if edit["kind"] == "merge":
         mix = " ".join(f"{weight:+.3g}·θ{edit['start'] + i}" for i, weight in enumerate(edit["weights"]) if weight)
         norms = "its norms kept" if edit["norms"] == "keep" else "norms merged too"
-        return f"{span} merged into layer {edit['start']} by the rule `{edit['rule']}`: {mix}, {norms}{_repaired(edit['repair'], edit['start'])}"
+        merged = f"{span} merged into layer {edit['start']} by the rule `{edit['rule']}`: {mix}, {norms}"
+        return f"{merged}{_repaired(edit['repair'], edit['start'])}"
     form = "" if edit["network"] == "layer" else f" in its {edit['form']} form"
     put_back = f"one trained `{edit['network']}` network{form}"
     return f"{span} replaced by {put_back}{_repaired(edit['repair'], edit['start'])}"

@@ -105,7 +105,8 @@ def edit_sentence(edit: Edit) -> str:
     if isinstance(edit, Merge):
         weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
         norms = "kept from the first" if edit.norms == "keep" else "merged too"
-        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}.{_repair_sentence(edit.repair, 'the merged layer')}"
+        after = _repair_sentence(edit.repair, "the merged layer")
+        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}.{after}"
     form = "" if edit.network == "layer" else f", in its {edit.form} form"
     return (
         f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}.{_repair_sentence(edit.repair, 'the network')}"
