@@ -136,6 +136,8 @@ class Recipe(_Strict):
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
         if self.select not in LOOKING_AT_STATES and self.avoid_massive:
             raise ValueError(f"`avoid_massive` with presets that choose by states only, which {self.preset} does not")
+        if self.select != "repaired" and self.effort != 1:
+            raise ValueError(f"`effort` with presets that search with repair only, which {self.preset} does not")
         return self
 
     @property

@@ -44,8 +44,9 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     """Every preset at every size. layers: recipe settings for all rows, the later ones winning.
 
     A setting goes to the presets that it is for: `collapse` and `strict` to those that search merges, `avoid_massive`
-    to those that choose by states, `samples` to those that do not name their own number (LaCo's ten sentences are no
-    windows, and a search that runs the model a hundred times has few of them).
+    to those that choose by states, `effort` to those that search with repair, `samples` to those that repair or do not
+    name their own number (LaCo's ten sentences are no windows, and a search that runs the model a hundred times has
+    few of them; a repair is the better the more it gets).
     Raises RecipeError for an unknown preset, an empty list, a name twice; TextError for a text that cannot be read.
     """
     _check_list("--presets", "a preset", "streamline-none,laco", names)
@@ -55,7 +56,9 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     for size in sizes:
         for name in names:
             own = known[name].settings if name in known else {}
-            foreign = {"samples"} & own.keys()
+            foreign = {"samples"} & own.keys() if own.get("repair", "none") == "none" else set()
+            if own.get("select") != "repaired":
+                foreign |= {"effort"}
             if own.get("select") != "collapse":
                 foreign |= {"collapse", "strict"}
             if own.get("select", "cosine") not in LOOKING_AT_STATES:

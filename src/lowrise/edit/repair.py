@@ -113,7 +113,7 @@ class _Sweep:
                 out = self._student.step(layer, self._get("student", number), calls)
             (held_out if held else fit).add(inputs[0], target - out)
             self._shelf.put(("student", number), out)
-            self._shelf.put(("inputs", number), inputs[0])
+            self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
         solution = solve(fit, held_out) if how == "refit" else fold(fit, held_out, own)
         change = solution.change.float()
         self._exchange(layer, write, own + change)

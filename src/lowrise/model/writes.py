@@ -51,6 +51,12 @@ def mlp_write(decoder: Decoder, layer: int) -> Write:
     return Write(module, f"{names.mlp_output}.weight", inward=not isinstance(module, nn.Linear))
 
 
+def check_repair(decoder: Decoder) -> None:
+    """Raises ModelError, as `mlp_write` does, for a model with a layer that no closed form repairs."""
+    for layer in range(len(decoder)):
+        mlp_write(decoder, layer)
+
+
 @contextmanager
 def captured(module: nn.Module) -> Iterator[list[Tensor]]:
     """While it lasts, the inputs of `module`'s calls are appended to the list that it yields."""

@@ -13,6 +13,7 @@ from lowrise.calibration import Windows
 from lowrise.files import check_output, output_folder, writing
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
+from lowrise.model.writes import check_repair
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
@@ -71,6 +72,8 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
     with clock.stage("open"):
         opened = open_from(recipe)
     check_plan_fits(plan, opened.record)
+    if any(edit.repair != "none" for edit in plan.edits):
+        check_repair(opened.decoder)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
     if any(isinstance(edit, Replace) or edit.repair != "none" for edit in plan.edits):

@@ -12,6 +12,7 @@ from lowrise.measure.identity import alike_key
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
+from lowrise.model.writes import check_repair
 from lowrise.pipeline.clock import Clock
 from lowrise.plan import Replace, network_edit
 from lowrise.progress import Reporter
@@ -50,6 +51,8 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
+    if recipe.repair != "none" or recipe.select == "repaired":
+        check_repair(opened.decoder)
     if recipe.select == "collapse":
         check_settings(recipe.collapse, len(opened.decoder), layers_to_collapse(recipe, opened.decoder))
         return opened

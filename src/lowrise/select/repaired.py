@@ -7,6 +7,7 @@ and asks for the loss on held-out tokens.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram, solve
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.writes import captured, mlp_write
+from lowrise.model.writes import captured, check_repair, mlp_write
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.shelf import Shelf
 from lowrise.observe.stream import BATCH_TOKENS
@@ -39,8 +40,7 @@ def choose_repaired(
     over positions, natural log. On disk lie the dense model's states of these tokens, in memory one batch, two Gram
     matrices and one changed matrix a gap. Raises ModelError for a family whose matrix no closed form solves for.
     """
-    for layer in range(len(decoder)):
-        mlp_write(decoder, layer)  # refuses before anything is run
+    check_repair(decoder)
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
     deciding = held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
     tries = [min(len(decoder) - 1 - done, SHORTLIST * effort if done else len(decoder)) for done in range(k)]
@@ -97,7 +97,7 @@ class _Search:
         for number in range(len(self._batches)):  # below the first change the student is the dense model
             self._shelf.put(("student", number), self._get("dense", number, first))
         last = max(layers.index(one) for one in candidates)
-        for layer, following in zip(layers[:last], layers[1 : last + 1], strict=True):
+        for layer, following in itertools.pairwise(layers[: last + 1]):
             if layer < first:
                 continue
             if following in candidates:
@@ -129,7 +129,7 @@ class _Search:
             (held_out if held else fit).add(inputs[0], self._get("dense", number, stop) - out)
             self._shelf.put(("student", number), out)
             if held:
-                self._shelf.put(("inputs", number), inputs[0])
+                self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
         change = solve(fit, held_out).change.float()
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):

@@ -1,0 +1,127 @@
+"""Closed-form repairs through the commands: presets, every kind of cut, plans that are applied later, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import tiny
+from refusals import Main, assert_one_line
+
+QUICK = ["--samples", "128", "--length", "32", "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture
+def cut(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> Any:
+    """Run with options into a new folder: (folder, results, plan)."""
+
+    def run(*options: object, name: str = "out") -> tuple[Path, dict[str, Any], dict[str, Any]]:
+        out = tmp_path / name
+        arguments = ["run", tiny_folder, "--text", text_file, "--out", out, "--remove", "2", *QUICK, *options]
+        status, _, errors = main(*arguments)
+        assert (status, errors) == (0, "")
+        results, plan = (json.loads((out / "lowrise" / f"{part}.json").read_text()) for part in ("results", "plan"))
+        return out, results, plan
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
+
+
+@pytest.mark.parametrize(("preset", "kind"), [("refit", "refit"), ("replaceme", "fold")])
+def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder: Path, preset: str, kind: str) -> None:
+    out, results, plan = cut("--preset", preset)
+    assert {edit["kind"] for edit in plan["edits"]} == {kind}
+    assert results["layers"] == plan["layers_after"] == tiny.LAYERS - 2
+    dense, after = weights(tiny_folder), weights(out)
+    layers_of_dense = [layer for layer in range(tiny.LAYERS) if not _dropped(plan, layer)]
+    changed = {
+        old
+        for new, old in enumerate(layers_of_dense)
+        for name in ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+        if not torch.equal(after[f"model.layers.{new}.{name}.weight"], dense[f"model.layers.{old}.{name}.weight"])
+    }
+    assert changed <= {edit["start"] - 1 for edit in plan["edits"]}
+    assert "closed form" in (out / "lowrise" / "report.html").read_text(encoding="utf-8")
+    assert "MLP output matrix" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def _dropped(plan: dict[str, Any], layer: int) -> bool:
+    return any(edit["start"] <= layer < edit["stop"] for edit in plan["edits"])
+
+
+@pytest.mark.parametrize("repair", ["fold", "refit"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--preset", "streamline-none"],
+        ["--preset", "block-influence"],
+        ["--preset", "streamline"],
+        ["--preset", "streamline-ffn"],
+        ["--preset", "streamline-swiglu", "--form", "portable"],
+        ["--preset", "laco-mean"],
+    ],
+    ids=lambda options: "-".join(options[1::2]),
+)
+def test_a_repair_follows_every_kind_of_cut(cut: Any, tmp_path: Path, options: list[str], repair: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epochs: 1}\n")
+    plain, _, _ = cut(*options, "--recipe", recipe, name="plain")
+    repaired, _, plan = cut(*options, "--recipe", recipe, "--repair", repair, name="repaired")
+    (edit, *_) = plan["edits"]
+    assert repair in (edit["kind"], edit.get("repair"))
+    files = [(folder / "model.safetensors").read_bytes() for folder in (plain, repaired)]
+    assert files[0] != files[1]
+
+
+def test_a_plan_of_repairs_is_applied_to_the_same_weights(
+    main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    first, _, _ = cut("--preset", "refit")
+    again = tmp_path / "again"
+    plan = first / "lowrise" / "plan.json"
+    status, _, errors = main(
+        "apply", tiny_folder, plan, "--text", text_file, "--out", again, "--device", "cpu", "--quiet"
+    )
+    assert (status, errors) == (0, "")
+    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+
+
+def test_every_plan_records_the_held_out_loss(cut: Any) -> None:
+    for preset in ("refit", "streamline-none", "random"):
+        _, _, plan = cut("--preset", preset, name=preset)
+        held_out = plan["scores"]["held_out"]
+        assert held_out["tokens"] == 32 * 13  # a tenth of 128 windows
+        assert held_out["perplexity_ratio"] == pytest.approx(math.exp(held_out["after"] - held_out["dense"]))
+        assert held_out["collapsed"] is False
+
+
+def test_a_plan_of_what_is_not_done_yet_has_no_loss_after_it(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.json"
+    arguments = ["--preset", "replaceme", "--remove", "2", "--text", text_file, *QUICK, "--out", file]
+    assert main("plan", tiny_folder, *arguments)[0] == 0
+    held_out = json.loads(file.read_text())["scores"]["held_out"]
+    assert held_out["after"] is None
+    assert held_out["perplexity_ratio"] is None
+
+
+@pytest.mark.parametrize("options", [["--preset", "refit"], ["--preset", "tail", "--repair", "fold"]])
+def test_a_family_that_no_closed_form_repairs_is_refused(
+    main: Main, text_file: Path, tmp_path: Path, options: list[str]
+) -> None:
+    model = tiny.save(tmp_path / "olmo", "olmo2")
+    arguments = ["run", model, "--text", text_file, "--remove", "2", "--out", tmp_path / "out", *QUICK, *options]
+    status, out, err = main(*arguments)
+    says = ("repair of family olmo2", "a norm (post_feedforward_layernorm)", "--repair none")
+    assert_one_line(status, out, err, says)
+    assert not (tmp_path / "out").exists()
