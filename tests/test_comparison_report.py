@@ -21,6 +21,7 @@ from lowrise.report.comparison import (
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
 from lowrise.report.comparison_page import comparison_page
+from pages import Page
 
 TASKS = {"reading": 0.6, "sums": 0.5}
 REASON = "--form: expected a gated <b>MLP</b> | or another form, found none; choose --form paper"
@@ -116,6 +117,14 @@ def test_a_ruin_is_named_and_not_drawn(compared: dict[str, Any]) -> None:
     assert found["perplexity-0"].scale == pytest.approx((1 / 1.15, 3 * 1.4))
     assert (found["accuracy"].dense, found["accuracy"].chance) == pytest.approx((0.55, 0.25))
     assert "Beyond the top: laco-4" in comparison_page(compared)
+
+
+def test_what_has_collapsed_is_never_the_best() -> None:
+    """Whatever its tasks say: at 4 the sound one leads though it keeps less, at 8 there is none."""
+    rows = [made_row("streamline", 4, 1.5, 0.8, 60), made_row("laco", 4, 3.0, 0.9, 20), made_row("laco", 8, 9, 0.9, 20)]
+    page = Page(comparison_page(summarised(rows)))
+    assert "best without 4 layersstreamline×1.50 perplexity" in page.text.replace("\n", "")
+    assert "without 8 layersnoneall have collapsed" in page.text.replace("\n", "")
 
 
 def test_pictures(compared: dict[str, Any], tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _text(measure: Measure, value: float) -> str:
 
 
 def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> list[Tile]:
-    """The best preset at each size: by what tasks retain, else by perplexity on the first text."""
+    """The best sound preset at each size: by what tasks retain, else by perplexity on the first text."""
     judge = next((one for one in drawn if one.id == "retained"), drawn[0] if drawn else None)
     tiles = []
     for size in sizes:
@@ -120,10 +120,14 @@ def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> l
         ]
         if judge is None or not mine:
             continue
-        best = (min if judge.logarithmic else max)(mine, key=lambda row: float(judge.values[row["name"]]))
+        layers = f"{size} layer{'s' if size > 1 else ''}"
+        sound = [row for row in mine if not row["collapsed"]]
+        if not sound:
+            tiles.append(Tile(f"without {layers}", "none", "all have collapsed", bad=True))
+            continue
+        best = (min if judge.logarithmic else max)(sound, key=lambda row: float(judge.values[row["name"]]))
         also = [f"{_text(one, one.values[best['name']])} {one.title.lower()}" for one in drawn
                 if best["name"] in one.values and one.id in _AGAINST_TIME]  # fmt: skip
-        layers = f"{size} layer{'s' if size > 1 else ''}"
         tiles.append(Tile(f"best without {layers}", best["preset"], ", ".join(also)))
     return tiles
 
