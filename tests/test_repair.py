@@ -12,6 +12,7 @@ from torch import Tensor
 
 import tiny
 from lowrise.calibration import Windows
+from lowrise.edit.cosine_map import cosine_map
 from lowrise.edit.gram import RIDGES, Gram, fold, solve
 from lowrise.edit.repair import gaps, repair
 from lowrise.edit.student import Student, student_of
@@ -93,6 +94,26 @@ class TestSolve:
         expected = matrix.double() @ torch.linalg.lstsq(m, e.double() + m).solution
         found = fold(gram(a, e), gram(a, e), matrix)
         assert torch.allclose(matrix + found.change, expected, atol=1e-5)
+
+
+def test_the_cosine_map_goes_where_gradient_descent_in_full_goes() -> None:
+    """The published loop written plainly: Adam from the identity, one step a batch."""
+    generator = torch.Generator().manual_seed(0)
+    m, rest, target = (torch.randn(4, 50, 6, generator=generator) for _ in range(3))
+    tokens = [(m[i], m[i] + rest[i], target[i]) for i in range(4)]
+    found, before, after = cosine_map(lambda: iter(tokens[:3]), lambda: iter(tokens[3:]), 6)
+    t = torch.eye(6, requires_grad=True)
+    optimiser = torch.optim.Adam([t], lr=1e-4)
+    for _ in range(10):
+        for i in range(3):
+            optimiser.zero_grad()
+            (1 - torch.cosine_similarity(m[i] @ t + rest[i], target[i], dim=-1)).mean().backward()
+            optimiser.step()
+    assert torch.allclose(found, t, atol=1e-5)
+    distances = [
+        1 - torch.cosine_similarity(m[3] @ x + rest[3], target[3], dim=-1).mean() for x in (torch.eye(6), t.detach())
+    ]
+    assert [before, after] == pytest.approx([float(one) for one in distances], abs=1e-6)
 
 
 def naive_repair(decoder: Decoder, kept: list[int], tokens: Windows, how: str) -> None:

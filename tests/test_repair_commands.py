@@ -36,7 +36,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
 
 
-@pytest.mark.parametrize(("preset", "kind"), [("refit", "refit"), ("replaceme", "fold")])
+@pytest.mark.parametrize(("preset", "kind"), [("refit", "refit"), ("replaceme", "fold"), ("replaceme-cosine", "fold")])
 def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder: Path, preset: str, kind: str) -> None:
     out, results, plan = cut("--preset", preset)
     assert {edit["kind"] for edit in plan["edits"]} == {kind}

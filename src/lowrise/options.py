@@ -28,7 +28,9 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="Decides samples, initial weights and order [default: 0].", metavar="N")
     ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
-    "repair": Annotated[str | None, typer.Option(help="In closed form, after the cut: none, fold or refit.")],
+    "repair": Annotated[
+        str | None, typer.Option(help="In closed form, after the cut: none, fold, fold-cosine or refit.")
+    ],
     "effort": Annotated[
         str | None, typer.Option(help="refit: tokens and trials of its search, 1 or more.", metavar="N")
     ],

@@ -57,11 +57,20 @@ class Drop(_Span):
     """
 
     kind: Literal["drop", "fold", "refit"] = "drop"
+    objective: Literal["least-squares", "cosine"] = "least-squares"  # of a fold
     put_back: ClassVar[int] = 0
 
     @property
     def repair(self) -> Repair:
-        return "none" if self.kind == "drop" else self.kind
+        if self.kind == "fold":
+            return "fold" if self.objective == "least-squares" else "fold-cosine"
+        return "none" if self.kind == "drop" else "refit"
+
+    @classmethod
+    def repaired(cls, start: int, stop: int, how: Repair) -> Drop:
+        if how == "fold-cosine":
+            return cls(start=start, stop=stop, kind="fold", objective="cosine")
+        return cls(start=start, stop=stop, kind="drop" if how == "none" else how)
 
 
 class Replace(_Span):
@@ -187,5 +196,5 @@ def network_edit(
 ) -> Drop | Replace:
     """The edit that takes [start, stop) out, puts `network` there, and repairs what it can in closed form."""
     if network == "none":
-        return Drop(start=start, stop=stop, kind="drop" if repair == "none" else repair)
+        return Drop.repaired(start, stop, repair)
     return Replace(start=start, stop=stop, network=network, form=form, training=training, repair=repair)

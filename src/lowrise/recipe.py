@@ -17,7 +17,7 @@ Select = Literal[
 ]
 Network = Literal["none", "ffn", "swiglu", "layer"]
 Form = Literal["paper", "portable"]
-Repair = Literal["none", "fold", "refit"]
+Repair = Literal["none", "fold", "fold-cosine", "refit"]
 Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
@@ -136,6 +136,8 @@ class Recipe(_Strict):
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
         if self.select not in LOOKING_AT_STATES and self.avoid_massive:
             raise ValueError(f"`avoid_massive` with presets that choose by states only, which {self.preset} does not")
+        if self.repair == "fold-cosine" and self.network != "none":
+            raise ValueError("`repair: fold-cosine` where nothing is put back only")
         if self.select != "repaired" and self.effort != 1:
             raise ValueError(f"`effort` with presets that search with repair only, which {self.preset} does not")
         return self

@@ -11,13 +11,15 @@ the ridge regression toward W. ReplaceMe (arXiv 2505.02819) is the special case 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.gram import Gram, fold, solve
+from lowrise.edit.cosine_map import cosine_map
+from lowrise.edit.gram import Gram, Solution, fold, solve
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Call
 from lowrise.model.writes import Write, captured, mlp_write
@@ -29,7 +31,10 @@ from lowrise.recipe import Repair
 
 @dataclass(frozen=True)
 class Fit:
-    """What was solved at `layer` to meet h[stop]. before, after: mean ‖E‖² a held-out token; ridge: λ taken."""
+    """What was solved at `layer` to meet h[stop]. ridge: λ taken.
+
+    before, after: mean ‖E‖² a held-out token; of `fold-cosine` the mean 1 - cos.
+    """
 
     layer: int
     stop: int
@@ -111,10 +116,14 @@ class _Sweep:
             target = self._dense(number, layer, stop, calls)
             with captured(write.module) as inputs:
                 out = self._student.step(layer, self._get("student", number), calls)
-            (held_out if held else fit).add(inputs[0], target - out)
+            if how != "fold-cosine":
+                (held_out if held else fit).add(inputs[0], target - out)
             self._shelf.put(("student", number), out)
             self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        solution = solve(fit, held_out) if how == "refit" else fold(fit, held_out, own)
+        if how == "fold-cosine":
+            solution = self._turn(own)
+        else:
+            solution = solve(fit, held_out) if how == "refit" else fold(fit, held_out, own)
         change = solution.change.float()
         self._exchange(layer, write, own + change)
         for number in range(len(self._batches)):
@@ -122,6 +131,19 @@ class _Sweep:
             self._shelf.put(("student", number), out)
         self.at = stop
         return Fit(layer, stop, solution.ridge, solution.before, solution.after)
+
+    def _turn(self, own: Tensor) -> Solution:
+        """ReplaceMe's map for directions; both models are at the end of the gap, the student's layer not repaired."""
+
+        def tokens(held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            for number, (_, of_held) in enumerate(self._batches):
+                if of_held == held:
+                    parts = (self._get(what, number).float().flatten(0, -2) for what in ("inputs", "student", "dense"))
+                    inputs, out, target = parts
+                    yield inputs @ own, out, target
+
+        found, before, after = cosine_map(lambda: tokens(held=False), lambda: tokens(held=True), own.shape[1])
+        return Solution((own @ found - own).double(), None, before, after)
 
     def _dense(self, number: int, layer: int, stop: int, calls: list[Call]) -> Tensor:
         """The dense model's h[stop] of a batch, from its h[layer]."""

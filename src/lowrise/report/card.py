@@ -104,7 +104,7 @@ def describe(edit: dict[str, Any]) -> str:
 
 def _repaired(how: str, layer: int) -> str:
     """What a closed-form repair did to `layer` (of the original model) or to what stands in its place."""
-    if how not in ("fold", "refit") or layer < 0:
+    if how in ("none", "drop") or layer < 0:
         return ""
-    what = "a least-squares map folded into" if how == "fold" else "a ridge regression refit"
+    what = "a ridge regression refit" if how == "refit" else "a linear map folded into"
     return f"; {what} the MLP output matrix of layer {layer}"

@@ -116,7 +116,7 @@ def edit_sentence(edit: Edit) -> str:
 def _repair_sentence(how: str, where: str) -> str:
     if how == "none":
         return ""
-    what = "A least-squares map was folded into" if how == "fold" else "Ridge regression refit"
+    what = "Ridge regression refit" if how == "refit" else "A linear map was folded into"
     return f" {what} the last matrix of {where}, in closed form."
 
 

@@ -1,0 +1,49 @@
+"""ReplaceMe's other objective: the map that brings directions, not states, together. Found by Adam, folded as well.
+
+https://arxiv.org/abs/2505.02819, equation 6: min over T of E [1 - cos(M·T + Y, H)].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+# The published settings but for the batch, which is one of ours: about 1,024 tokens.
+EPOCHS = 10
+LEARNING_RATE = 1e-4
+
+Tokens = tuple[Tensor, Tensor, Tensor]
+
+
+def cosine_map(batches: Callable[[], Iterator[Tokens]], held_out: Callable[[], Iterator[Tokens]], d: int) -> tuple[
+    Tensor, float, float
+]:  # fmt: skip
+    """(T (d, d), 1 - cos on held-out tokens with T = 1, the same with T). T starts at the identity.
+
+    Batches are (M, out, H), each (tokens, d) in float32: the MLP's output, what leaves the layer (M and the rest), and
+    the state to meet. They are asked for once an epoch, in the same order.
+    """
+    device = next(held_out())[0].device
+    before = _distance(held_out(), torch.eye(d, device=device))
+    change = torch.zeros(d, d, device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([change], lr=LEARNING_RATE)
+    with torch.enable_grad():
+        for _ in range(EPOCHS):
+            for m, out, target in batches():
+                optimiser.zero_grad()
+                loss = 1 - torch.cosine_similarity(out + m @ change, target, dim=-1).mean()
+                loss.backward()
+                optimiser.step()
+    found = torch.eye(d, device=device) + change.detach()
+    return found, before, _distance(held_out(), found)
+
+
+def _distance(batches: Iterator[Tokens], t: Tensor) -> float:
+    total, tokens = 0.0, 0
+    for m, out, target in batches:
+        distance = 1 - torch.cosine_similarity(out - m + m @ t, target, dim=-1)
+        total += float(distance.sum(dtype=torch.float64))
+        tokens += len(m)
+    return total / max(1, tokens)
