@@ -55,20 +55,25 @@ class Solution:
 def solve(fit: Gram, held_out: Gram) -> Solution:
     """argmin ‖A·X - E‖² + λ·m·‖X‖², m the mean of diag(AᵀA), with the λ of RIDGES that `held_out` likes best.
 
-    One eigendecomposition of AᵀA serves every λ: X(λ) = Q (Λ + λm)⁻¹ Qᵀ AᵀE.
+    A Cholesky factorisation a λ: one eigendecomposition would serve them all, but costs about seventy times as much.
     """
-    values, vectors = torch.linalg.eigh(fit.inputs)
-    turned = vectors.T @ fit.cross
-    scale = values.clamp_(min=0).mean()
     best, ridge = torch.zeros_like(fit.cross), None
     least = held_out.squares
     for one in RIDGES:
-        change = vectors @ (turned / (values + one * scale).unsqueeze(1))
+        change = ridge_change(fit, one)
         error = held_out.error(change)
         if error < least:
             best, ridge, least = change, one, error
     tokens = max(1, held_out.tokens)
     return Solution(best, ridge, held_out.squares / tokens, least / tokens)
+
+
+def ridge_change(fit: Gram, ridge: float) -> Tensor:
+    """(k, d), float64: (AᵀA + λ·m)⁻¹ AᵀE for one λ."""
+    damped = fit.inputs.clone()
+    damped.diagonal().add_(ridge * fit.inputs.diagonal().mean())
+    solution: Tensor = torch.cholesky_solve(fit.cross, torch.linalg.cholesky(damped))
+    return solution
 
 
 def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:

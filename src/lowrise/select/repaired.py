@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.gram import Gram, solve
+from lowrise.edit.gram import Gram, ridge_change
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.writes import captured, check_repair, mlp_write
@@ -28,6 +28,7 @@ from lowrise.select.choice import Choice, lowest, spans_of
 # tokens; a layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
+RIDGE = 1e-3  # λ of a trial; the repair itself chooses among several
 SHORTLIST = 12  # trials a round, after the first round has tried every layer
 
 
@@ -121,16 +122,17 @@ class _Search:
         """Take `gone` out and refit `layer`, the one before it. The student's states pass `layer` as it was."""
         stop, write = self._student.following(gone), mlp_write(self._decoder, layer)
         own = write.matrix(self._student.parameter(layer, write.parameter)).float()
-        fit, held_out = Gram(own), Gram(own)
+        fit = Gram(own)
         for number, (ids, held) in enumerate(self._batches):
             calls = self._decoder.enter(ids)[1]
             with captured(write.module) as inputs:
                 out = self._student.step(layer, self._get("student", number), calls)
-            (held_out if held else fit).add(inputs[0], self._get("dense", number, stop) - out)
             self._shelf.put(("student", number), out)
-            if held:
+            if not held:
+                fit.add(inputs[0], self._get("dense", number, stop) - out)
+            else:
                 self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        change = solve(fit, held_out).change.float()
+        change = ridge_change(fit, RIDGE).float()
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
             if held:
