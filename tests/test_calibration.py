@@ -149,3 +149,15 @@ def test_drawing_follows_the_softmax() -> None:
 def test_a_token_of_probability_zero_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(3, 3)
     assert written._draw(logits, torch.tensor([[0.0], [0.5], [1 - 2**-24]])).flatten().tolist() == [1, 1, 1]
+
+
+def test_a_share_of_the_windows_is_written_by_the_model_beside_text(text_file: Path) -> None:
+    """The same windows as from text alone and from the model alone, in another order."""
+    how = {"dataset": None, "length": 16, "seed": 1, "report": QUIET}
+    decoder, tokenizer = Decoder(tiny.model()), tiny.tokenizer()
+    mixed = calibration_windows(decoder, tokenizer, text=[str(text_file)], samples=8, written=0.25, **how)  # type: ignore[arg-type]
+    read = calibration_windows(decoder, tokenizer, text=[str(text_file)], samples=6, **how)  # type: ignore[arg-type]
+    own = calibration_windows(decoder, tokenizer, text=[], samples=2, **how)  # type: ignore[arg-type]
+    assert sorted(mixed.ids.tolist()) == sorted([*read.ids.tolist(), *own.ids.tolist()])
+    assert mixed.ids[-2:].tolist() != own.ids.tolist()
+    assert mixed.source == "words.txt, 2 windows written by the model"

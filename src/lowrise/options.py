@@ -20,6 +20,7 @@ OPTIONS: dict[str, Any] = {
     "remove": Annotated[str | None, typer.Option(help="Net layers to remove: 8, or 25%.", metavar="N|P%")],
     "text": Annotated[list[str] | None, typer.Option(help="Calibration text; repeatable.", metavar="FILE")],
     "dataset": Annotated[str | None, typer.Option(help="Calibration from `datasets`: NAME or NAME:CONFIG.")],
+    "written": Annotated[str | None, typer.Option(help="Share the model writes beside --text, 0 to 1.", metavar="X")],
     "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: 128].", metavar="N")],
     "length": Annotated[
         str | None, typer.Option(help="Tokens a window [default: 2048, capped by the model].", metavar="N")
@@ -77,7 +78,7 @@ OPTIONS: dict[str, Any] = {
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
-CALIBRATING = ("text", "dataset", "samples", "length", "seed")
+CALIBRATING = ("text", "dataset", "written", "samples", "length", "seed")
 SELECTING = ("preset", "remove", *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
 SEARCHING = (*COLLAPSE, "strict")

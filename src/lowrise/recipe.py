@@ -88,6 +88,7 @@ class Recipe(_Strict):
     avoid_massive: bool = False
     text: list[str] = []
     dataset: str | None = None
+    written: float = Field(0.0, ge=0, lt=1)  # share of the windows that the model writes itself beside text or dataset
     tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
     samples: int = Field(128, gt=0)  # windows
     length: int = Field(2048, gt=1)  # tokens a window; capped by the model
@@ -120,6 +121,8 @@ class Recipe(_Strict):
     def _one_source(self) -> Self:
         if self.text and self.dataset is not None:
             raise ValueError("text or dataset, not both")
+        if self.written and not self.text and self.dataset is None:
+            raise ValueError("`written` is a share beside `text` or `dataset`; without them the model writes all")
         return self
 
     @model_validator(mode="after")

@@ -75,6 +75,7 @@ class TestCommandLine:
             ("--form", "paperr", ("form", "'portable'", "'paperr'")),
             ("--loss", "l1", ("loss", "'relative'", "'l1'")),
             ("--repair", "glue", ("repair", "'refit'", "'glue'")),
+            ("--written", "1", ("written", "less than 1")),
             ("--effort", "0", ("effort", "greater than or equal to 1")),
             ("--effort", "2", ("`effort` with presets that search with repair only, which streamline-none does not",)),
             ("--samples", "0", ("samples", "greater than 0")),

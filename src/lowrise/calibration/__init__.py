@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lowrise.calibration.text import check_known, check_long_enough, dataset_text, read_text, tokenise
 from lowrise.calibration.tokens import Windows, pack, sample
 from lowrise.calibration.written import write_windows
@@ -13,6 +15,7 @@ from lowrise.progress import Reporter
 
 __all__ = ["Windows", "calibration_windows", "check_known", "text_windows"]
 
+_WRITTEN = "written by the model"
 _CHARACTERS_PER_TOKEN = 8  # enough of a dataset's text to fill the windows in any usual language
 
 
@@ -26,15 +29,35 @@ def calibration_windows(
     length: int,
     seed: int,
     report: Reporter,
+    written: float = 0.0,
 ) -> Windows:
     """`samples` windows of `length` tokens (capped by the model) from files, a dataset, or the model itself.
 
-    Raises TextError for text that cannot be read or does not fill one window.
+    written: of text or a dataset, the share of windows that the model writes all the same; they lie among the others in
+    an order that the seed decides. Raises TextError for text that cannot be read or does not fill one window.
     """
     length = min(length, decoder.max_length)
     if not text and dataset is None:
         ids = write_windows(decoder, tokenizer, samples=samples, length=length, seed=seed, report=report)
-        return Windows(ids, "written by the model", seed)
+        return Windows(ids, _WRITTEN, seed)
+    own = round(written * samples)
+    read = _read_windows(decoder, tokenizer, text, dataset, max(1, samples - own), length, seed, report)
+    if not own:
+        return read
+    ids = torch.cat([read.ids, write_windows(decoder, tokenizer, samples=own, length=length, seed=seed, report=report)])
+    return Windows(sample(ids, len(ids), seed), f"{read.source}, {own} windows {_WRITTEN}", seed)
+
+
+def _read_windows(
+    decoder: Decoder,
+    tokenizer: Any,
+    text: list[str],
+    dataset: str | None,
+    samples: int,
+    length: int,
+    seed: int,
+    report: Reporter,
+) -> Windows:
     if dataset is not None:
         source = dataset
         documents = dataset_text(dataset, samples * length * _CHARACTERS_PER_TOKEN)

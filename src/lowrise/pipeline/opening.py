@@ -106,6 +106,7 @@ def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock)
             length=recipe.length,
             seed=recipe.seed,
             report=report,
+            written=recipe.written,
         )
 
 
