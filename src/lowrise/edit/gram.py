@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Ridge toward the matrix as it is, in units of the mean squared input. What wins on held-out tokens is taken; at the
 # largest hardly anything moves, at the smallest only directions that no calibration token has are held.
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 class Gram:
