@@ -273,7 +273,8 @@ def presets(as_json: Json = False) -> None:
         return
     for name, one in found.items():
         plain = "yes" if one.loads_plainly else "no; with --form portable, yes"
-        typer.echo(f"{name}\n    {one.summary}\n    {one.paper}\n    loads plainly: {plain}")
+        paper = one.paper or "lowrise's own: docs/methods.md"
+        typer.echo(f"{name}\n    {one.summary}\n    {paper}\n    loads plainly: {plain}")
 
 
 def main() -> None:

@@ -165,7 +165,7 @@ class Preset(_Strict):
 
     name: str
     summary: str
-    paper: str
+    paper: str | None = None  # None: a method of lowrise itself, in docs/methods.md
     settings: dict[str, Any]
 
     @property

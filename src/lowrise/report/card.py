@@ -24,7 +24,7 @@ def model_card(contents: Contents) -> str:
         f"---\n{yaml.safe_dump(_header(contents), sort_keys=False)}---",
         f"# {words.markdown(plan.model_name)}, {plan.model.layers} → {plan.layers_after} layers",
         *(f"**{one.headline}.** {words.markdown(one.text)}" for one in notices(contents)),
-        f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{f' ({known.paper})' if known else ''}.",
+        f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{f' ({known.paper})' if known and known.paper else ''}.",
         "\n".join(edits),
         *_tables(contents),
         _how_to_open(plan),
