@@ -9,7 +9,7 @@ import pytest
 
 from comparisons import SMALL, Arguments
 from lowrise import quality
-from lowrise.quality import SEARCHED, collapsed_on
+from lowrise.quality import HELD_OUT, SEARCHED, collapsed_on
 from refusals import Main, assert_one_line
 
 EVERYTHING, NOTHING = 1e-9, 1e9  # perplexity ratios from which the models of these tests count as collapsed
@@ -32,6 +32,12 @@ def test_from_three_times_on_on_any_text_or_the_sentences(
 ) -> None:
     scores = {} if own is None else {"loss": {"dense": 3.0, "after": 4.0, "perplexity_ratio": own}}
     assert collapsed_on(ratios, scores) == expected
+
+
+def test_so_do_held_out_calibration_tokens() -> None:
+    scores = {"loss": {"dense": 3.0, "after": 9.0}, "held_out": {"perplexity_ratio": 3.5}}
+    assert collapsed_on({"a": 2.0}, scores) == (HELD_OUT, 3.5)
+    assert collapsed_on({"a": 2.0}, {"held_out": {"after": None, "perplexity_ratio": None}}) is None
 
 
 def test_what_is_no_number_is_a_collapse() -> None:
