@@ -15,9 +15,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from multiprocessing.reduction import DupFd
+from multiprocessing.util import get_temp_dir
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["lowrise.pipeline"])
+# Made now, and not where the TMPDIR of the first test that forks points: a socket's path has 107 bytes at most.
+get_temp_dir()
 
 
 class Warm:

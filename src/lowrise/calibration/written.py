@@ -63,7 +63,7 @@ def write_windows(
     uniform = torch.rand(samples, length, generator=torch.Generator().manual_seed(seed))
     rows = _rows_at_once(decoder, length)
     done = []
-    report.say(f"the model writes {samples} windows of {length} tokens")
+    report.say(f"the model writes its own text, {samples} windows of {length} tokens")
     with report.bar("writing", samples * length) as bar:
         for first in range(0, samples, rows):
             batch = min(rows, samples - first)
