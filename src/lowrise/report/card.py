@@ -19,12 +19,13 @@ def model_card(contents: Contents) -> str:
     """The card's text: the hub's header, what to beware of, what was done, what it cost, how to open it."""
     plan = contents.plan
     known = presets().get(plan.preset)
+    paper = f" ({known.paper})" if known and known.paper else ""
     edits = [f"- {describe(edit.model_dump())}" for edit in plan.edits] or ["- nothing was changed"]
     parts = [
         f"---\n{yaml.safe_dump(_header(contents), sort_keys=False)}---",
         f"# {words.markdown(plan.model_name)}, {plan.model.layers} → {plan.layers_after} layers",
         *(f"**{one.headline}.** {words.markdown(one.text)}" for one in notices(contents)),
-        f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{f' ({known.paper})' if known and known.paper else ''}.",
+        f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{paper}.",
         "\n".join(edits),
         *_tables(contents),
         _how_to_open(plan),
