@@ -58,6 +58,18 @@ def test_the_preset_gives_defaults_the_file_overrides_them_and_the_command_line_
     assert (recipe.training.epochs, recipe.training.clip, recipe.training.loss) == (3, 1.0, "relative")
 
 
+def test_a_fold_alone_names_its_objective() -> None:
+    edits = [Drop.repaired(1, 2, how) for how in ("none", "refit", "fold", "fold-cosine")]  # type: ignore[arg-type]
+    span = {"start": 1, "stop": 2}
+    assert [edit.model_dump() for edit in edits] == [
+        {**span, "kind": "drop"},
+        {**span, "kind": "refit"},
+        {**span, "kind": "fold", "objective": "least-squares"},
+        {**span, "kind": "fold", "objective": "cosine"},
+    ]
+    assert [Drop.model_validate(edit.model_dump()).repair for edit in edits] == ["none", "refit", "fold", "fold-cosine"]
+
+
 def test_the_papers_training_settings_are_the_defaults() -> None:
     """METHODS 1.3: AdamW 2e-4 to 5e-5, weight decay 1e-3, clip 5."""
     training = build_recipe({}).training

@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from lowrise.errors import PlanError
 from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
@@ -65,6 +73,11 @@ class Drop(_Span):
         if self.kind == "fold":
             return "fold" if self.objective == "least-squares" else "fold-cosine"
         return "none" if self.kind == "drop" else "refit"
+
+    @model_serializer(mode="wrap")
+    def _objective_of_folds_alone(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return fields if self.kind == "fold" else {key: value for key, value in fields.items() if key != "objective"}
 
     @classmethod
     def repaired(cls, start: int, stop: int, how: Repair) -> Drop:
