@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GraniteConfig
 
 import tiny
 from lowrise.calibration import Windows
 from lowrise.edit.cosine_map import cosine_map
-from lowrise.edit.gram import RIDGES, Gram, fold, solve
+from lowrise.edit.gram import RIDGES, Gram, fold, ridge_change, solve
 from lowrise.edit.repair import gaps, repair
 from lowrise.edit.student import Student, student_of
 from lowrise.errors import ModelError
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
-from lowrise.model.writes import captured, mlp_write
+from lowrise.model.writes import captured, check_repair, mlp_write
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired
@@ -233,8 +234,39 @@ def test_a_merged_layer_is_repaired_from_its_mix() -> None:
 @pytest.mark.parametrize("family", NORMED)
 def test_a_norm_behind_the_matrix_is_refused_by_name(family: str) -> None:
     decoder = make(family)
-    with pytest.raises(ModelError, match=rf"repair of family {family}.*post_feedforward_layernorm.*--repair none"):
+    with pytest.raises(
+        ModelError,
+        match=rf"repair of family {family}.*post_feedforward_layernorm.*choose a preset that repairs nothing",
+    ):
         repair(Student(decoder, without(2)), windows(), HELD_OUT, "refit", QUIET)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_matrix_that_writes_as_it_is_passes_the_trial(family: str) -> None:
+    check_repair(make(family))
+
+
+def test_a_scaled_write_is_found_out_by_trying() -> None:
+    config = GraniteConfig(**tiny.FAMILIES["llama"][1], residual_multiplier=0.22)
+    decoder = Decoder(AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(ModelError, match=r"repair of family granite: .* added to the stream as it is, found one that"):
+        check_repair(decoder)
+
+
+def test_sums_that_rounding_spoils_are_passed_over() -> None:
+    spoilt = gram(torch.zeros(8, 5), torch.zeros(8, 3))
+    assert ridge_change(spoilt, 1e-3) is None
+    found = solve(spoilt, gram(*data(40, 1)))
+    assert found.ridge is None
+    assert not found.change.any()
+
+
+def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
+    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
+    assert sorted(choice.scores["layers"]) == list(range(1, tiny.LAYERS))
+    tried = [sum(loss is not None for loss in one["losses"]) for one in choice.scores["rounds"]]
+    assert tried == [5, 2, 2, 2, 1]
 
 
 @torch.no_grad()

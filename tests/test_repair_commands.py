@@ -115,6 +115,33 @@ def test_a_plan_of_what_is_not_done_yet_has_no_loss_after_it(
     assert held_out["perplexity_ratio"] is None
 
 
+def apply_edited(
+    main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path, edits: list[dict[str, Any]]
+) -> tuple[int, str, str]:
+    """A plan whose edits a user has changed by hand."""
+    _, _, plan = cut("--preset", "streamline-none", name="planned")
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps({**plan, "edits": edits}))
+    return main("apply", tiny_folder, file, "--text", text_file, "--out", tmp_path / "o", "--device", "cpu", "--quiet")
+
+
+def test_a_gap_with_no_layer_before_it_is_said_to_be_dropped_only(
+    main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    edits = [{"kind": "refit", "start": 0, "stop": 2}]
+    status, _, errors = apply_edited(main, cut, tiny_folder, text_file, tmp_path, edits)
+    assert status == 0
+    assert "no layer stands before the gap [0, 2): it is dropped, not repaired" in errors
+
+
+def test_two_repairs_in_one_plan_are_refused(
+    main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    edits = [{"kind": "fold", "start": 1, "stop": 2}, {"kind": "refit", "start": 4, "stop": 5}]
+    said = apply_edited(main, cut, tiny_folder, text_file, tmp_path, edits)
+    assert_one_line(*said, ("drops and merges are repaired in one way, all of them or none",))
+
+
 @pytest.mark.parametrize("options", [["--preset", "refit"], ["--preset", "tail", "--repair", "fold"]])
 def test_a_family_that_no_closed_form_repairs_is_refused(
     main: Main, text_file: Path, tmp_path: Path, options: list[str]
@@ -122,6 +149,6 @@ def test_a_family_that_no_closed_form_repairs_is_refused(
     model = tiny.save(tmp_path / "olmo", "olmo2")
     arguments = ["run", model, "--text", text_file, "--remove", "2", "--out", tmp_path / "out", *QUICK, *options]
     status, out, err = main(*arguments)
-    says = ("repair of family olmo2", "a norm (post_feedforward_layernorm)", "--repair none")
+    says = ("repair of family olmo2", "a norm (post_feedforward_layernorm)", "choose a preset that repairs nothing")
     assert_one_line(status, out, err, says)
     assert not (tmp_path / "out").exists()

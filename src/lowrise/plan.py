@@ -74,6 +74,12 @@ class Drop(_Span):
             return "fold" if self.objective == "least-squares" else "fold-cosine"
         return "none" if self.kind == "drop" else "refit"
 
+    @model_validator(mode="after")
+    def _objective_is_of_a_fold(self) -> Self:
+        if self.kind != "fold" and self.objective != "least-squares":
+            raise ValueError(f"`objective` belongs to a fold, not to a {self.kind}")
+        return self
+
     @model_serializer(mode="wrap")
     def _objective_of_folds_alone(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = dump(self)
@@ -93,7 +99,7 @@ class Replace(_Span):
     network: Literal["ffn", "swiglu", "layer"]
     form: Form = "paper"
     training: Training = Training()
-    repair: Repair = "none"  # of the network's own last matrix, once it is trained
+    repair: Literal["none", "fold", "refit"] = "none"  # of the network's own last matrix, once it is trained
     put_back: ClassVar[int] = 1
 
 
@@ -160,6 +166,8 @@ class Plan(_Strict):
             if edit.start < end:
                 raise ValueError(f"edits overlap at layer {edit.start}")
             end = edit.stop
+        if len({edit.repair for edit in self.edits if isinstance(edit, Drop | Merge)}) > 1:
+            raise ValueError("drops and merges are repaired in one way, all of them or none")
         if end > self.model.layers:
             raise ValueError(f"an edit ends at layer {end}, past the model's {self.model.layers}")
         after = self.model.layers - sum(edit.stop - edit.start - edit.put_back for edit in self.edits)
@@ -210,4 +218,6 @@ def network_edit(
     """The edit that takes [start, stop) out, puts `network` there, and repairs what it can in closed form."""
     if network == "none":
         return Drop.repaired(start, stop, repair)
+    if repair == "fold-cosine":
+        raise ValueError("a trained network is not folded by cosine")  # the recipe refuses it before
     return Replace(start=start, stop=stop, network=network, form=form, training=training, repair=repair)

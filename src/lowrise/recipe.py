@@ -121,6 +121,8 @@ class Recipe(_Strict):
     def _one_source(self) -> Self:
         if self.text and self.dataset is not None:
             raise ValueError("text or dataset, not both")
+        if self.written and self.select == "collapse" and self.repair == "none":
+            raise ValueError(f"`written` with presets that look at windows only, which {self.preset} does not")
         if self.written and not self.text and self.dataset is None:
             raise ValueError("`written` is a share beside `text` or `dataset`; without them the model writes all")
         return self

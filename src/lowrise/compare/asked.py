@@ -57,6 +57,9 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
         for name in names:
             own = known[name].settings if name in known else {}
             foreign = {"samples"} & own.keys() if own.get("repair", "none") == "none" else set()
+            foreign |= {"repair"} & own.keys()  # a method that is a repair is not turned into another
+            if own.get("select") == "collapse":
+                foreign |= {"written"}
             if own.get("select") != "repaired":
                 foreign |= {"effort"}
             if own.get("select") != "collapse":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,8 @@ class Gram:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        k, device = len(matrix), matrix.device
+        k = len(matrix)
+        device = torch.device("cpu") if matrix.device.type == "mps" else matrix.device  # which has no float64
         self.inputs = torch.zeros(k, k, dtype=torch.float64, device=device)
         self.cross = torch.zeros(matrix.shape, dtype=torch.float64, device=device)
         self.squares = 0.0
@@ -29,9 +31,9 @@ class Gram:
     def add(self, a: Tensor, e: Tensor) -> None:
         """a: (..., k), e: (..., d), of the same tokens."""
         a, e = a.flatten(0, -2).float(), e.flatten(0, -2).float()
-        self.inputs += a.T @ a
-        self.cross += a.T @ e
-        self.squares += float(e.square().sum(dtype=torch.float64))
+        self.inputs += (a.T @ a).to(self.inputs.device)
+        self.cross += (a.T @ e).to(self.cross.device)
+        self.squares += float(e.square().sum())
         self.tokens += len(a)
 
     def error(self, change: Tensor) -> float:
@@ -61,18 +63,25 @@ def solve(fit: Gram, held_out: Gram) -> Solution:
     least = held_out.squares
     for one in RIDGES:
         change = ridge_change(fit, one)
-        error = held_out.error(change)
-        if error < least:
+        error = math.inf if change is None else held_out.error(change)
+        if change is not None and error < least:
             best, ridge, least = change, one, error
     tokens = max(1, held_out.tokens)
     return Solution(best, ridge, held_out.squares / tokens, least / tokens)
 
 
-def ridge_change(fit: Gram, ridge: float) -> Tensor:
-    """(k, d), float64: (AᵀA + λ·m)⁻¹ AᵀE for one λ."""
+def ridge_change(fit: Gram, ridge: float) -> Tensor | None:
+    """(k, d), float64: (AᵀA + λ·m)⁻¹ AᵀE for one λ.
+
+    None where rounding leaves the sums without a positive definite matrix: few tokens, all of one direction.
+    """
     damped = fit.inputs.clone()
     damped.diagonal().add_(ridge * fit.inputs.diagonal().mean())
-    solution: Tensor = torch.cholesky_solve(fit.cross, torch.linalg.cholesky(damped))
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    del damped
+    if failed or not torch.isfinite(factor).all():
+        return None
+    solution: Tensor = torch.cholesky_solve(fit.cross, factor)
     return solution
 
 
@@ -82,7 +91,7 @@ def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:
     ReplaceMe's least squares (arXiv 2505.02819, equation 5), folded. Of directions that M never took, the solution of
     smallest norm.
     """
-    own = matrix.double()
+    own = matrix.to(fit.inputs.device).double()
     outputs, cross = own.T @ fit.inputs @ own, own.T @ (fit.inputs @ own + fit.cross)
     change = own @ (torch.linalg.pinv(outputs, hermitian=True, rtol=1e-12) @ cross) - own
     tokens = max(1, held_out.tokens)

@@ -58,7 +58,7 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
 
     held_out: so many windows, the last ones, choose λ and are fitted by nothing. The dense model and the student go
     through the layers side by side, each layer run once by each; on disk lie one state of both and one layer's inputs
-    of all tokens, in memory two Gram matrices and one batch.
+    of all tokens, in memory one batch, a few matrices of AᵀA's size and the changed matrices.
     Raises ModelError for a family whose matrix no closed form solves for.
     """
     todo = gaps(student)
@@ -117,15 +117,16 @@ class _Sweep:
             with captured(write.module) as inputs:
                 out = self._student.step(layer, self._get("student", number), calls)
             if how != "fold-cosine":
-                (held_out if held else fit).add(inputs[0], target - out)
+                (held_out if held else fit).add(inputs[0], target.float() - out.float())
             self._shelf.put(("student", number), out)
             self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
         if how == "fold-cosine":
             solution = self._turn(own)
         else:
             solution = solve(fit, held_out) if how == "refit" else fold(fit, held_out, own)
-        change = solution.change.float()
-        self._exchange(layer, write, own + change)
+        weight = write.weight(own + solution.change.float().to(own.device)).to(self._decoder.dtype)
+        self._student.changed.setdefault(layer, {})[write.parameter] = weight
+        change = write.matrix(weight).float() - own  # as the layer has it now, rounded
         for number in range(len(self._batches)):
             out = self._get("student", number) + (self._get("inputs", number).float() @ change).to(self._decoder.dtype)
             self._shelf.put(("student", number), out)
@@ -155,7 +156,3 @@ class _Sweep:
 
     def _get(self, what: str, number: int) -> Tensor:
         return self._shelf.get((what, number)).to(self._decoder.device)
-
-    def _exchange(self, layer: int, write: Write, matrix: Tensor) -> None:
-        parameters = self._student.changed.setdefault(layer, {})
-        parameters[write.parameter] = write.weight(matrix).to(self._decoder.dtype)

@@ -33,7 +33,7 @@ def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held
         h, target = (part[row : row + 1].to(weight.device).float() for part in (pairs.inputs, pairs.targets))
         with captured(write.module) as inputs:
             out = trainee.forward(h, calls)
-        (fit if row < len(pairs) - held_out else rest).add(inputs[0], target - out)
+        (fit if row < len(pairs) - held_out else rest).add(inputs[0], target - out.float())
     solution = solve(fit, rest) if edit.repair == "refit" else fold(fit, rest, own)
-    weight.copy_(write.weight(own + solution.change.float()))
+    weight.copy_(write.weight(own + solution.change.float().to(own.device)))
     return Fit(edit.start, edit.stop, solution.ridge, solution.before, solution.after)

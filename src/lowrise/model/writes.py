@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
+
+_REMEDY = "choose a preset that repairs nothing, and no --repair"
 
 
 @dataclass(frozen=True)
@@ -35,26 +39,49 @@ def mlp_write(decoder: Decoder, layer: int) -> Write:
     Raises ModelError where its matrix is not known, is no matrix, or where a norm stands between it and the stream:
     there the stream is not linear in the matrix, so that no closed form solves for it.
     """
-    names = decoder.names(layer)
+    try:
+        names = decoder.names(layer)
+    except ModelError as error:
+        expected, found = "a decoder layer with one MLP output matrix that is known", "module names of no known family"
+        raise ModelError(f"{decoder.where}: repair of family {decoder.family}", expected, found, _REMEDY) from error
     if names.output_norm is not None:
         raise ModelError(
             f"{decoder.where}: repair of family {decoder.family}",
             "an MLP that writes the residual stream itself",
             f"a norm ({names.output_norm}) between the two",
-            "say --repair none",
+            _REMEDY,
         )
     module = decoder.layers[layer].get_submodule(names.mlp_output)
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 2:
         found = f"a {type(module).__name__} without a matrix"
-        raise ModelError(f"{decoder.where}: {names.mlp_output}", "a linear module", found, "say --repair none")
+        raise ModelError(f"{decoder.where}: {names.mlp_output}", "a linear module", found, _REMEDY)
     return Write(module, f"{names.mlp_output}.weight", inward=not isinstance(module, nn.Linear))
 
 
 def check_repair(decoder: Decoder) -> None:
-    """Raises ModelError, as `mlp_write` does, for a model with a layer that no closed form repairs."""
-    for layer in range(len(decoder)):
-        mlp_write(decoder, layer)
+    """Raises ModelError, as `mlp_write` does, for a model with a layer that no closed form repairs.
+
+    That the stream takes what the matrix writes as it is, neither scaled nor normed, is seen from names for known
+    families alone; so the first layer is run with its matrix doubled, and must write that much more.
+    """
+    write, *_ = [mlp_write(decoder, layer) for layer in range(len(decoder))]
+    layer = decoder.layers[0]
+    h, calls = decoder.enter(torch.zeros(1, 2, dtype=torch.long))
+    weight = layer.get_parameter(write.parameter)
+    with captured(write.module) as inputs, torch.no_grad():
+        out = decoder.step(0, h, calls).float()
+        again = functional_call(layer, {write.parameter: 2 * weight}, (h, *calls[0].args), calls[0].kwargs)
+        doubled = (again[0] if isinstance(again, tuple | list) else again).float()
+        expected = (inputs[0].float() @ write.matrix(weight).float()).view_as(out)
+    rounding = 4 * torch.finfo(decoder.dtype).eps * float(out.norm())
+    if float((doubled - out - expected).norm()) > 0.02 * float(expected.norm()) + rounding:
+        raise ModelError(
+            f"{decoder.where}: repair of family {decoder.family}",
+            "an MLP whose output is added to the stream as it is",
+            "one that is scaled or normed first",
+            _REMEDY,
+        )
 
 
 @contextmanager

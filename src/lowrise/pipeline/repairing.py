@@ -31,6 +31,8 @@ def repair_model(
     if not how:
         return set()
     student = student_of(decoder, edits)
+    if student.layers[0] > 0:
+        report.warn(f"no layer stands before the gap [0, {student.layers[0]}): it is dropped, not repaired")
     with clock.stage("repair"):
         fits = repair(student, windows, len(held_out_windows(recipe, windows)), how.pop(), report)
     tell_fits(fits, report)
@@ -43,6 +45,8 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
         share = fit.after / fit.before if fit.before else math.nan
         ridge = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{ridge}")
+        if fit.after > fit.before:
+            report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples, or refit")
 
 
 class Gate:

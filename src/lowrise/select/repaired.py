@@ -8,6 +8,7 @@ and asks for the loss on held-out tokens.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram, ridge_change
 from lowrise.edit.student import Student
+from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.writes import captured, check_repair, mlp_write
 from lowrise.observe.loss import next_token_loss
@@ -49,14 +51,21 @@ def choose_repaired(
     with Shelf() as shelf, report.bar("searching", sum(tries)) as bar:
         search = _Search(decoder, fitted, deciding, shelf)
         candidates = list(range(1, len(decoder)))
+        known: dict[int, float] = {}  # the last loss of every layer that is left
         for _ in range(k):
             changes, losses = search.trials(candidates, bar)
             (gone,) = lowest(losses, 1, losses)
+            if math.isnan(losses[gone]):
+                expected = "calibration tokens from which a repair can be solved"
+                found = "sums that are not positive definite, or not finite"
+                raise ModelError(decoder.where, expected, found, "give more --samples, or say --dtype float32")
             search.remove(gone, changes)
             rounds.append(
                 {"removed": gone, "loss": losses[gone], "losses": [losses.get(one) for one in range(len(decoder))]}
             )
-            candidates = [one for one in lowest(losses, SHORTLIST * effort + 1, losses) if one != gone]
+            known |= losses
+            del known[gone]
+            candidates = sorted(lowest(known, SHORTLIST * effort, known))
     layers = [one["removed"] for one in rounds]
     scores = {
         "criterion": "repaired",
@@ -129,15 +138,19 @@ class _Search:
                 out = self._student.step(layer, self._get("student", number), calls)
             self._shelf.put(("student", number), out)
             if not held:
-                fit.add(inputs[0], self._get("dense", number, stop) - out)
+                fit.add(inputs[0], self._get("dense", number, stop).float() - out.float())
             else:
                 self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        change = ridge_change(fit, RIDGE).float()
+        change = ridge_change(fit, RIDGE)
+        if change is None:
+            return (layer, write.weight(own)), math.nan
+        weight = write.weight(own + change.float().to(own.device)).to(self._decoder.dtype)
+        change = write.matrix(weight).float() - own  # as the layer will have it, rounded
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
             if held:
                 total += self._loss_after(number, ids, gone, change)
-        return (layer, write.weight(own + change).to(self._decoder.dtype)), total / self._positions
+        return (layer, weight), total / self._positions
 
     def _loss_after(self, number: int, ids: Tensor, gone: int, change: Tensor) -> float:
         """Summed loss of one batch whose state, changed as the repair would, enters the layer above `gone`."""
