@@ -293,7 +293,10 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str) -> None:
                     h = trial.step(one, h, calls)
             a, e = seen[-1], target - h
             cut = len(tokens)
-            change = ridge(*(part[:cut].flatten(0, 1).double() for part in (a, e)), 1e-3).float()
+            tried = [torch.zeros(a.shape[-1], e.shape[-1], dtype=torch.float64)]
+            tried += [ridge(*(part[:cut].flatten(0, 1).double() for part in (a, e)), one) for one in RIDGES]
+            rest = [part[cut:].flatten(0, 1).double() for part in (a, e)]
+            change = min(tried, key=lambda x: float((rest[0] @ x - rest[1]).square().sum())).float()
             weight = trial.layers[before].get_parameter(write.parameter)
             weight.add_(write.weight(change))
             losses[gone], models[gone] = Student(trial, left).loss(deciding), trial.model

@@ -8,16 +8,14 @@ and asks for the loss on held-out tokens.
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.gram import Gram, ridge_change
+from lowrise.edit.gram import Gram, solve
 from lowrise.edit.student import Student
-from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.writes import captured, check_repair, mlp_write
 from lowrise.observe.loss import next_token_loss
@@ -30,7 +28,6 @@ from lowrise.select.choice import Choice, lowest, spans_of
 # tokens; a layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
-RIDGE = 1e-3  # λ of a trial; the repair itself chooses among several
 SHORTLIST = 12  # trials a round, after the first round has tried every layer
 
 
@@ -55,10 +52,6 @@ def choose_repaired(
         for _ in range(k):
             changes, losses = search.trials(candidates, bar)
             (gone,) = lowest(losses, 1, losses)
-            if math.isnan(losses[gone]):
-                expected = "calibration tokens from which a repair can be solved"
-                found = "sums that are not positive definite, or not finite"
-                raise ModelError(decoder.where, expected, found, "give more --samples, or say --dtype float32")
             search.remove(gone, changes)
             rounds.append(
                 {"removed": gone, "loss": losses[gone], "losses": [losses.get(one) for one in range(len(decoder))]}
@@ -131,20 +124,16 @@ class _Search:
         """Take `gone` out and refit `layer`, the one before it. The student's states pass `layer` as it was."""
         stop, write = self._student.following(gone), mlp_write(self._decoder, layer)
         own = write.matrix(self._student.parameter(layer, write.parameter)).float()
-        fit = Gram(own)
+        fit, held_out = Gram(own), Gram(own)
         for number, (ids, held) in enumerate(self._batches):
             calls = self._decoder.enter(ids)[1]
             with captured(write.module) as inputs:
                 out = self._student.step(layer, self._get("student", number), calls)
             self._shelf.put(("student", number), out)
-            if not held:
-                fit.add(inputs[0], self._get("dense", number, stop).float() - out.float())
-            else:
+            (held_out if held else fit).add(inputs[0], self._get("dense", number, stop).float() - out.float())
+            if held:
                 self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        change = ridge_change(fit, RIDGE)
-        if change is None:
-            return (layer, write.weight(own)), math.nan
-        weight = write.weight(own + change.float().to(own.device)).to(self._decoder.dtype)
+        weight = write.weight(own + solve(fit, held_out).change.float().to(own.device)).to(self._decoder.dtype)
         change = write.matrix(weight).float() - own  # as the layer will have it, rounded
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
