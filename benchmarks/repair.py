@@ -3,7 +3,7 @@
     python benchmarks/repair.py [--model M] [--text FILE] [--samples 32] [--length 512] [--start 12] [--stop 20]
 
 Each way runs over the same windows in a process of its own. The bound that ours must keep: two Gram matrices (AᵀA and
-AᵀE of the fitted and of the held-out tokens, and the eigenvectors that solve them) plus one batch.
+AᵀE of the fitted and of the held-out tokens), the factor that solves them, and one batch.
 """
 
 from __future__ import annotations

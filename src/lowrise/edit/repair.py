@@ -124,9 +124,8 @@ class _Sweep:
             solution = self._turn(own)
         else:
             solution = solve(fit, held_out) if how == "refit" else fold(fit, held_out, own)
-        weight = write.weight(own + solution.change.float().to(own.device)).to(self._decoder.dtype)
+        weight, change = write.moved(own, solution.change, self._decoder.dtype)
         self._student.changed.setdefault(layer, {})[write.parameter] = weight
-        change = write.matrix(weight).float() - own  # as the layer has it now, rounded
         for number in range(len(self._batches)):
             out = self._get("student", number) + (self._get("inputs", number).float() @ change).to(self._decoder.dtype)
             self._shelf.put(("student", number), out)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from lowrise.calibration import Windows
 from lowrise.edit.merge import Mix, mixed_parameters
@@ -30,12 +29,7 @@ class Student:
 
     def step(self, layer: int, h: Tensor, calls: list[Call]) -> Tensor:
         """What enters the original layer `layer` → what leaves it, (batch, tokens, hidden)."""
-        if layer not in self.changed:
-            return self.decoder.step(layer, h, calls)
-        call = calls[layer]
-        out = functional_call(self.decoder.layers[layer], self.changed[layer], (h, *call.args), call.kwargs)
-        stream: Tensor = out[0] if isinstance(out, tuple | list) else out
-        return stream
+        return self.decoder.step(layer, h, calls, self.changed.get(layer))
 
     def parameter(self, layer: int, name: str) -> Tensor:
         """A parameter as it is here."""

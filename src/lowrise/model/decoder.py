@@ -8,13 +8,14 @@ one, from any h[l] on, with those arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lowrise.errors import ModelError, PlanError
 from lowrise.model.families import LayerNames, layer_names
@@ -134,9 +135,16 @@ class Decoder:
         assert stream is not None
         return stream, [recorder.call for recorder in recorders if recorder.call is not None]
 
-    def step(self, layer: int, h: Tensor, calls: list[Call]) -> Tensor:
-        """h[layer] → h[layer + 1], both (batch, tokens, hidden), by the layer's own code."""
-        out = self.layers[layer](h, *calls[layer].args, **calls[layer].kwargs)
+    def step(self, layer: int, h: Tensor, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Tensor:
+        """h[layer] → h[layer + 1], both (batch, tokens, hidden), by the layer's own code.
+
+        instead: parameters by name that stand in for the layer's own during this call.
+        """
+        module, args = self.layers[layer], (h, *calls[layer].args)
+        if instead:
+            out = functional_call(module, dict(instead), args, calls[layer].kwargs)
+        else:
+            out = module(*args, **calls[layer].kwargs)
         stream: Tensor = out[0] if isinstance(out, tuple | list) else out
         return stream
 

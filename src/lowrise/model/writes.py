@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
@@ -31,6 +30,14 @@ class Write:
     def weight(self, matrix: Tensor) -> Tensor:
         """W (k, d) → as the module stores it."""
         return (matrix if self.inward else matrix.T).contiguous()
+
+    def moved(self, own: Tensor, change: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(W + change as the module stores it, the change that is left when W is rounded to `dtype`).
+
+        own: W (k, d), float32; change: (k, d), of any precision, wherever it was solved.
+        """
+        weight = self.weight(own + change.float().to(own.device)).to(dtype)
+        return weight, self.matrix(weight).float() - own
 
 
 def mlp_write(decoder: Decoder, layer: int) -> Write:
@@ -66,13 +73,11 @@ def check_repair(decoder: Decoder) -> None:
     families alone; so the first layer is run with its matrix doubled, and must write that much more.
     """
     write, *_ = [mlp_write(decoder, layer) for layer in range(len(decoder))]
-    layer = decoder.layers[0]
     h, calls = decoder.enter(torch.zeros(1, 2, dtype=torch.long))
-    weight = layer.get_parameter(write.parameter)
+    weight = decoder.layers[0].get_parameter(write.parameter)
     with captured(write.module) as inputs, torch.no_grad():
         out = decoder.step(0, h, calls).float()
-        again = functional_call(layer, {write.parameter: 2 * weight}, (h, *calls[0].args), calls[0].kwargs)
-        doubled = (again[0] if isinstance(again, tuple | list) else again).float()
+        doubled = decoder.step(0, h, calls, {write.parameter: 2 * weight}).float()
         expected = (inputs[0].float() @ write.matrix(weight).float()).view_as(out)
     rounding = 4 * torch.finfo(decoder.dtype).eps * float(out.norm())
     if float((doubled - out - expected).norm()) > 0.02 * float(expected.norm()) + rounding:

@@ -59,7 +59,7 @@ class Gate:
 
     def loss(self, decoder: Decoder) -> float:
         """Of the decoder as it is now."""
-        return self.student_loss(Student(decoder, list(range(len(decoder)))))
+        return self.student_loss(student_of(decoder, []))
 
     def student_loss(self, student: Student) -> float:
         with self._clock.stage("gate"):

@@ -5,9 +5,8 @@ https://arxiv.org/abs/2403.17887: start*(n) = argmin over l of E arccos(cos(h[l]
 
 from __future__ import annotations
 
-from lowrise.errors import RecipeError
 from lowrise.observe.stream import Observation
-from lowrise.select.choice import Choice, lowest
+from lowrise.select.choice import Choice, lowest, no_span_without, spans_without
 
 
 def choose_by_angle(observation: Observation, k: int, avoid_massive: bool) -> Choice:
@@ -17,18 +16,9 @@ def choose_by_angle(observation: Observation, k: int, avoid_massive: bool) -> Ch
     """
     distance = observation.angular.distance(k).tolist()
     writers = observation.massive.writers()
-    may_go = [
-        start
-        for start in range(len(distance))
-        if not avoid_massive or not any(start <= writer < start + k for writer in writers)
-    ]
+    may_go = spans_without(writers if avoid_massive else [], len(distance), k)
     if not may_go:
-        raise RecipeError(
-            "--avoid-massive",
-            f"a span of {k} layers without one that writes massive activations",
-            f"writers {writers} in every span",
-            "remove fewer layers, or leave --avoid-massive out",
-        )
+        raise no_span_without(writers, k)
     (start,) = lowest(distance, 1, may_go)
     scores = {
         "criterion": "angular",

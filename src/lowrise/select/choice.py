@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowrise.errors import RecipeError
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -25,6 +27,33 @@ def spans_of(layers: Iterable[int]) -> list[tuple[int, int]]:
         else:
             spans.append((layer, layer + 1))
     return spans
+
+
+def round_of(gone: int, losses: Mapping[int, float], layers: int) -> dict[str, Any]:
+    """For the plan: a round of a search that took `gone`. losses: of the layers tried; null for the others."""
+    return {"removed": gone, "loss": losses[gone], "losses": [losses.get(layer) for layer in range(layers)]}
+
+
+def choice_of_rounds(criterion: str, dense_loss: float, rounds: list[dict[str, Any]]) -> Choice:
+    """What a search that takes one layer a round has chosen."""
+    layers = [one["removed"] for one in rounds]
+    loss = {"dense": dense_loss, "after": rounds[-1]["loss"]}
+    return Choice(spans_of(layers), {"criterion": criterion, "layers": layers, "loss": loss, "rounds": rounds})
+
+
+def spans_without(writers: Sequence[int], starts: int, n: int) -> list[int]:
+    """Where spans of n layers begin, of 0..starts-1, that hold no layer that writes massive activations."""
+    return [start for start in range(starts) if not any(start <= writer < start + n for writer in writers)]
+
+
+def no_span_without(writers: Sequence[int], n: int) -> RecipeError:
+    """What `--avoid-massive` is answered with where every span of n layers holds a writer."""
+    return RecipeError(
+        "--avoid-massive",
+        f"a span of {n} layers without one that writes massive activations",
+        f"writers {writers} in every span",
+        "remove fewer layers, or leave --avoid-massive out",
+    )
 
 
 def lowest(values: Sequence[float] | Mapping[int, float], k: int, among: Iterable[int]) -> list[int]:

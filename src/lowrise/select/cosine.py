@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowrise.errors import RecipeError
 from lowrise.observe.stream import Observation
+from lowrise.select.choice import no_span_without, spans_without
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class SpanChoice:
     published: int
     """Where the span of the highest cosine starts."""
     without_writers: int | None
-    writers: list[int]
     scores: dict[str, object]
 
 
@@ -32,16 +31,11 @@ def choose_span(observation: Observation, n: int, avoid_massive: bool) -> SpanCh
     """
     cosine = observation.similarity.cosine(n)
     writers = observation.massive.writers()
-    free = [start for start in range(len(cosine)) if not any(start <= writer < start + n for writer in writers)]
+    free = spans_without(writers, len(cosine), n)
     published = int(cosine.argmax())
     without = max(free, key=lambda start: float(cosine[start])) if free else None
     if avoid_massive and without is None:
-        raise RecipeError(
-            "--avoid-massive",
-            f"a span of {n} layers without one that writes massive activations",
-            f"writers {writers} in every span",
-            "remove fewer layers, or leave --avoid-massive out",
-        )
+        raise no_span_without(writers, n)
     start = without if avoid_massive and without is not None else published
     scores: dict[str, object] = {
         "criterion": "cosine",
@@ -52,4 +46,4 @@ def choose_span(observation: Observation, n: int, avoid_massive: bool) -> SpanCh
         "published_start": published,
         "start_without_massive_writers": without,
     }
-    return SpanChoice(start, start + n, published, without, writers, scores)
+    return SpanChoice(start, start + n, published, without, scores)

@@ -11,7 +11,7 @@ from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
-from lowrise.select.choice import Choice, lowest, spans_of
+from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
 from lowrise.select.trials import Trials
 
 
@@ -29,16 +29,8 @@ def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter
         while True:
             losses = trials.losses(bar, f"loss {rounds[-1]['loss']:.3f} without {len(rounds)}" if rounds else "")
             (gone,) = lowest(losses, 1, losses)
-            by_layer = [losses.get(layer) for layer in range(len(decoder))]  # null: gone before
-            rounds.append({"removed": gone, "loss": losses[gone], "losses": by_layer})
+            rounds.append(round_of(gone, losses, len(decoder)))
             if len(rounds) == k:
                 break
             trials.remove(gone)
-    layers = [one["removed"] for one in rounds]
-    scores = {
-        "criterion": "greedy-perplexity",
-        "layers": layers,
-        "loss": {"dense": trials.dense_loss, "after": rounds[-1]["loss"]},
-        "rounds": rounds,
-    }
-    return Choice(spans_of(layers), scores)
+    return choice_of_rounds("greedy-perplexity", trials.dense_loss, rounds)

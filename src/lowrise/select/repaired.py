@@ -17,12 +17,12 @@ from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram, solve
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.writes import captured, check_repair, mlp_write
+from lowrise.model.writes import captured, mlp_write
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.shelf import Shelf
 from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.progress import Bar, Reporter
-from lowrise.select.choice import Choice, lowest, spans_of
+from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
 
 # What an effort of 1 spends. Differences between trials are much sharper than the losses, since all see the same
 # tokens; a layer that was among the worst in one round is not the best of the next.
@@ -38,9 +38,8 @@ def choose_repaired(
 
     windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 2,048·effort. Losses are means
     over positions, natural log. On disk lie the dense model's states of these tokens, in memory one batch, two Gram
-    matrices and one changed matrix a gap. Raises ModelError for a family whose matrix no closed form solves for.
+    matrices and one changed matrix a gap. `check_repair` says which models can be searched.
     """
-    check_repair(decoder)
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
     deciding = held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
     tries = [min(len(decoder) - 1 - done, SHORTLIST * effort if done else len(decoder)) for done in range(k)]
@@ -53,21 +52,13 @@ def choose_repaired(
             changes, losses = search.trials(candidates, bar)
             (gone,) = lowest(losses, 1, losses)
             search.remove(gone, changes)
-            rounds.append(
-                {"removed": gone, "loss": losses[gone], "losses": [losses.get(one) for one in range(len(decoder))]}
-            )
+            rounds.append(round_of(gone, losses, len(decoder)))
             known |= losses
             del known[gone]
             candidates = sorted(lowest(known, SHORTLIST * effort, known))
-    layers = [one["removed"] for one in rounds]
-    scores = {
-        "criterion": "repaired",
-        "layers": layers,
-        "loss": {"dense": search.dense_loss, "after": rounds[-1]["loss"]},
-        "rounds": rounds,
-        "tokens": {"fitted": fitted.tokens, "held_out": deciding.tokens},
-    }
-    return Choice(spans_of(layers), scores)
+    choice = choice_of_rounds("repaired", search.dense_loss, rounds)
+    choice.scores["tokens"] = {"fitted": fitted.tokens, "held_out": deciding.tokens}
+    return choice
 
 
 class _Search:
@@ -133,8 +124,7 @@ class _Search:
             (held_out if held else fit).add(inputs[0], self._get("dense", number, stop).float() - out.float())
             if held:
                 self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        weight = write.weight(own + solve(fit, held_out).change.float().to(own.device)).to(self._decoder.dtype)
-        change = write.matrix(weight).float() - own  # as the layer will have it, rounded
+        weight, change = write.moved(own, solve(fit, held_out).change, self._decoder.dtype)
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
             if held:

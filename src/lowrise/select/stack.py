@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.merge import Mix, mix_of, mixed_parameters
 from lowrise.model.alike import kinds
 from lowrise.model.decoder import Decoder
+from lowrise.observe.loss import next_token_loss
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.recipe import Collapse
 
@@ -81,11 +81,10 @@ class Stack:
     @torch.no_grad()
     def _loss(self, final: Tensor) -> float:
         total = 0.0
-        for row in range(len(self._ids)):  # one at a time: logits are wide
+        for row in range(len(self._ids)):  # one at a time: they are of different lengths
             count = int(self._mask[row].sum())
             ids = self._ids[row : row + 1, :count]
-            logits = self._decoder.leave(final[row : row + 1, :count], ids)[0, :-1].float()
-            total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            total += next_token_loss(self._decoder, final[row : row + 1, :count], ids)
         return total / float(self._mask.sum() - len(self._ids))
 
     def _advance(self, layer: int) -> Tensor:
@@ -95,12 +94,9 @@ class Stack:
         return self._inputs[layer]
 
     def _step(self, mix: Mix, h: Tensor) -> Tensor:
-        if len(mix.weights) == 1:
-            return self._decoder.step(mix.start, h, self._calls)
-        module, call = self._decoder.layers[mix.start], self._calls[mix.start]
-        weights = mixed_parameters(self._decoder.layers, mix, self._settings.norms)
-        out: Tensor | tuple[Tensor, ...] = functional_call(module, weights, (h, *call.args), call.kwargs)
-        return out[0] if isinstance(out, tuple | list) else out
+        alone = len(mix.weights) == 1
+        weights = None if alone else mixed_parameters(self._decoder.layers, mix, self._settings.norms)
+        return self._decoder.step(mix.start, h, self._calls, weights)
 
     def _represent(self, h: Tensor) -> Tensor:
         return h if self._settings.representation == "per-token" else self._decoder.finish(h, self._ids)
