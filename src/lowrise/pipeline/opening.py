@@ -16,6 +16,7 @@ from lowrise.model.writes import check_repair
 from lowrise.pipeline.clock import Clock
 from lowrise.plan import Replace, network_edit
 from lowrise.progress import Reporter
+from lowrise.quality import HELD_OUT
 from lowrise.recipe import Recipe, layers_to_remove
 from lowrise.select.collapse import check_settings
 from lowrise.select.taylor import layers_that_may_go
@@ -125,4 +126,4 @@ def held_out_texts(recipe: Recipe, windows: Windows | Sentences) -> dict[str, Wi
     """What is measured where no evaluation text is named: what training holds out, or the sentences."""
     if isinstance(windows, Sentences):
         return {"calibration sentences": windows.joined(windows.length)}
-    return {"calibration, held out": windows.split(recipe.training.validation)[1]}
+    return {HELD_OUT: windows.split(recipe.training.validation)[1]}
