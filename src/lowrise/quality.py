@@ -30,10 +30,11 @@ def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tupl
     sentences of a search of merges, or to held-out calibration tokens.
     """
     known = dict(ratios)
-    for key, name in (("loss", SEARCHED), ("held_out", HELD_OUT)):
+    for key, name in (("held_out", HELD_OUT), ("loss", SEARCHED)):
         noted = scores.get(key)
         own = noted.get("perplexity_ratio") if isinstance(noted, dict) else None
         if isinstance(own, int | float):
             known.setdefault(name, float(own))
+            break  # merges that were repaired have both, and the search saw them as they were before
     lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
     return (worst_text(lost), lost[worst_text(lost)]) if lost else None

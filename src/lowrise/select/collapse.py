@@ -54,8 +54,11 @@ class Search:
             "loss": {"dense": self.dense_loss, "after": self.loss, "perplexity_ratio": self.perplexity_ratio},
         }
 
-    def tell(self, report: Reporter, strict: bool) -> None:
-        """Say what came of it. With `strict`, raises RecipeError unless the verdict is `merged`."""
+    def tell(self, report: Reporter, strict: bool, repaired: bool) -> None:
+        """Say what came of it. With `strict`, raises RecipeError unless the verdict is `merged`.
+
+        repaired: the merges will be, so that a collapse of them as they are is no verdict yet.
+        """
         for span in self.skipped:
             report.say(f"layers [{span['start']}, {span['stop']}) are of several kinds: not tried")
         similarities = [trial["similarity"] for trial in self.trials]
@@ -68,6 +71,8 @@ class Search:
             remedy = "raise the threshold, or remove fewer layers"
         if self.verdict == "merged":
             report.say(found)
+        elif self.verdict == "collapsed" and repaired:
+            report.say(f"{found}, before repair")
         elif strict:
             raise RecipeError("--strict", "merges that keep the output", found, remedy)
         else:
