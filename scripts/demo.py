@@ -1,4 +1,4 @@
-"""The main job on a real model: SmolLM2-135M, 8 of 30 layers, the LLM-Streamline way.
+"""The main job on a real model: SmolLM2-135M, 8 of 30 layers, by the default preset.
 
 The text is what every Python installation carries, the language reference in `pydoc_data.topics`: calibrated on one
 half of its topics, measured on the other.
@@ -21,7 +21,7 @@ def main() -> int:
     for half, chosen in halves.items():
         text = "\n\n".join(topics[name] for name in chosen)
         (FOLDER / f"python-topics-{half}.txt").write_text(text, encoding="utf-8")
-    command = [str(Path(sys.executable).with_name("lowrise")), "run", str(model), "--preset", "streamline"]
+    command = [str(Path(sys.executable).with_name("lowrise")), "run", str(model)]
     command += ["--remove", "8", "--text", str(FOLDER / "python-topics-calibration.txt")]
     command += ["--eval-text", str(FOLDER / "python-topics-evaluation.txt")]
     command += ["--samples", "64", "--length", "512", "--windows", "16"]

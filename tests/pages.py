@@ -86,6 +86,8 @@ _KINDS: dict[str, dict[str, Any]] = {
     "none": {"preset": "streamline-none", "samples": 10},
     "paper": {"preset": "streamline-ffn", "training": {"epochs": 2}, "samples": 10},
     "merge": {"preset": "laco-mean", "collapse": {"combine": 3}},
+    "search": {"preset": "refit", "samples": 64},
+    "weights": {"preset": "block-influence", "samples": 10},
 }
 
 

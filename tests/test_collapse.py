@@ -265,7 +265,7 @@ def test_a_collapsed_output_is_said_with_its_number() -> None:
 
     assert verdict(3.1).verdict == "merged" and verdict(9.0).verdict == "collapsed"
     report = Reporter(quiet=True)
-    verdict(9.0).tell(report, strict=False)
+    verdict(9.0).tell(report, strict=False, repaired=False)
     assert "collapsed" in report.warnings[0] and "×403.43" in report.warnings[0]  # e⁶
 
 

@@ -228,8 +228,8 @@ def test_a_bfloat16_checkpoint_stays_one(main: Main, text_file: Path, tmp_path: 
 def test_the_training_curve_is_data_and_a_picture(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    main("run", tiny_folder, "--remove", "2", "--text", text_file, "--out", tmp_path / "out", *QUICK, "--recipe",
-         recipe(tmp_path))  # fmt: skip
+    main("run", tiny_folder, "--preset", "streamline", "--remove", "2", "--text", text_file, "--out",
+         tmp_path / "out", *QUICK, "--recipe", recipe(tmp_path))  # fmt: skip
     side = tmp_path / "out/lowrise"
     curve = json.loads((side / "training.json").read_text())
     assert len(curve["train"]) == curve["steps"]

@@ -41,7 +41,22 @@ class Running:
         self._log = folder / "stderr"
         recipe = folder / "recipe.yaml"
         recipe.write_text("training: {epochs: 100000, batch_tokens: 64}\n", encoding="utf-8")
-        always = ["--recipe", recipe, "--text", text, "--length", 32, "--samples", 16, "--remove", 2, "--device", "cpu"]
+        always = [
+            "--preset",
+            "streamline",
+            "--recipe",
+            recipe,
+            "--text",
+            text,
+            "--length",
+            32,
+            "--samples",
+            16,
+            "--remove",
+            2,
+            "--device",
+            "cpu",
+        ]
         command = ["run", model, *always, *options, "--out", self.place / "new" / "out"]
         environment = {"TMPDIR": str(self.scratch)}
         with self._log.open("wb") as log, Path(os.devnull).open("wb") as nowhere:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tiny
+from lowrise.quality import SEARCHED, collapsed_on
 from refusals import Main, assert_one_line
 
 QUICK = ["--samples", "128", "--length", "32", "--device", "cpu", "--quiet"]
@@ -41,17 +42,24 @@ def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder:
     out, results, plan = cut("--preset", preset)
     assert {edit["kind"] for edit in plan["edits"]} == {kind}
     assert results["layers"] == plan["layers_after"] == tiny.LAYERS - 2
-    dense, after = weights(tiny_folder), weights(out)
-    layers_of_dense = [layer for layer in range(tiny.LAYERS) if not _dropped(plan, layer)]
-    changed = {
-        old
-        for new, old in enumerate(layers_of_dense)
-        for name in ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+    changed = {layer for layer, _ in changed_matrices(tiny_folder, out, plan)}
+    before_gaps = {edit["start"] - 1 for edit in plan["edits"]}
+    assert changed <= ({*range(min(before_gaps), tiny.LAYERS)} if kind == "refit" else before_gaps)
+    assert "closed form" in (out / "lowrise" / "report.html").read_text(encoding="utf-8")
+    says = {"refit": "ridge regressions refit the matrices of the layers", "fold": "folded into the MLP output matrix"}
+    assert says[kind] in (out / "README.md").read_text(encoding="utf-8")
+
+
+def changed_matrices(model: Path, out: Path, plan: dict[str, Any]) -> set[tuple[int, str]]:
+    """(layer of the dense model, name in it)."""
+    dense, after = weights(model), weights(out)
+    kept = [layer for layer in range(tiny.LAYERS) if not _dropped(plan, layer)]
+    return {
+        (old, name)
+        for new, old in enumerate(kept)
+        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
         if not torch.equal(after[f"model.layers.{new}.{name}.weight"], dense[f"model.layers.{old}.{name}.weight"])
     }
-    assert changed <= {edit["start"] - 1 for edit in plan["edits"]}
-    assert "closed form" in (out / "lowrise" / "report.html").read_text(encoding="utf-8")
-    assert "MLP output matrix" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def _dropped(plan: dict[str, Any], layer: int) -> bool:
@@ -104,6 +112,17 @@ def test_every_plan_records_the_held_out_loss(cut: Any) -> None:
         assert held_out["collapsed"] is False
 
 
+def test_merges_are_judged_as_they_are_repaired_not_as_the_search_saw_them(cut: Any) -> None:
+    _, _, plan = cut("--preset", "laco-mean", "--repair", "refit")
+    scores = plan["scores"]
+    assert scores["held_out"]["tokens"] == 32 * 13  # of the windows that the repair was fitted on
+    assert scores["held_out"]["after"] is not None
+    lost = {**scores, "loss": {**scores["loss"], "perplexity_ratio": 1e6}}
+    assert collapsed_on({}, lost) is None
+    del lost["held_out"]
+    assert collapsed_on({}, lost) == (SEARCHED, 1e6)
+
+
 def test_a_plan_of_what_is_not_done_yet_has_no_loss_after_it(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
@@ -128,7 +147,7 @@ def apply_edited(
 def test_a_gap_with_no_layer_before_it_is_said_to_be_dropped_only(
     main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    edits = [{"kind": "refit", "start": 0, "stop": 2}]
+    edits = [{"kind": "fold", "start": 0, "stop": 2}]
     status, _, errors = apply_edited(main, cut, tiny_folder, text_file, tmp_path, edits)
     assert status == 0
     assert "no layer stands before the gap [0, 2): it is dropped, not repaired" in errors
@@ -142,8 +161,24 @@ def test_two_repairs_in_one_plan_are_refused(
     assert_one_line(*said, ("drops and merges are repaired in one way, all of them or none",))
 
 
-@pytest.mark.parametrize("options", [["--preset", "refit"], ["--preset", "tail", "--repair", "fold"]])
-def test_a_family_that_no_closed_form_repairs_is_refused(
+@pytest.mark.parametrize("family", ["olmo2", "gemma3_text"])
+@pytest.mark.parametrize("preset", ["tail", "streamline-ffn"])
+def test_what_a_norm_stands_behind_is_refit_in_other_ways(
+    main: Main, text_file: Path, tmp_path: Path, family: str, preset: str
+) -> None:
+    """Of layers the reading matrices alone; a network of the paper's form has a last matrix of its own."""
+    model = tiny.save(tmp_path / "model", family)
+    arguments = ["--preset", preset, "--repair", "refit", "--remove", "2", "--text", text_file, *QUICK]
+    status, _, errors = main("run", model, *arguments, "--out", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    if preset == "tail":
+        plan = json.loads((tmp_path / "out" / "lowrise" / "plan.json").read_text())
+        changed = changed_matrices(model, tmp_path / "out", plan)
+        assert {name for _, name in changed} == {"self_attn.q_proj", "mlp.up_proj"}
+
+
+@pytest.mark.parametrize("options", [["--preset", "replaceme"], ["--preset", "tail", "--repair", "fold"]])
+def test_a_family_that_no_closed_form_folds_is_refused(
     main: Main, text_file: Path, tmp_path: Path, options: list[str]
 ) -> None:
     model = tiny.save(tmp_path / "olmo", "olmo2")

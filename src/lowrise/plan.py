@@ -59,9 +59,10 @@ class _Span(_Strict):
 
 
 class Drop(_Span):
-    """The span goes. `fold` and `refit` also give the last layer before it a new MLP output matrix in closed form.
+    """The span goes. `fold` also gives the last layer before it a new MLP output matrix, `refit` new matrices to it and
+    to all layers above, in closed form.
 
-    The matrix is solved on the calibration tokens when the plan is applied (`edit/repair.py`): plans stay small.
+    They are solved on the calibration tokens when the plan is applied (`edit/repair.py`): plans stay small.
     """
 
     kind: Literal["drop", "fold", "refit"] = "drop"
@@ -114,7 +115,7 @@ class Merge(_Span):
     rule: Rule = "sum"
     norms: Norms = "keep"
     weights: list[float] = []  # empty in a file: those of one merge of the span by `rule`
-    repair: Repair = "none"  # of the merged layer's MLP output matrix
+    repair: Repair = "none"  # of the merged layer, with `refit` of those above too
     put_back: ClassVar[int] = 1
 
     @model_validator(mode="after")

@@ -78,7 +78,7 @@ class Recipe(_Strict):
     """A run. `remove` counts net layers: a network that is put back is not removed."""
 
     model: str | None = None
-    preset: str = "streamline"
+    preset: str = "refit"
     remove: str | None = "25%"  # None: as many as the search's threshold lets go
     select: Select = "cosine"
     network: Network = "layer"

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 def folders(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from lowrise.report.page import write_report
 
-    made = make_folders(tmp_path_factory.mktemp("pages"), tiny_folder, text_file, ("layer", "merge"))
+    made = make_folders(
+        tmp_path_factory.mktemp("pages"), tiny_folder, text_file, ("layer", "merge", "search", "weights")
+    )
     for folder in made.values():
         add_everything(folder)
         write_report(folder)
@@ -28,6 +30,8 @@ def folders(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPat
     [
         ("layer", {"spans", "pairs", "layers", "norms", "training-0", "tasks", "speed"}),
         ("merge", {"trials", "tasks", "speed"}),
+        ("search", {"search", "tasks", "speed"}),
+        ("weights", {"weights", "pairs", "layers", "norms", "tasks", "speed"}),
     ],
 )
 @pytest.mark.parametrize("scheme", ["light", "dark"])

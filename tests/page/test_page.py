@@ -27,6 +27,8 @@ from refusals import Main
         ("none", {"s-dropped": 2, "s-kept": 8}, {"spans", "pairs", "layers", "norms"}),
         ("paper", {"s-replaced": 3, "s-network": 1, "s-kept": 6}, {"spans", "pairs", "layers", "norms", "training-0"}),
         ("merge", {"s-merged": 4, "s-kept": 6}, {"trials"}),
+        ("search", {"s-dropped": 2, "s-kept": 8}, {"search"}),
+        ("weights", {"s-dropped": 2, "s-kept": 8}, {"weights", "pairs", "layers", "norms"}),
     ],
 )
 def test_the_page_shows_the_house_and_the_curves(

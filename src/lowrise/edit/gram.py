@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,23 +15,26 @@ RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 class Gram:
-    """AᵀA (k, k), AᵀE (k, d) and ‖E‖² of the inputs A (tokens, k) of a `matrix` (k, d) and the errors E (tokens, d) of
-    what it writes; tokens are not kept.
+    """AᵀA (k, k), AᵀE (k, d) and ‖E‖² of the inputs A (tokens, k) of a matrix and the errors E (tokens, d) of what it
+    makes of them; tokens are not kept. They lie on the matrix's `device`, or near it.
 
     Each batch's product is float32, their sum float64: rounding does not grow with the number of tokens.
     """
 
-    def __init__(self, matrix: Tensor) -> None:
-        k = len(matrix)
-        device = torch.device("cpu") if matrix.device.type == "mps" else matrix.device  # which has no float64
+    def __init__(self, k: int, d: int, device: torch.device) -> None:
+        if device.type == "mps":  # which has no float64
+            device = torch.device("cpu")
         self.inputs = torch.zeros(k, k, dtype=torch.float64, device=device)
-        self.cross = torch.zeros(matrix.shape, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(k, d, dtype=torch.float64, device=device)
         self.squares = 0.0
         self.tokens = 0
 
-    def add(self, a: Tensor, e: Tensor) -> None:
-        """a: (..., k), e: (..., d), of the same tokens."""
+    def add(self, a: Tensor, e: Tensor, weight: Tensor | None = None) -> None:
+        """a: (..., k), e: (..., d), of the same tokens; weight: (...), what each counts, 1 without it."""
         a, e = a.flatten(0, -2).float(), e.flatten(0, -2).float()
+        if weight is not None:
+            root = weight.flatten().float().sqrt().unsqueeze(1)
+            a, e = a * root, e * root
         self.inputs += (a.T @ a).to(self.inputs.device)
         self.cross += (a.T @ e).to(self.cross.device)
         self.squares += float(e.square().sum())
@@ -39,6 +43,12 @@ class Gram:
     def error(self, change: Tensor) -> float:
         """‖A·change - E‖² over the tokens seen; change: (k, d), float64."""
         return self.squares + float(((self.inputs @ change - 2 * self.cross) * change).sum())
+
+
+def two_grams(shape: Sequence[int], device: torch.device) -> tuple[Gram, Gram]:
+    """Of the fitted and of the held-out tokens, for a matrix of `shape` (k, d)."""
+    k, d = shape
+    return Gram(k, d, device), Gram(k, d, device)
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,15 @@ class Student:
             total += next_token_loss(self.decoder, h, ids)
         return total / (len(windows) * (windows.length - 1))
 
+    def change(self, layer: int, name: str, value: Tensor) -> None:
+        """A new parameter, as the layer stores it, in place of the layer's own."""
+        self.changed.setdefault(layer, {})[name] = value
+
     @torch.no_grad()
-    def write(self) -> None:
-        """Put `changed` into the decoder's own layers, in place; those that are left out stay where they are."""
-        for layer, parameters in self.changed.items():
-            for name, value in parameters.items():
-                self.decoder.layers[layer].get_parameter(name).copy_(value)
+    def settle(self, layer: int) -> None:
+        """Put what is changed in `layer` into the decoder's own layer, in place: the dense one is no more."""
+        for name, value in self.changed.pop(layer, {}).items():
+            self.decoder.layers[layer].get_parameter(name).copy_(value)
 
 
 def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:

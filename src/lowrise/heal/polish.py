@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from lowrise.edit.gram import Gram, fold, solve
+from lowrise.edit.gram import fold, solve, two_grams
 from lowrise.edit.repair import Fit
 from lowrise.edit.replace import Trainee
 from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import Matrix, captured, mlp_write
 from lowrise.model.networks import SpanNetwork
-from lowrise.model.writes import Write, captured, mlp_write
 from lowrise.plan import Replace
 
 
@@ -22,13 +22,13 @@ def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held
     held_out: so many of the last pairs choose λ and are fitted by nothing.
     """
     if isinstance(trainee.module, SpanNetwork):
-        write = Write(trainee.module.get_submodule("down"), "down.weight", inward=False)
+        write = Matrix(trainee.module.get_submodule("down"), "down.weight", inward=False)
     else:
         write = mlp_write(decoder, edit.start)
     calls = full_window_calls(decoder, 1, pairs.inputs.shape[1])
     weight = trainee.module.get_parameter(write.parameter)
     own = write.matrix(weight).float()
-    fit, rest = (Gram(own) for _ in range(2))
+    fit, rest = two_grams(own.shape, own.device)
     for row in range(len(pairs)):
         h, target = (part[row : row + 1].to(weight.device).float() for part in (pairs.inputs, pairs.targets))
         with captured(write.module) as inputs:

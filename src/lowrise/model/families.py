@@ -1,4 +1,4 @@
-"""Families as data: where a decoder layer of each writes its residual stream. One row a family.
+"""Families as data: where a decoder layer of each reads and writes its residual stream. One row a family.
 
 A family without a row is tried as the row whose names its layer has; whatever was found is checked against the
 layer's own modules before it is used. Dropping and inheriting layers needs no row at all.
@@ -15,11 +15,13 @@ from lowrise.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Paths inside one decoder layer. `inputs` are the MLP's first matrices; two of them, gate first, make it gated.
+    """Paths inside one decoder layer. Inputs are first matrices, of attention and of the MLP; all of one read the same.
 
-    output_norm: the norm that the MLP's output passes before it is added to the stream, where there is one.
+    Two of the MLP's, gate first, make it gated. output_norm: the norm that the MLP's output passes before it is added
+    to the stream, where there is one.
     """
 
+    attention_inputs: tuple[str, ...]
     attention_output: str
     mlp_inputs: tuple[str, ...]
     mlp_output: str
@@ -27,9 +29,10 @@ class LayerNames:
     output_norm: str | None = None
 
 
-_GATED = LayerNames("self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", gated=True)
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_GATED = LayerNames(_QKV, "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", gated=True)
 _NORMED = replace(_GATED, output_norm="post_feedforward_layernorm")
-_FUSED_GATED = LayerNames("self_attn.o_proj", ("mlp.gate_up_proj",), "mlp.down_proj", gated=True)
+_FUSED_GATED = replace(_GATED, attention_inputs=("self_attn.qkv_proj",), mlp_inputs=("mlp.gate_up_proj",))
 
 FAMILIES: dict[str, LayerNames] = {
     "llama": _GATED,
@@ -40,14 +43,16 @@ FAMILIES: dict[str, LayerNames] = {
     "gemma3_text": _NORMED,
     "olmo2": _NORMED,
     "phi3": _FUSED_GATED,
-    "opt": LayerNames("self_attn.out_proj", ("fc1",), "fc2", gated=False),
-    "gpt2": LayerNames("attn.c_proj", ("mlp.c_fc",), "mlp.c_proj", gated=False),
-    "gpt_neox": LayerNames("attention.dense", ("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", gated=False),
+    "opt": LayerNames(_QKV, "self_attn.out_proj", ("fc1",), "fc2", gated=False),
+    "gpt2": LayerNames(("attn.c_attn",), "attn.c_proj", ("mlp.c_fc",), "mlp.c_proj", gated=False),
+    "gpt_neox": LayerNames(
+        ("attention.query_key_value",), "attention.dense", ("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", gated=False
+    ),
 }
 
 
 def layer_names(family: str, layer: nn.Module) -> LayerNames:
-    """The names of `layer`'s writes.
+    """The names of `layer`'s reads and writes.
 
     Raises ModelError when the family has no row and the layer has none of the known rows' modules.
     """
@@ -55,7 +60,7 @@ def layer_names(family: str, layer: nn.Module) -> LayerNames:
     modules = {name for name, _ in layer.named_modules()}
     for row in [FAMILIES[family]] if family in FAMILIES else known:
         norm = {row.output_norm} if row.output_norm is not None else set()
-        if {row.attention_output, row.mlp_output, *row.mlp_inputs} | norm <= modules:
+        if {row.attention_output, *row.mlp_inputs, row.mlp_output} | norm <= modules:
             return row
     raise ModelError(
         f"family {family!r}",

@@ -14,21 +14,31 @@ from lowrise.model.decoder import Decoder
 _LOGITS = 2**23
 
 
-def losses_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[Tensor]:
-    """Summed next-token cross-entropy (natural log) of one piece of the positions after the other, each 0-d, float64.
+def logits_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(positions, their logits (batch, positions, vocabulary) in float32), one piece of all positions after the other.
 
-    h: h[L], (batch, tokens, hidden); ids: (batch, tokens). Norm, head and what the family does to logits are the
-    model's own. Differentiable in h.
+    h: h[L], (batch, tokens, hidden); ids: (batch, tokens). The last token, which no token follows, is left out. Norm,
+    head and what the family does to logits are the model's own. Differentiable in h.
     """
     vocabulary = decoder.model.get_output_embeddings().weight.shape[0]
-    ids = ids.to(decoder.device)
     positions = ids.shape[1] - 1
     step = max(1, _LOGITS // vocabulary // len(ids))
     for start in range(0, positions, step):
-        stop = min(start + step, positions)
-        logits = decoder.leave(h[:, start:stop], ids[:, start:stop]).float().flatten(0, 1)
-        targets = ids[:, start + 1 : stop + 1].flatten()
-        yield torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)
+        piece = slice(start, min(start + step, positions))
+        yield piece, decoder.leave(h[:, piece], ids[:, piece]).float()
+
+
+def losses_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[Tensor]:
+    """Summed next-token cross-entropy (natural log) of one piece of the positions after the other, each 0-d, float64.
+
+    h, ids: as above.
+    """
+    ids = ids.to(decoder.device)
+    for piece, logits in logits_by_piece(decoder, h, ids):
+        targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
+        yield torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none").sum(
+            dtype=torch.float64
+        )
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class Shelf:
                 tempfile.gettempdir(),
                 "room for the states of a search",
                 error.strerror or str(error),
-                "set TMPDIR to a larger disk, or give fewer --samples",
+                "set TMPDIR to a larger disk, or give fewer --samples, or less --effort",
             ) from error
 
     def get(self, key: Hashable) -> Tensor:

@@ -9,11 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lowrise.calibration import Windows
 from lowrise.files import check_output, output_folder, writing
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
-from lowrise.model.writes import check_repair
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
@@ -26,9 +24,10 @@ from lowrise.pipeline.opening import (
     open_for_planning,
     open_from,
     windows_or_sentences,
+    windows_to_fit,
 )
 from lowrise.pipeline.planning import plan_edits
-from lowrise.pipeline.repairing import Gate, held_out_windows
+from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
 from lowrise.plan import Merge, Plan, Replace, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -47,11 +46,9 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
         texts = held_out_texts(recipe, windows)
-    plan, observation, gate = plan_edits(recipe, opened, windows, report, clock)
+    fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
+    plan, observation, gate = plan_edits(recipe, opened, windows, fitted_on, report, clock)
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock)
-    fitted_on = windows if isinstance(windows, Windows) else None
-    if fitted_on is None and recipe.repair != "none":  # a search of merges looks at sentences, too short to fit on
-        fitted_on = calibrate(recipe, opened, report, clock)
     return apply_and_write(
         plan, opened, fitted_on, texts, dense, recipe, out, force, report, clock, "run", gate, observation
     )
@@ -62,7 +59,8 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     clock = Clock()
     opened = open_for_planning(recipe, clock)
     windows = windows_or_sentences(recipe, opened, report, clock)
-    return plan_edits(recipe, opened, windows, report, clock)[0]
+    fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
+    return plan_edits(recipe, opened, windows, fitted_on, report, clock)[0]
 
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
@@ -72,8 +70,7 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
     with clock.stage("open"):
         opened = open_from(recipe)
     check_plan_fits(plan, opened.record)
-    if any(edit.repair != "none" for edit in plan.edits):
-        check_repair(opened.decoder)
+    check_repairs(opened.decoder, plan.edits)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
     if any(isinstance(edit, Replace) or edit.repair != "none" for edit in plan.edits):

@@ -17,7 +17,6 @@ from lowrise.heal.pairs import collect_pairs, ram_limit
 from lowrise.heal.polish import polish
 from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
-from lowrise.model.decoder import Decoder
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
@@ -54,7 +53,7 @@ def apply_and_write(
     observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     compute = opened.decoder.dtype
-    curves = edit_model(plan, opened.decoder, windows, recipe, report, clock)
+    curves = edit_model(plan, opened, windows, recipe, report, clock)
     if gate is not None and plan.scores.get("held_out", {}).get("after") is None:
         held_out = gate.scores(gate.loss(opened.decoder))
         plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
@@ -89,14 +88,14 @@ def apply_and_write(
 
 
 def edit_model(
-    plan: Plan, decoder: Decoder, windows: Windows | None, recipe: Recipe, report: Reporter, clock: Clock
+    plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter, clock: Clock
 ) -> list[TrainingCurve]:
-    """All edits in place, the last span first, so that the layers below an edit are still the dense model's.
+    """All edits in place, the last span first, so that the layers below an edit are as they were when it was planned.
 
-    What is repaired in closed form is solved before, bottom up, while the dense model is whole.
+    What is repaired in closed form is solved before all of them, bottom up, while no layer is gone.
     """
-    curves = []
-    repaired = repair_model(plan, decoder, windows, recipe, report, clock) if windows is not None else set()
+    curves, decoder = [], opened.decoder
+    repaired = repair_model(plan, opened, windows, recipe, report, clock) if windows is not None else set()
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
         report.say(describe(edit.model_dump()))
         if isinstance(edit, Merge) and edit.start in repaired:

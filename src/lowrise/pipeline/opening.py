@@ -11,10 +11,11 @@ from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import alike_key
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import check_refit
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
-from lowrise.model.writes import check_repair
 from lowrise.pipeline.clock import Clock
-from lowrise.plan import Replace, network_edit
+from lowrise.pipeline.repairing import check_repairs
+from lowrise.plan import Merge, Replace, network_edit
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
 from lowrise.recipe import Recipe, layers_to_remove
@@ -52,15 +53,17 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
-    if recipe.repair != "none" or recipe.select == "repaired":
-        check_repair(opened.decoder)
+    if recipe.select == "repaired":
+        check_refit(opened.decoder)
     if recipe.select == "collapse":
+        check_repairs(opened.decoder, [Merge(start=0, stop=2, rule=recipe.collapse.rule, repair=recipe.repair)])
         check_settings(recipe.collapse, len(opened.decoder), layers_to_collapse(recipe, opened.decoder))
         return opened
     span = layers_to_remove(recipe.remove, len(opened.decoder)) + recipe.put_back
     if recipe.select == "taylor":
         layers_that_may_go(len(opened.decoder), span)
     edit = network_edit(0, span, recipe.network, recipe.form, recipe.training, recipe.repair)
+    check_repairs(opened.decoder, [edit])
     if isinstance(edit, Replace):
         check_replacement(opened.decoder, edit)
     return opened
@@ -94,6 +97,15 @@ def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, cl
             seed=recipe.seed,
             report=report,
         )
+
+
+def windows_to_fit(
+    recipe: Recipe, opened: OpenModel, looked_at: Windows | Sentences, report: Reporter, clock: Clock
+) -> Windows | None:
+    """What a repair or a training is fitted on: sentences are too short, so a search of merges needs windows too."""
+    if isinstance(looked_at, Windows):
+        return looked_at
+    return None if recipe.repair == "none" else calibrate(recipe, opened, report, clock)
 
 
 def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows:

@@ -13,7 +13,7 @@ from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, observe
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.opening import layers_to_collapse
-from lowrise.pipeline.repairing import Gate, held_out_windows
+from lowrise.pipeline.repairing import Gate, held_out_windows, windows_to_refit
 from lowrise.plan import Drop, Plan, Replace, network_edit
 from lowrise.progress import Reporter
 from lowrise.recipe import LOOKING_AT_STATES, Recipe, layers_to_remove
@@ -30,19 +30,28 @@ from lowrise.select.taylor import choose_by_taylor
 
 
 def plan_edits(
-    recipe: Recipe, opened: OpenModel, windows: Windows | Sentences, report: Reporter, clock: Clock
+    recipe: Recipe,
+    opened: OpenModel,
+    windows: Windows | Sentences,
+    fitted_on: Windows | None,
+    report: Reporter,
+    clock: Clock,
 ) -> tuple[Plan, Observation | None, Gate | None]:
     """The plan, what was seen on the way, and the gate for what comes of it.
 
-    A search of merges observes nothing but its trials, and has a gate of its own: the loss on its sentences.
+    A search of merges observes nothing but its trials, and has a gate of its own, the loss on its sentences, which
+    says nothing of merges that are repaired after it. fitted_on: what they will be repaired on.
     """
-    if isinstance(windows, Sentences):
-        return _collapse_plan(recipe, opened, windows, report, clock), None, None
-    if recipe.put_back or recipe.repair != "none":
-        held_out_windows(recipe, windows)  # refuses, before anything is computed, what cannot be split
     decoder = opened.decoder
+    if fitted_on is not None and (recipe.put_back or recipe.repair != "none"):
+        held_out_windows(recipe, fitted_on)  # refuses, before anything is computed, what cannot be split
+    if isinstance(windows, Sentences):
+        plan = _collapse_plan(recipe, opened, windows, report, clock)
+        if fitted_on is None or not plan.edits:
+            return plan, None, None
+        return plan, None, Gate(decoder, held_out_windows(recipe, fitted_on), clock)
     n = layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
-    choice, observation = _choose(recipe, decoder, windows, n, report, clock)
+    choice, observation = _choose(recipe, opened, windows, n, report, clock)
     gate = Gate(decoder, held_out_windows(recipe, windows) if len(windows) > 1 else windows, clock)
     how = (recipe.network, recipe.form, recipe.training, recipe.repair)
     edits = [network_edit(start, stop, *how) for start, stop in choice.spans]
@@ -67,17 +76,17 @@ def _loss_after(gate: Gate, decoder: Decoder, edits: Sequence[Drop | Replace]) -
 
 
 def _choose(
-    recipe: Recipe, decoder: Decoder, windows: Windows, n: int, report: Reporter, clock: Clock
+    recipe: Recipe, opened: OpenModel, windows: Windows, n: int, report: Reporter, clock: Clock
 ) -> tuple[Choice, Observation | None]:
     """n layers by the recipe's criterion, said; and what was seen of the layers, by criteria that look at states."""
     observation = None
     if recipe.select in LOOKING_AT_STATES:
         with clock.stage("observe"):
-            observation = observe(decoder, windows, report)
+            observation = observe(opened.decoder, windows, report)
         choice = _by_states(recipe, observation, n)
     else:
         with clock.stage("search"):
-            choice = _by_other_means(recipe, decoder, windows, n, report)
+            choice = _by_other_means(recipe, opened, windows, n, report)
     report.say(f"chosen: layers {_spans(choice)}")
     if observation is not None:
         _warn_of_writers(choice, observation.massive.writers(), report)
@@ -96,14 +105,15 @@ def _by_states(recipe: Recipe, observation: Observation, n: int) -> Choice:
     raise AssertionError(recipe.select)
 
 
-def _by_other_means(recipe: Recipe, decoder: Decoder, windows: Windows, n: int, report: Reporter) -> Choice:
+def _by_other_means(recipe: Recipe, opened: OpenModel, windows: Windows, n: int, report: Reporter) -> Choice:
+    decoder = opened.decoder
     match recipe.select:
         case "greedy-perplexity":
             return choose_greedily(decoder, windows, n, report)
         case "taylor":
             return choose_by_taylor(decoder, windows, n, report)
         case "repaired":
-            fitted, held_out = windows.split(recipe.training.validation)
+            fitted, held_out = windows_to_refit(opened, windows).split(recipe.training.validation)
             return choose_repaired(decoder, fitted, held_out, n, recipe.effort, report)
         case "tail":
             return choose_tail(len(decoder), n)
@@ -116,7 +126,7 @@ def _collapse_plan(recipe: Recipe, opened: OpenModel, sentences: Sentences, repo
     decoder = opened.decoder
     with clock.stage("search"):
         search = collapse(decoder, sentences, recipe.collapse, layers_to_collapse(recipe, decoder), report)
-    search.tell(report, recipe.strict)
+    search.tell(report, recipe.strict, repaired=recipe.repair != "none")
     return Plan(
         model=opened.record,
         preset=recipe.preset,

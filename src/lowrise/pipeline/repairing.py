@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from lowrise.calibration import Windows
 from lowrise.edit.repair import Fit, repair
 from lowrise.edit.student import Student, student_of
 from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import check_refit, check_writes
+from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
-from lowrise.plan import Drop, Merge, Plan
+from lowrise.plan import Drop, Merge, Plan, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import is_collapse
-from lowrise.recipe import Recipe
+from lowrise.recipe import Recipe, loads_plainly
 
 GATE_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
 
@@ -22,22 +25,40 @@ def held_out_windows(recipe: Recipe, windows: Windows) -> Windows:
     return windows.split(recipe.training.validation)[1]
 
 
+def windows_to_refit(opened: OpenModel, windows: Windows) -> Windows:
+    """Marked with the tokenizer's special tokens, those that the model knows."""
+    known = opened.model.get_input_embeddings().weight.shape[0]
+    return windows.marked(sorted(token for token in opened.tokenizer.all_special_ids if token < known))
+
+
+def check_repairs(decoder: Decoder, edits: Iterable[Drop | Merge | Replace]) -> None:
+    """Raises ModelError for a model that one of the edits' repairs cannot be solved for."""
+    for edit in edits:
+        if edit.repair == "none" or (isinstance(edit, Replace) and not loads_plainly(edit.network, edit.form)):
+            continue  # a network of the paper's form has a last matrix of its own
+        if edit.repair == "refit" and not isinstance(edit, Replace):
+            check_refit(decoder)
+        else:
+            check_writes(decoder)
+
+
 def repair_model(
-    plan: Plan, decoder: Decoder, windows: Windows, recipe: Recipe, report: Reporter, clock: Clock
+    plan: Plan, opened: OpenModel, windows: Windows, recipe: Recipe, report: Reporter, clock: Clock
 ) -> set[int]:
-    """Solve the matrices of all drops and merges that ask for it, and write them; the layers that were changed."""
+    """Solve matrices for all drops and merges that ask for it, in place. The merged layers that are whole by then."""
     edits = [edit for edit in plan.edits if isinstance(edit, Drop | Merge)]
-    how = {edit.repair for edit in edits} - {"none"}
-    if not how:
+    if all(edit.repair == "none" for edit in edits):
         return set()
-    student = student_of(decoder, edits)
-    if student.layers[0] > 0:
+    how = edits[0].repair
+    student = student_of(opened.decoder, edits)
+    if how == "refit":
+        windows = windows_to_refit(opened, windows)
+    if student.layers[0] > 0 and how != "refit":
         report.warn(f"no layer stands before the gap [0, {student.layers[0]}): it is dropped, not repaired")
     with clock.stage("repair"):
-        fits = repair(student, windows, len(held_out_windows(recipe, windows)), how.pop(), report)
-    tell_fits(fits, report)
-    student.write()
-    return set(student.changed)
+        fits = repair(student, windows, len(held_out_windows(recipe, windows)), how, report)
+    tell_fits([fit for fit in fits if fit.stop != fit.layer + 1], report)
+    return {edit.start for edit in edits if isinstance(edit, Merge)}
 
 
 def tell_fits(fits: list[Fit], report: Reporter) -> None:

@@ -98,14 +98,17 @@ def describe(edit: dict[str, Any]) -> str:
         norms = "its norms kept" if edit["norms"] == "keep" else "norms merged too"
         merged = f"{span} merged into layer {edit['start']} by the rule `{edit['rule']}`: {mix}, {norms}"
         return f"{merged}{_repaired(edit['repair'], edit['start'])}"
+    repair = edit["repair"]
+    repaired = "; a ridge regression refit its last matrix" if repair == "refit" else _repaired(repair, edit["start"])
     form = "" if edit["network"] == "layer" else f" in its {edit['form']} form"
     put_back = f"one trained `{edit['network']}` network{form}"
-    return f"{span} replaced by {put_back}{_repaired(edit['repair'], edit['start'])}"
+    return f"{span} replaced by {put_back}{repaired}"
 
 
 def _repaired(how: str, layer: int) -> str:
-    """What a closed-form repair did to `layer` (of the original model) or to what stands in its place."""
+    """What a closed-form repair did to `layer` (of the original model, before the gap or merged) and those above."""
+    if how == "refit":
+        return f"; ridge regressions refit the matrices of the layers that are left from {max(layer, 0)} on"
     if how in ("none", "drop") or layer < 0:
         return ""
-    what = "a ridge regression refit" if how == "refit" else "a linear map folded into"
-    return f"; {what} the MLP output matrix of layer {layer}"
+    return f"; a linear map folded into the MLP output matrix of layer {layer}"

@@ -23,6 +23,7 @@ from lowrise.report.charts import (
 from lowrise.report.folder import Contents, Curve
 from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
+from lowrise.report.search_figures import search_chart, weights_chart
 
 
 class _CosineScores(BaseModel):
@@ -50,11 +51,13 @@ class _CollapseScores(BaseModel):
 
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
-    """By name: layers, spans, pairs, norms, trials, training-N, tasks, speed."""
+    """By name: layers, spans, pairs, norms, trials, search, weights, training-N, tasks, speed."""
     seen = contents.observation
     found: list[Chart | None] = [
         _spans(contents.plan),
         _trials(contents.plan),
+        search_chart(contents.plan),
+        weights_chart(contents.plan),
         *(
             []
             if seen is None

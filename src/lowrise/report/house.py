@@ -116,6 +116,8 @@ def edit_sentence(edit: Edit) -> str:
 def _repair_sentence(how: str, where: str) -> str:
     if how == "none":
         return ""
+    if how == "refit" and where != "the network":
+        return f" Ridge regressions, in closed form, refit the matrices of {where} and of all layers above it."
     what = "Ridge regression refit" if how == "refit" else "A linear map was folded into"
     return f" {what} the last matrix of {where}, in closed form."
 

@@ -67,12 +67,15 @@ def report_page(contents: Contents) -> str:
         tasks=scores(contents),
         kept=kept,
         speed=timings(contents),
-        why=[charts[name] for name in ("spans", "trials", "pairs", "layers", "norms") if name in charts],
+        why=[charts[name] for name in _WHY if name in charts],
         absent=None if contents.observation is not None else _why_absent(contents),
         training=[chart for name, chart in charts.items() if name.startswith("training")],
         command=_command(contents),
         facts=_facts(contents),
     )
+
+
+_WHY = ("spans", "trials", "search", "weights", "pairs", "layers", "norms")
 
 
 def _lead(contents: Contents) -> str:
@@ -92,10 +95,7 @@ def _why_absent(contents: Contents) -> str:
         return (
             "This model was made from a finished plan: its layers were not looked at here. lowrise observe does that."
         )
-    return (
-        "This method tries merges and looks at the output, not at the layers one by one. lowrise observe draws how "
-        "alike the layers are."
-    )
+    return "This method does not look at what layers put out one by one. lowrise observe draws how alike they are."
 
 
 def _command(contents: Contents) -> str:

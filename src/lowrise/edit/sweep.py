@@ -1,0 +1,87 @@
+"""Dense model and student side by side, from the bottom up: what every repair is fitted on, and nothing run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from lowrise.calibration import Windows
+from lowrise.edit.student import Student
+from lowrise.model.decoder import Call
+from lowrise.observe.shelf import Shelf
+from lowrise.observe.stream import BATCH_TOKENS
+
+
+class Sweep:
+    """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
+
+    Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
+    h[layer]. On disk lie one state of both and what a repair puts there; in memory one batch.
+    """
+
+    def __init__(self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int) -> None:
+        self.student, self.decoder, self.shelf, self.layer = student, student.decoder, shelf, start
+        kept = len(windows) - held_out
+        parts = [(windows.ids[:kept], False), (windows.ids[kept:], True)]
+        size = max(1, BATCH_TOKENS // windows.length)
+        self._batches = [(ids, held) for rows, held in parts if len(rows) for ids in rows.split(size)]
+        bottom = student.layers[0]
+        for number, (ids, _) in enumerate(self._batches):
+            h, calls = self.decoder.enter(ids)
+            below = h
+            for layer in range(start):
+                h = self.decoder.step(layer, h, calls)
+            shelf.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
+            shelf.put(("dense", number), h)
+
+    @property
+    def stop(self) -> int:
+        """The original layer that reads what `layer` writes."""
+        return self.student.following(self.layer)
+
+    def batches(self) -> Iterator[tuple[int, bool, list[Call]]]:
+        """(number, whether it is held out, the layers' calls)."""
+        for number, (ids, held) in enumerate(self._batches):
+            yield number, held, self.decoder.enter(ids)[1]
+
+    def get(self, what: str, number: int) -> Tensor:
+        return self.shelf.get((what, number)).to(self.decoder.device)
+
+    def put(self, what: str, number: int, value: Tensor) -> None:
+        self.shelf.put((what, number), value)
+
+    def dense(self, number: int, calls: list[Call]) -> Tensor:
+        """The dense model's h[stop] of a batch, from its h[layer]; its own state from now on."""
+        h = self.get("dense", number)
+        for one in range(self.layer, self.stop):
+            h = self.decoder.step(one, h, calls)
+        self.put("dense", number, h)
+        return h
+
+    def run(self, number: int, calls: list[Call]) -> Callable[[], Tensor]:
+        """The student's layer on a batch, as it is now."""
+        return lambda: self.student.step(self.layer, self.get("student", number), calls)
+
+    def add_to_student(self, change: Tensor) -> None:
+        """What a matrix changed by `change` (k, d) writes more, of the inputs (tokens, k) that lie on the shelf."""
+        for number in range(len(self._batches)):
+            more = self.get("inputs", number).float() @ change
+            self.put("student", number, self.get("student", number) + more.to(self.decoder.dtype))
+
+    def pass_on(self) -> None:
+        """Both through a layer that stays as it is."""
+        for number, _, calls in self.batches():
+            self.dense(number, calls)
+        self.pass_student()
+
+    def pass_student(self) -> None:
+        """The student through its layer as it is now, where the dense model has been already."""
+        for number, _, calls in self.batches():
+            self.put("student", number, self.run(number, calls)())
+        self.up()
+
+    def up(self) -> None:
+        """On to the next layer. The dense model will not need this one again, so what changed in it is written."""
+        self.student.settle(self.layer)
+        self.layer = self.stop

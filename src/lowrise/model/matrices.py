@@ -1,0 +1,166 @@
+"""The matrices that write the residual stream, seen the same in every family: what closed-form repairs solve anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowrise.errors import ModelError
+from lowrise.model.decoder import Decoder
+from lowrise.model.families import LayerNames
+
+_REMEDY = "choose a preset that repairs nothing, and no --repair"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """module: the matrix's own; parameter: the path of its weight in the layer; inward: weight stored as (k, d)."""
+
+    module: nn.Module
+    parameter: str
+    inward: bool
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """A weight of the module → W (k, d), so that the module makes A·W of inputs A (tokens, k)."""
+        return weight if self.inward else weight.T
+
+    def weight(self, matrix: Tensor) -> Tensor:
+        """W (k, d) → as the module stores it."""
+        return (matrix if self.inward else matrix.T).contiguous()
+
+    def moved(self, own: Tensor, change: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(W + change as the module stores it, the change that is left when W is rounded to `dtype`).
+
+        own: W (k, d), float32; change: (k, d), of any precision, wherever it was solved.
+        """
+        weight = self.weight(own + change.float().to(own.device)).to(dtype)
+        return weight, self.matrix(weight).float() - own
+
+
+def mlp_write(decoder: Decoder, layer: int) -> Matrix:
+    """How layer `layer`'s MLP writes the residual stream.
+
+    Raises ModelError where its matrix is not known, is no matrix, or where a norm stands between it and the stream:
+    there the stream is not linear in the matrix, so that no closed form solves for it.
+    """
+    names = _names(decoder, layer)
+    if names.output_norm is not None:
+        raise ModelError(
+            f"{decoder.where}: repair of family {decoder.family}",
+            "an MLP that writes the residual stream itself",
+            f"a norm ({names.output_norm}) between the two",
+            _REMEDY,
+        )
+    return mlp_output(decoder, layer)
+
+
+def mlp_output(decoder: Decoder, layer: int) -> Matrix:
+    """Its MLP's last matrix, whatever stands between it and the stream."""
+    return _matrix(decoder, layer, _names(decoder, layer).mlp_output)
+
+
+def attention_write(decoder: Decoder, layer: int) -> Matrix:
+    """How its attention does. Norms behind it are not looked for: a family has them behind both or neither."""
+    return _matrix(decoder, layer, _names(decoder, layer).attention_output)
+
+
+def reads(decoder: Decoder, layer: int) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
+    """The first matrices of its attention and of its MLP; those of one tuple are all given the same input."""
+    names = _names(decoder, layer)
+    attention, mlp = (
+        tuple(_matrix(decoder, layer, name) for name in group) for group in (names.attention_inputs, names.mlp_inputs)
+    )
+    return attention, mlp
+
+
+def _names(decoder: Decoder, layer: int) -> LayerNames:
+    try:
+        return decoder.names(layer)
+    except ModelError as error:
+        expected, found = "a decoder layer whose matrices are known", "module names of no known family"
+        raise ModelError(f"{decoder.where}: repair of family {decoder.family}", expected, found, _REMEDY) from error
+
+
+def _matrix(decoder: Decoder, layer: int, name: str) -> Matrix:
+    module = dict(decoder.layers[layer].named_modules()).get(name)
+    weight = getattr(module, "weight", None)
+    if module is None or not isinstance(weight, Tensor) or weight.dim() != 2:
+        found = "none of that name" if module is None else f"a {type(module).__name__} without a matrix"
+        raise ModelError(f"{decoder.where}: {name}", "a linear module", found, _REMEDY)
+    return Matrix(module, f"{name}.weight", inward=not isinstance(module, nn.Linear))
+
+
+def check_writes(decoder: Decoder) -> None:
+    """Raises ModelError, as `mlp_write` does, unless every layer's MLP writes to the stream what its matrix makes.
+
+    That the stream takes it as it is, neither scaled nor normed, is seen from names for known families alone; so the
+    first layer is run with its matrix doubled, and must write that much more.
+    """
+    write, *_ = [mlp_write(decoder, layer) for layer in range(len(decoder))]
+    h, calls = decoder.enter(torch.zeros(1, 2, dtype=torch.long))
+    weight = decoder.layers[0].get_parameter(write.parameter)
+    with captured(write.module) as inputs, torch.no_grad():
+        out = decoder.step(0, h, calls).float()
+        doubled = decoder.step(0, h, calls, {write.parameter: 2 * weight}).float()
+        expected = (inputs[0].float() @ write.matrix(weight).float()).view_as(out)
+    rounding = 4 * torch.finfo(decoder.dtype).eps * float(out.norm())
+    if float((doubled - out - expected).norm()) > 0.02 * float(expected.norm()) + rounding:
+        raise ModelError(
+            f"{decoder.where}: repair of family {decoder.family}",
+            "an MLP whose output is added to the stream as it is",
+            "one that is scaled or normed first",
+            _REMEDY,
+        )
+
+
+def check_refit(decoder: Decoder) -> bool:
+    """Whether layers can be refit in what they write too (`check_writes`), or in what they read alone.
+
+    Raises ModelError for a model with a layer whose matrices are not known.
+    """
+    for layer in range(len(decoder)):
+        reads(decoder, layer)
+    try:
+        check_writes(decoder)
+    except ModelError:
+        return False
+    for layer in range(len(decoder)):
+        attention_write(decoder, layer)
+    return True
+
+
+@contextmanager
+def captured(module: nn.Module) -> Iterator[list[Tensor]]:
+    """While it lasts, the inputs of `module`'s calls are appended to the list that it yields."""
+    seen: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
+    """What `module` is given while `run` runs, which is left at that point."""
+
+    def leave(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        raise _ReachedError(args[0])
+
+    hook = module.register_forward_pre_hook(leave)
+    try:
+        run()
+    except _ReachedError as reached:
+        return reached.given
+    finally:
+        hook.remove()
+    raise AssertionError(f"{type(module).__name__} was not reached")
+
+
+class _ReachedError(Exception):
+    def __init__(self, given: Tensor) -> None:
+        super().__init__()
+        self.given = given

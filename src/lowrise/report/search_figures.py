@@ -1,0 +1,80 @@
+"""The charts of criteria that look at layers one by one: what each weighs, or what each would cost, round by round."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ValidationError
+
+from lowrise.plan import Plan
+from lowrise.report.charts import DENSE, REMOVED, SERIES, Chart, canvas, finish, hover, line, whole_numbers
+
+
+class _Round(BaseModel):
+    removed: int
+    losses: list[float | None]
+    divergences: list[float | None] | None = None
+
+    @property
+    def values(self) -> list[float | None]:
+        return self.losses if self.divergences is None else self.divergences
+
+
+class _SearchScores(BaseModel):
+    rounds: list[_Round]
+
+
+class _Weights(BaseModel):
+    layers: list[int]
+    influence: list[float] | None = None
+    importance: list[float | None] | None = None
+
+
+def search_chart(plan: Plan) -> Chart | None:
+    """First and last round of a search that takes one layer a round, and what went, each at its round's value."""
+    try:
+        rounds = _SearchScores.model_validate(plan.scores).rounds
+    except ValidationError:
+        return None
+    what = "loss" if rounds[0].divergences is None else "divergence"
+    made = canvas("layer", f"held-out {what} without it" if what == "divergence" else "loss without it", height=280)
+    whole_numbers(made)
+    marks = []
+    for number in dict.fromkeys((0, len(rounds) - 1)):
+        tried = [(layer, value) for layer, value in enumerate(rounds[number].values) if value is not None]
+        layers, values = map(list, zip(*tried, strict=True))
+        label, colour = f"tried in round {number + 1}", DENSE if number == 0 else SERIES[0]
+        marks.append(line(made, layers, values, label, colour, round=[number + 1] * len(layers)))
+    gone = {
+        "x": [one.removed for one in rounds],
+        "y": [one.values[one.removed] for one in rounds],
+        "round": list(range(1, len(rounds) + 1)),
+    }
+    marks.append(
+        made.scatter("x", "y", source=gone, size=13, color=REMOVED, marker="diamond", legend_label="taken out")
+    )
+    hover(made, marks, [("layer", "@x"), ("round", "@round"), (what, "@y{0.0000}")])
+    sentence = f"{len(rounds)} rounds, each without the layer of the lowest {what} on what the rounds before left."
+    return finish(made, "search", "What would one layer less cost?", sentence, wide=True)
+
+
+def weights_chart(plan: Plan) -> Chart | None:
+    """What a criterion that weighs every layer once found."""
+    try:
+        scores = _Weights.model_validate(plan.scores)
+    except ValidationError:
+        return None
+    values = scores.influence if scores.influence is not None else scores.importance
+    if values is None:
+        return None
+    what = "influence" if scores.influence is not None else "importance"
+    made = canvas("layer", what, height=280, y_axis_type="log")
+    whole_numbers(made)
+    known = [(layer, value) for layer, value in enumerate(values) if value is not None and value > 0]
+    if not known:
+        return None
+    layers, heights = map(list, zip(*known, strict=True))
+    points = line(made, layers, heights, "every layer", DENSE)
+    gone = [(layer, value) for layer, value in known if layer in scores.layers]
+    source = {"x": [layer for layer, _ in gone], "y": [value for _, value in gone]}
+    taken = made.scatter("x", "y", source=source, size=13, color=REMOVED, marker="diamond", legend_label="taken out")
+    hover(made, [points, taken], [("layer", "@x"), (what, "@y{0.0000}")])
+    return finish(made, "weights", "What does each layer weigh?", f"The lowest {what} goes first.", wide=True)
