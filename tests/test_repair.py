@@ -48,12 +48,12 @@ def without(*gone: int) -> list[int]:
     return [layer for layer in range(tiny.LAYERS) if layer not in gone]
 
 
-def best_ridge(a: Tensor, e: Tensor, weight: Tensor | None = None) -> Tensor:
+def best_ridge(a: Tensor, e: Tensor, weight: Tensor | None = None, ridges: tuple[float, ...] = RIDGES) -> Tensor:
     """The change that the last HELD_OUT windows like best. a, e (windows, tokens, ·); weight (windows, tokens)."""
     root = 1.0 if weight is None else weight.double().sqrt().unsqueeze(-1)
     a, e = a.double() * root, e.double() * root
     fitted, rest = ([part[cut].flatten(0, 1) for part in (a, e)] for cut in (slice(-HELD_OUT), slice(-HELD_OUT, None)))
-    tried = [torch.zeros(a.shape[-1], e.shape[-1], dtype=a.dtype), *(ridge(*fitted, one) for one in RIDGES)]
+    tried = [torch.zeros(a.shape[-1], e.shape[-1], dtype=a.dtype), *(ridge(*fitted, one) for one in ridges)]
     return min(tried, key=lambda x: float((rest[0] @ x - rest[1]).square().sum()))
 
 
@@ -346,7 +346,7 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str) -> None:
                 for one in left[: left.index(before) + 1]:
                     h = trial.step(one, h, calls)
             a, e = seen[-1], target - h
-            change = best_ridge(a, e, 1 / target.norm(dim=-1)).float()
+            change = best_ridge(a, e, 1 / target.norm(dim=-1), (1e-2, 1e-1, 1.0)).float()
             weight = trial.layers[before].get_parameter(write.parameter)
             weight.add_(write.weight(change))
             losses[gone], models[gone] = Student(trial, left).loss(deciding), trial.model

@@ -64,14 +64,14 @@ class Solution:
     after: float
 
 
-def solve(fit: Gram, held_out: Gram) -> Solution:
-    """argmin ‖A·X - E‖² + λ·m·‖X‖², m the mean of diag(AᵀA), with the λ of RIDGES that `held_out` likes best.
+def solve(fit: Gram, held_out: Gram, ridges: Sequence[float] = RIDGES) -> Solution:
+    """argmin ‖A·X - E‖² + λ·m·‖X‖², m the mean of diag(AᵀA), with the λ of `ridges` that `held_out` likes best.
 
     A Cholesky factorisation a λ: one eigendecomposition would serve them all, but costs about seventy times as much.
     """
     best, ridge = torch.zeros_like(fit.cross), None
     least = held_out.squares
-    for one in RIDGES:
+    for one in ridges:
         change = ridge_change(fit, one)
         error = math.inf if change is None else held_out.error(change)
         if change is not None and error < least:

@@ -29,6 +29,7 @@ from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
 # What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
+RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
 SHORTLIST = 12  # trials a round, after the first round has tried every layer
 
 
@@ -142,7 +143,7 @@ class _Search:
             (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
             if held:
                 self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        solved = solve(fit, held_out).change if self._writes else torch.zeros_like(fit.cross)
+        solved = solve(fit, held_out, RIDGES).change if self._writes else torch.zeros_like(fit.cross)
         weight, change = write.moved(own, solved, self._decoder.dtype)
         found = [self._after(number, ids, gone, change) for number, (ids, held) in enumerate(self._batches) if held]
         loss, divergence = (sum(each) / self._positions for each in zip(*found, strict=True))
