@@ -161,3 +161,14 @@ def test_a_share_of_the_windows_is_written_by_the_model_beside_text(text_file: P
     assert sorted(mixed.ids.tolist()) == sorted([*read.ids.tolist(), *own.ids.tolist()])
     assert mixed.ids[-2:].tolist() != own.ids.tolist()
     assert mixed.source == "words.txt, 2 windows written by the model"
+
+
+def test_one_token_of_each_window_is_marked_and_never_the_first() -> None:
+    plain = Windows(torch.full((50, 8), 9), "test", 3)
+    marked = plain.marked([1, 2])
+    places = marked.ids != plain.ids
+    assert places.sum(1).eq(1).all()
+    assert not places[:, 0].any()
+    assert marked.ids[places].tolist() == [1, 2] * 25
+    assert torch.equal(marked.ids, plain.marked([1, 2]).ids)
+    assert plain.marked([]) is plain

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GraniteConfig
 
@@ -234,6 +235,66 @@ def test_a_layer_that_writes_nothing_costs_nothing() -> None:
     assert [fit.before for fit in fits] == pytest.approx([0] * 4, abs=1e-6)
     for name, value in decoder.layers.state_dict().items():
         assert torch.allclose(value, before[name], atol=1e-5), name
+
+
+@torch.no_grad()
+def test_a_stream_that_is_turned_is_read_as_it_was() -> None:
+    """What is left out only turns the stream and keeps every token's length: reading turns it back, exactly."""
+    decoder, tokens = make("llama"), windows(64)
+    for layer in decoder.layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.weight.fill_(1.0)
+    turn = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0))).Q
+    decoder.layers[4].register_forward_hook(lambda _module, _args, out: out @ turn)
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        decoder.layers[4].get_submodule(name).weight.zero_()
+    own = decoder.layers[5].get_parameter("self_attn.q_proj.weight").clone()
+    student = Student(decoder, without(4))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lowrise.edit.repair.check_refit", lambda _decoder: False)  # reads alone
+        repair(student, tokens, HELD_OUT, "refit", QUIET)
+    read = decoder.layers[5].get_parameter("self_attn.q_proj.weight")
+    assert torch.allclose(read, own @ turn.T, atol=1e-3)
+
+
+@torch.no_grad()
+def test_bfloat16_stays_what_it_is_and_is_repaired_as_well() -> None:
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        decoder = make("llama")
+        decoder.model.to(dtype)
+        student = Student(decoder, without(2, 3))
+        repair(student, windows(64), HELD_OUT, "refit", QUIET)
+        assert {value.dtype for value in decoder.layers.state_dict().values()} == {dtype}
+        losses[dtype] = student.loss(windows(8, seed=1))
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+
+
+SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+OTHERS: dict[str, tuple[dict[str, Any], bool]] = {  # settings; whether writes are solved too
+    "GlmConfig": ({"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8, "pad_token_id": 1}, True),
+    "Glm4Config": ({"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8, "pad_token_id": 1}, False),
+    "PhiConfig": ({"intermediate_size": 48}, True),
+    "Starcoder2Config": ({"intermediate_size": 48, "num_key_value_heads": 2}, True),
+    "NemotronConfig": ({"intermediate_size": 48, "num_key_value_heads": 2}, True),
+    "FalconConfig": ({"new_decoder_architecture": False}, True),
+    "GPTJConfig": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}, True),
+    "GPTNeoXConfig": ({"intermediate_size": 48, "use_parallel_residual": False}, True),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_are_refit_too(name: str) -> None:
+    settings, writes = OTHERS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**SMALL, **settings, bos_token_id=0, eos_token_id=1)
+    decoder = Decoder(AutoModelForCausalLM.from_config(config).eval())
+    assert check_refit(decoder) is writes
+    before = copy.deepcopy(decoder.layers.state_dict())
+    fits = repair(Student(decoder, [0, 1, 3]), windows(64), HELD_OUT, "refit", QUIET)
+    assert [fit.layer for fit in fits] == ([1, 3] if writes else [])
+    assert any(not torch.equal(value, before[name]) for name, value in decoder.layers.state_dict().items())
 
 
 @torch.no_grad()

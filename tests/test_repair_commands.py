@@ -153,6 +153,37 @@ def test_a_gap_with_no_layer_before_it_is_said_to_be_dropped_only(
     assert "no layer stands before the gap [0, 2): it is dropped, not repaired" in errors
 
 
+def test_a_network_beside_repaired_drops_is_refused(
+    main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    edits = [{"kind": "refit", "start": 1, "stop": 2}, {"kind": "replace", "network": "layer", "start": 3, "stop": 5}]
+    said = apply_edited(main, cut, tiny_folder, text_file, tmp_path, edits)
+    assert_one_line(*said, ("repair no drop or merge beside it",))
+
+
+def test_the_default_preset_is_refit(cut: Any) -> None:
+    _, _, plan = cut()
+    assert plan["preset"] == "refit"
+    assert {edit["kind"] for edit in plan["edits"]} == {"refit"}
+
+
+def test_merges_of_a_plan_to_be_repaired_are_applied_as_a_run_does(
+    main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    options = ["--preset", "laco-mean", "--remove", "2", "--repair", "refit", "--text", text_file, *QUICK]
+    plan = tmp_path / "plan.json"
+    assert main("plan", tiny_folder, *options, "--out", plan)[0] == 0
+    held_out = json.loads(plan.read_text())["scores"]["held_out"]
+    assert held_out["dense"] > 0
+    assert held_out["after"] is None
+    out = tmp_path / "applied"
+    arguments = [tiny_folder, plan, "--text", text_file, "--out", out, "--device", "cpu", "--quiet"]
+    status, _, errors = main("apply", *arguments)
+    assert (status, errors) == (0, "")
+    run, _, _ = cut("--preset", "laco-mean", "--repair", "refit")
+    assert (run / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
 def test_two_repairs_in_one_plan_are_refused(
     main: Main, cut: Any, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:

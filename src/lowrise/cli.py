@@ -120,7 +120,7 @@ def apply(
     from lowrise.plan import read_plan
 
     planned = read_plan(plan_file)
-    made_from = planned.calibration
+    made_from = planned.fitted_on
     settings = recipe_of(
         None,
         given,
@@ -214,7 +214,7 @@ def observe(
     """How alike a model's layers are, in outputs and weights: numbers as JSON, and pictures."""
     import json
 
-    settings = recipe_of(None, given, model=model)
+    settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, model)
     from lowrise import pipeline
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 # Options that stand in a recipe too, under the same names. None: not given, so the recipe's own value holds.
 ModelArgument = Annotated[str | None, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)]
 OPTIONS: dict[str, Any] = {
-    "preset": Annotated[str | None, typer.Option(help="A method by name: see `lowrise presets`.")],
+    "preset": Annotated[str | None, typer.Option(help="A method by name: see `lowrise presets` [default: refit].")],
     "remove": Annotated[str | None, typer.Option(help="Net layers to remove: 8, or 25%.", metavar="N|P%")],
     "text": Annotated[list[str] | None, typer.Option(help="Calibration text; repeatable.", metavar="FILE")],
     "dataset": Annotated[str | None, typer.Option(help="Calibration from `datasets`: NAME or NAME:CONFIG.")],
     "written": Annotated[str | None, typer.Option(help="Share the model writes beside --text, 0 to 1.", metavar="X")],
-    "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: 128].", metavar="N")],
+    "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: the preset's].", metavar="N")],
     "length": Annotated[
         str | None, typer.Option(help="Tokens a window [default: 2048, capped by the model].", metavar="N")
     ],

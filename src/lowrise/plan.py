@@ -169,12 +169,22 @@ class Plan(_Strict):
             end = edit.stop
         if len({edit.repair for edit in self.edits if isinstance(edit, Drop | Merge)}) > 1:
             raise ValueError("drops and merges are repaired in one way, all of them or none")
+        repaired = any(edit.repair != "none" for edit in self.edits if not isinstance(edit, Replace))
+        if repaired and any(isinstance(edit, Replace) for edit in self.edits):
+            raise ValueError("a network is trained on the dense model's states: repair no drop or merge beside it")
         if end > self.model.layers:
             raise ValueError(f"an edit ends at layer {end}, past the model's {self.model.layers}")
+        _ = self.fitted_on  # complains now, not when it is applied
         after = self.model.layers - sum(edit.stop - edit.start - edit.put_back for edit in self.edits)
         if after != self.layers_after or after < 1:
             raise ValueError(f"layers_after is {self.layers_after}, but the edits leave {after}")
         return self
+
+    @property
+    def fitted_on(self) -> CalibrationRecord:
+        """The windows that edits are fitted on; of merges, planned from sentences, others than `calibration`."""
+        noted = self.scores.get("fitted_on")
+        return self.calibration if noted is None else CalibrationRecord.model_validate(noted)
 
     @property
     def model_name(self) -> str:

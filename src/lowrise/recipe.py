@@ -83,7 +83,7 @@ class Recipe(_Strict):
     select: Select = "cosine"
     network: Network = "layer"
     form: Form = "paper"
-    repair: Repair = "none"  # in closed form, of the layer before each gap, or of what stands in a span's place
+    repair: Repair = "none"  # in closed form, of the layers that are left, or of what stands in a span's place
     effort: int = Field(1, ge=1)  # of the search with repair: tokens and trials it may take, in multiples of the usual
     avoid_massive: bool = False
     text: list[str] = []

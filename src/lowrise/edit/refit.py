@@ -3,9 +3,10 @@
 Let the student's layer be handed h̃ where the dense model has h. Four ridge regressions, one after the other, each on
 the layer as the ones before left it. Its READING matrices, of attention and then of the MLP, are given x̃, some norm of
 the stream, where the dense ones are given x: with (1 + T) between, T (d, d) = argmin ‖X̃·T - (X - X̃)‖², folded into
-them, they read nearly what they used to. Its WRITING matrices, attention's and then the MLP's, make up for what is
-still missing of h[stop] of the dense model, stop the next layer that is kept: with A the inputs of W, out what leaves
-the layer and E = h[stop] - out, the change of W is argmin Σ ‖A·X - E‖²/‖h[stop]‖.
+them, they read nearly what they used to (where no norm comes before them, as in OLMo-2, tokens count 1/‖x‖). Its
+WRITING matrices, attention's and then the MLP's, make up for what is still missing of h[stop] of the dense model, stop
+the next layer that is kept: with A the inputs of W, out what leaves the layer and E = h[stop] - out, the change of W is
+argmin Σ ‖A·X - E‖²/‖h[stop]‖.
 
 Where a norm or a factor stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, Granite), no closed form
 solves for it, and the reading matrices are solved alone: they need no more than that the layers above read the stream.
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from lowrise.edit.gram import Solution, solve, two_grams
 from lowrise.edit.sweep import Sweep
-from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads
+from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
 
 
 def weight_of(target: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def weight_of(target: Tensor) -> Tensor:
 def refit_layer(sweep: Sweep, writes: bool) -> Solution | None:
     """Solve the layer at hand, and both models go on to the next.
 
-    The MLP's solution, but `before` as it was before any of the four; None where only reads are solved, as they are
+    The MLP's solution, but `before` as it was before the attention's; None where only reads are solved, as they are
     without `writes`. Of a token, the dense layer is run once, the student's twice and to its MLP once more: a matrix is
     solved on what the matrices before it have become.
     """
@@ -61,10 +62,12 @@ def _refit_reads(sweep: Sweep, what: str, matrices: tuple[Matrix, ...]) -> None:
     student, layer = sweep.student, sweep.layer
     owns = [matrix.matrix(student.parameter(layer, matrix.parameter)).float() for matrix in matrices]
     d = len(owns[0])
+    raw = reads_raw(sweep.decoder, layer)
     fit, held_out = two_grams((d, d), owns[0].device)
     for number, held, calls in sweep.batches():
         given = input_of(matrices[0].module, sweep.run(number, calls)).float().flatten(0, -2)
-        (held_out if held else fit).add(given, sweep.get(what, number).float().flatten(0, -2) - given)
+        wanted = sweep.get(what, number).float().flatten(0, -2)
+        (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
     solution = solve(fit, held_out)
     if solution.ridge is None:
         return

@@ -29,7 +29,8 @@ from lowrise.recipe import Repair
 class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
-    before, after: mean error of a held-out token: ‖E‖² of `fold`, ‖E‖²/‖h‖ of `refit`, 1 - cos of `fold-cosine`.
+    before, after: mean error of a held-out token: ‖E‖²/‖h‖ of `refit`, where only its two writes are counted, ‖E‖² of
+    `fold` and of a trained network, 1 - cos of `fold-cosine`.
     """
 
     layer: int

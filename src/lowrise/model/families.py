@@ -18,7 +18,7 @@ class LayerNames:
     """Paths inside one decoder layer. Inputs are first matrices, of attention and of the MLP; all of one read the same.
 
     Two of the MLP's, gate first, make it gated. output_norm: the norm that the MLP's output passes before it is added
-    to the stream, where there is one.
+    to the stream, where there is one; raw: no norm stands before the inputs either, they read the stream itself.
     """
 
     attention_inputs: tuple[str, ...]
@@ -27,11 +27,13 @@ class LayerNames:
     mlp_output: str
     gated: bool
     output_norm: str | None = None
+    raw: bool = False
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GATED = LayerNames(_QKV, "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", gated=True)
 _NORMED = replace(_GATED, output_norm="post_feedforward_layernorm")
+_FUSED_MLP = replace(_GATED, mlp_inputs=("mlp.gate_up_proj",))
 _FUSED_GATED = replace(_GATED, attention_inputs=("self_attn.qkv_proj",), mlp_inputs=("mlp.gate_up_proj",))
 
 FAMILIES: dict[str, LayerNames] = {
@@ -41,8 +43,23 @@ FAMILIES: dict[str, LayerNames] = {
     "qwen3": _GATED,
     "gemma2": _NORMED,
     "gemma3_text": _NORMED,
-    "olmo2": _NORMED,
+    "olmo2": replace(_NORMED, raw=True),
+    "glm": _FUSED_MLP,
+    "glm4": replace(_FUSED_MLP, output_norm="post_mlp_layernorm"),
     "phi3": _FUSED_GATED,
+    "nemotron": LayerNames(_QKV, "self_attn.o_proj", ("mlp.up_proj",), "mlp.down_proj", gated=False),
+    "starcoder2": LayerNames(_QKV, "self_attn.o_proj", ("mlp.c_fc",), "mlp.c_proj", gated=False),
+    "phi": LayerNames(_QKV, "self_attn.dense", ("mlp.fc1",), "mlp.fc2", gated=False),
+    "gptj": LayerNames(
+        ("attn.q_proj", "attn.k_proj", "attn.v_proj"), "attn.out_proj", ("mlp.fc_in",), "mlp.fc_out", gated=False
+    ),
+    "falcon": LayerNames(
+        ("self_attention.query_key_value",),
+        "self_attention.dense",
+        ("mlp.dense_h_to_4h",),
+        "mlp.dense_4h_to_h",
+        gated=False,
+    ),
     "opt": LayerNames(_QKV, "self_attn.out_proj", ("fc1",), "fc2", gated=False),
     "gpt2": LayerNames(("attn.c_attn",), "attn.c_proj", ("mlp.c_fc",), "mlp.c_proj", gated=False),
     "gpt_neox": LayerNames(
@@ -58,10 +75,14 @@ def layer_names(family: str, layer: nn.Module) -> LayerNames:
     """
     known = sorted(dict.fromkeys(FAMILIES.values()), key=lambda row: row.output_norm is None)  # the more special first
     modules = {name for name, _ in layer.named_modules()}
+    fitting = []
     for row in [FAMILIES[family]] if family in FAMILIES else known:
         norm = {row.output_norm} if row.output_norm is not None else set()
         if {row.attention_output, *row.mlp_inputs, row.mlp_output} | norm <= modules:
-            return row
+            fitting.append(row)
+    # a row whose attention reads otherwise still knows the rest, which is all that some ask for
+    for row in sorted(fitting, key=lambda row: not modules.issuperset(row.attention_inputs)):
+        return row
     raise ModelError(
         f"family {family!r}",
         "a decoder layer whose attention output and MLP matrices are known",

@@ -1,4 +1,4 @@
-"""The matrices that write the residual stream, seen the same in every family: what closed-form repairs solve anew."""
+"""The matrices that read and write the residual stream, seen alike in every family: what closed-form repairs solve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.families import LayerNames
 
-_REMEDY = "choose a preset that repairs nothing, and no --repair"
+_REMEDY = "choose a preset that repairs nothing, such as streamline-none, and no --repair"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def reads(decoder: Decoder, layer: int) -> tuple[tuple[Matrix, ...], tuple[Matri
         tuple(_matrix(decoder, layer, name) for name in group) for group in (names.attention_inputs, names.mlp_inputs)
     )
     return attention, mlp
+
+
+def reads_raw(decoder: Decoder, layer: int) -> bool:
+    """Whether its first matrices are given the stream as it is, with no norm between."""
+    return _names(decoder, layer).raw
 
 
 def _names(decoder: Decoder, layer: int) -> LayerNames:

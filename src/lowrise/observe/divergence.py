@@ -43,7 +43,7 @@ def likely(decoder: Decoder, h: Tensor, ids: Tensor) -> tuple[Likely, float]:
 def loss_and_divergence(decoder: Decoder, h: Tensor, ids: Tensor, dense: Likely) -> tuple[float, float]:
     """A student's summed next-token loss, and its summed KL(dense ‖ student) where all unlikely tokens are one.
 
-    Both natural log. The second is a lower bound of the divergence over the whole vocabulary.
+    Both natural log. The second is, but for rounding, at most the divergence over the whole vocabulary.
     """
     loss, divergence = 0.0, 0.0
     ids = ids.to(decoder.device)

@@ -31,10 +31,13 @@ class Shelf:
         self._file.close()
 
     def put(self, key: Hashable, h: Tensor) -> None:
-        """Replaces what is there, which must be of the same shape."""
+        """Replaces what is there, which must be of the same shape and type."""
         if key not in self._kept:
             self._kept[key] = self._end, torch.empty_like(h, device="meta")
             self._end += h.numel() * h.element_size()
+        kept = self._kept[key][1]
+        if (kept.shape, kept.dtype) != (h.shape, h.dtype):
+            raise ValueError(f"{key}: {tuple(h.shape)} in the place of {tuple(kept.shape)}")
         try:
             self._file.seek(self._kept[key][0])
             self._file.write(_bytes(h.detach().contiguous().cpu()))

@@ -28,7 +28,7 @@ from lowrise.pipeline.opening import (
 )
 from lowrise.pipeline.planning import plan_edits
 from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
-from lowrise.plan import Merge, Plan, Replace, check_plan_fits
+from lowrise.plan import Plan, Replace, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
@@ -76,8 +76,7 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
     if any(isinstance(edit, Replace) or edit.repair != "none" for edit in plan.edits):
         windows = calibrate(recipe, opened, report, clock)
         gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
-        merged = any(isinstance(edit, Merge) for edit in plan.edits)  # planned from sentences, repaired on windows
-        if not merged and windows.sha256() != plan.calibration.sha256:
+        if windows.sha256() != plan.fitted_on.sha256:
             report.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock)
     return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply", gate)

@@ -49,7 +49,9 @@ def plan_edits(
         plan = _collapse_plan(recipe, opened, windows, report, clock)
         if fitted_on is None or not plan.edits:
             return plan, None, None
-        return plan, None, Gate(decoder, held_out_windows(recipe, fitted_on), clock)
+        gate = Gate(decoder, held_out_windows(recipe, fitted_on), clock)
+        noted = {"held_out": gate.scores(None), "fitted_on": fitted_on.record().model_dump()}
+        return plan.model_copy(update={"scores": {**plan.scores, **noted}}), None, gate
     n = layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
     choice, observation = _choose(recipe, opened, windows, n, report, clock)
     gate = Gate(decoder, held_out_windows(recipe, windows) if len(windows) > 1 else windows, clock)

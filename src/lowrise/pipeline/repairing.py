@@ -58,6 +58,8 @@ def repair_model(
     with clock.stage("repair"):
         fits = repair(student, windows, len(held_out_windows(recipe, windows)), how, report)
     tell_fits([fit for fit in fits if fit.stop != fit.layer + 1], report)
+    if how == "refit" and not fits:
+        report.say("a norm or a factor stands between layers and stream: only what they read was refit")
     return {edit.start for edit in edits if isinstance(edit, Merge)}
 
 
@@ -67,7 +69,7 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
         ridge = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{ridge}")
         if fit.after > fit.before:
-            report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples, or refit")
+            report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")
 
 
 class Gate:

@@ -91,7 +91,7 @@ def _fate(edit: Edit) -> str:
 def _title(edit: Edit) -> str:
     span = words.span(edit.start, edit.stop)
     if isinstance(edit, Drop):
-        return f"{span} dropped{'' if edit.repair == 'none' else ', the layer before repaired'}"
+        return f"{span} dropped{'' if edit.repair == 'none' else ', what is left repaired'}"
     if isinstance(edit, Merge):
         return f"{span} merged into one"
     return f"{span} replaced by one trained network"

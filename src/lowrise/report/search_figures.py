@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ValidationError
+from typing import Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lowrise.plan import Plan
 from lowrise.report.charts import DENSE, REMOVED, SERIES, Chart, canvas, finish, hover, line, whole_numbers
@@ -13,13 +15,19 @@ class _Round(BaseModel):
     losses: list[float | None]
     divergences: list[float | None] | None = None
 
+    @model_validator(mode="after")
+    def _went_by_a_number(self) -> Self:
+        if not 0 <= self.removed < len(self.values) or self.values[self.removed] is None:
+            raise ValueError("the layer that went was not tried")
+        return self
+
     @property
     def values(self) -> list[float | None]:
         return self.losses if self.divergences is None else self.divergences
 
 
 class _SearchScores(BaseModel):
-    rounds: list[_Round]
+    rounds: list[_Round] = Field(min_length=1)
 
 
 class _Weights(BaseModel):

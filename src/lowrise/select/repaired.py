@@ -140,7 +140,8 @@ class _Search:
                 out = self._student.step(layer, self._get("student", number), calls)
             self._shelf.put(("student", number), out)
             target = self._get("dense", number, stop)
-            (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
+            if self._writes:
+                (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
             if held:
                 self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
         solved = solve(fit, held_out, RIDGES).change if self._writes else torch.zeros_like(fit.cross)
