@@ -147,6 +147,16 @@ def test_ctrl_c_while_it_trains(start: Start, max_ram: str) -> None:
     running.assert_nothing_left()
 
 
+@pytest.mark.parametrize("sign", ["chosen: layers", "ridge regressions refit"])
+def test_ctrl_c_around_a_refit(start: Start, long_text: Path, sign: str) -> None:
+    """Once the search is through, and once layers were changed in place: states lie on the shelf in between."""
+    running = start("--preset", "refit", "--eval-text", long_text)
+    running.until(lambda: sign in running.said())
+    status = running.send(signal.SIGINT)
+    assert_interrupted(status, running.said())
+    running.assert_nothing_left()
+
+
 def test_ctrl_c_is_answered_in_one_line(start: Start) -> None:
     running = start("--quiet", cold=True)
     time.sleep(2.0)
