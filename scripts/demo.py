@@ -26,7 +26,7 @@ def main() -> int:
     command = [str(Path(sys.executable).with_name("lowrise")), "run", str(model), "--preset", "block-influence"]
     command += ["--repair", "refit", "--remove", "8", "--text", str(FOLDER / "python-topics-calibration.txt")]
     command += ["--eval-text", str(FOLDER / "python-topics-evaluation.txt")]
-    command += ["--samples", "64", "--length", "512", "--windows", "16"]
+    command += ["--samples", "32", "--length", "512", "--windows", "16"]
     command += ["--out", str(FOLDER / "smollm2-22-layers"), "--force"]
     print("$ lowrise", *command[1:], file=sys.stderr, flush=True)
     return subprocess.run(command, check=False).returncode

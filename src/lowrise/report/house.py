@@ -97,11 +97,13 @@ def _title(edit: Edit) -> str:
     return f"{span} replaced by one trained network"
 
 
-def edit_sentence(edit: Edit) -> str:
-    """One edit in words for the page, layers counted as people do."""
+def edit_sentence(edit: Edit, lowest: bool) -> str:
+    """One edit in words for the page, layers counted as people do. lowest: no edit of the plan begins below it."""
     span = words.capitalize_first(words.span(edit.start, edit.stop))
     if isinstance(edit, Drop):
-        return f"{span} dropped; nothing stands in their place.{_repair_sentence(edit.repair, 'the layer before')}"
+        # a refit goes on to the top: the lowest gap's sentence says it for all
+        after = "" if edit.repair == "refit" and not lowest else _repair_sentence(edit.repair, "the layer before")
+        return f"{span} dropped; nothing stands in {'its' if edit.stop - edit.start == 1 else 'their'} place.{after}"
     if isinstance(edit, Merge):
         weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
         norms = "kept from the first" if edit.norms == "keep" else "merged too"

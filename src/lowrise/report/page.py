@@ -61,7 +61,7 @@ def report_page(contents: Contents) -> str:
         house=house,
         size=(WIDTH, LEFT, RIGHT),
         legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
-        edits=[edit_sentence(edit) for edit in plan.edits],
+        edits=[edit_sentence(edit, lowest=edit.start == min(one.start for one in plan.edits)) for edit in plan.edits],
         preset=presets().get(plan.preset),
         costs=costs(contents),
         tasks=scores(contents),
