@@ -14,8 +14,6 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 
 import tiny
 from lowrise.calibration import Windows
-from lowrise.edit.cosine_map import cosine_map
-from lowrise.edit.gram import RIDGES, Gram, fold, ridge_change, solve
 from lowrise.edit.repair import gaps, repair
 from lowrise.edit.student import Student, student_of
 from lowrise.errors import ModelError
@@ -25,11 +23,11 @@ from lowrise.model.matrices import attention_write, captured, check_refit, check
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired
+from ridges import HELD_OUT, best_ridge
 
 QUIET = Reporter(quiet=True)
 FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # plain, biased, transposed, parallel, fused
 NORMED = ["gemma2", "gemma3_text", "olmo2"]
-HELD_OUT = 4
 
 
 @functools.cache
@@ -47,84 +45,6 @@ def windows(rows: int = 16, seed: int = 0) -> Windows:
 
 def without(*gone: int) -> list[int]:
     return [layer for layer in range(tiny.LAYERS) if layer not in gone]
-
-
-def best_ridge(a: Tensor, e: Tensor, weight: Tensor | None = None, ridges: tuple[float, ...] = RIDGES) -> Tensor:
-    """The change that the last HELD_OUT windows like best. a, e (windows, tokens, ·); weight (windows, tokens)."""
-    root = 1.0 if weight is None else weight.double().sqrt().unsqueeze(-1)
-    a, e = a.double() * root, e.double() * root
-    fitted, rest = ([part[cut].flatten(0, 1) for part in (a, e)] for cut in (slice(-HELD_OUT), slice(-HELD_OUT, None)))
-    tried = [torch.zeros(a.shape[-1], e.shape[-1], dtype=a.dtype), *(ridge(*fitted, one) for one in ridges)]
-    return min(tried, key=lambda x: float((rest[0] @ x - rest[1]).square().sum()))
-
-
-def ridge(a: Tensor, e: Tensor, strength: float) -> Tensor:
-    """argmin ‖A·X - E‖² + λ·m·‖X‖² by stacking √(λm)·1 below A."""
-    scale = a.square().sum() / a.shape[1]
-    below = (strength * scale).sqrt() * torch.eye(a.shape[1], dtype=a.dtype)
-    stacked = torch.cat([a, below]), torch.cat([e, torch.zeros(a.shape[1], e.shape[1], dtype=e.dtype)])
-    return torch.linalg.lstsq(*stacked).solution
-
-
-def data(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(tokens, 5, generator=generator), torch.randn(tokens, 3, generator=generator)
-
-
-def gram(a: Tensor, e: Tensor) -> Gram:
-    made = Gram(a.shape[1], e.shape[1], a.device)
-    for part in zip(a.split(7), e.split(7), strict=True):
-        made.add(*part)
-    return made
-
-
-class TestSolve:
-    def test_is_the_ridge_regression_that_does_best_on_held_out_tokens(self) -> None:
-        (a, e), (b, f) = data(60, 0), data(40, 1)
-        e = e * 0.1 + a @ torch.ones(5, 3)
-        f = f * 0.1 + b @ torch.ones(5, 3)
-        found = solve(gram(a, e), gram(b, f))
-        naive = {one: ridge(a.double(), e.double(), one) for one in RIDGES}
-        errors = {one: float((b.double() @ x - f.double()).square().sum()) for one, x in naive.items()}
-        best = min(errors, key=lambda one: errors[one])
-        assert found.ridge == best
-        assert torch.allclose(found.change, naive[best], atol=1e-5)
-        assert found.after == pytest.approx(errors[best] / 40, rel=1e-4)
-        assert found.before == pytest.approx(float(f.square().sum()) / 40, rel=1e-5)
-
-    def test_changes_nothing_where_nothing_helps_on_held_out_tokens(self) -> None:
-        (a, e), (b, _) = data(60, 0), data(40, 1)
-        found = solve(gram(a, e), gram(b, -b @ ridge(a, e, 1e-5)))
-        assert found.ridge is None
-        assert not found.change.any()
-        assert found.before == found.after
-
-    def test_fold_is_the_least_squares_map_of_the_output(self) -> None:
-        (a, e), matrix = data(60, 0), torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
-        m = (a @ matrix).double()
-        expected = matrix.double() @ torch.linalg.lstsq(m, e.double() + m).solution
-        found = fold(gram(a, e), gram(a, e), matrix)
-        assert torch.allclose(matrix + found.change, expected, atol=1e-5)
-
-
-def test_the_cosine_map_goes_where_gradient_descent_in_full_goes() -> None:
-    """The published loop written plainly: Adam from the identity, one step a batch."""
-    generator = torch.Generator().manual_seed(0)
-    m, rest, target = (torch.randn(4, 50, 6, generator=generator) for _ in range(3))
-    tokens = [(m[i], m[i] + rest[i], target[i]) for i in range(4)]
-    found, before, after = cosine_map(lambda: iter(tokens[:3]), lambda: iter(tokens[3:]), 6)
-    t = torch.eye(6, requires_grad=True)
-    optimiser = torch.optim.Adam([t], lr=1e-4)
-    for _ in range(10):
-        for i in range(3):
-            optimiser.zero_grad()
-            (1 - torch.cosine_similarity(m[i] @ t + rest[i], target[i], dim=-1)).mean().backward()
-            optimiser.step()
-    assert torch.allclose(found, t, atol=1e-5)
-    distances = [
-        1 - torch.cosine_similarity(m[3] @ x + rest[3], target[3], dim=-1).mean() for x in (torch.eye(6), t.detach())
-    ]
-    assert [before, after] == pytest.approx([float(one) for one in distances], abs=1e-6)
 
 
 def through(decoder: Decoder, layers: list[int], tokens: Windows, module: Any) -> tuple[Tensor, Tensor]:
@@ -354,14 +274,6 @@ def test_a_scaled_write_is_found_out_by_trying() -> None:
     decoder = Decoder(AutoModelForCausalLM.from_config(config).eval())
     with pytest.raises(ModelError, match=r"repair of family granite: .* added to the stream as it is, found one that"):
         check_writes(decoder)
-
-
-def test_sums_that_rounding_spoils_are_passed_over() -> None:
-    spoilt = gram(torch.zeros(8, 5), torch.zeros(8, 3))
-    assert ridge_change(spoilt, 1e-3) is None
-    found = solve(spoilt, gram(*data(40, 1)))
-    assert found.ridge is None
-    assert not found.change.any()
 
 
 def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,7 @@ def _refit_reads(sweep: Sweep, what: str, matrices: tuple[Matrix, ...]) -> None:
     if solution.ridge is None:
         return
     for matrix, own in zip(matrices, owns, strict=True):
-        change = solution.change @ own.to(solution.change)
-        student.change(layer, matrix.parameter, matrix.moved(own, change, sweep.decoder.dtype)[0])
+        sweep.move(matrix, own, solution.change @ own.to(solution.change))
 
 
 def _refit_write(sweep: Sweep, write: Matrix, last: bool = False) -> Solution:
@@ -90,8 +89,7 @@ def _refit_write(sweep: Sweep, write: Matrix, last: bool = False) -> Solution:
             sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
             sweep.put("student", number, out)
     solution = solve(fit, held_out)
-    weight, change = write.moved(own, solution.change, sweep.decoder.dtype)
-    student.change(layer, write.parameter, weight)
+    change = sweep.move(write, own, solution.change)
     if last:
         sweep.add_to_student(change)
     return solution

@@ -101,9 +101,7 @@ def _fold_layer(sweep: Sweep, how: Repair) -> Solution:
         sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
         of_held.append(held)
     solution = fold(fit, held_out, own) if how == "fold" else _turn(sweep, own, of_held)
-    weight, change = write.moved(own, solution.change, sweep.decoder.dtype)
-    student.change(layer, write.parameter, weight)
-    sweep.add_to_student(change)
+    sweep.add_to_student(sweep.move(write, own, solution.change))
     sweep.up()
     return solution
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Call
+from lowrise.model.matrices import Matrix
 from lowrise.observe.shelf import Shelf
 from lowrise.observe.stream import BATCH_TOKENS
 
@@ -62,6 +63,12 @@ class Sweep:
     def run(self, number: int, calls: list[Call]) -> Callable[[], Tensor]:
         """The student's layer on a batch, as it is now."""
         return lambda: self.student.step(self.layer, self.get("student", number), calls)
+
+    def move(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
+        """The student's layer has `matrix`, W = `own` (k, d), changed from now on; by how much, once it is rounded."""
+        weight, change = matrix.moved(own, change, self.decoder.dtype)
+        self.student.change(self.layer, matrix.parameter, weight)
+        return change
 
     def add_to_student(self, change: Tensor) -> None:
         """What a matrix changed by `change` (k, d) writes more, of the inputs (tokens, k) that lie on the shelf."""

@@ -35,5 +35,5 @@ def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held
             out = trainee.forward(h, calls)
         (fit if row < len(pairs) - held_out else rest).add(inputs[0], target - out.float())
     solution = solve(fit, rest) if edit.repair == "refit" else fold(fit, rest, own)
-    weight.copy_(write.weight(own + solution.change.float().to(own.device)))
+    weight.copy_(write.moved(own, solution.change, weight.dtype)[0])
     return Fit(edit.start, edit.stop, solution.ridge, solution.before, solution.after)

@@ -80,9 +80,8 @@ def layer_names(family: str, layer: nn.Module) -> LayerNames:
         norm = {row.output_norm} if row.output_norm is not None else set()
         if {row.attention_output, *row.mlp_inputs, row.mlp_output} | norm <= modules:
             fitting.append(row)
-    # a row whose attention reads otherwise still knows the rest, which is all that some ask for
-    for row in sorted(fitting, key=lambda row: not modules.issuperset(row.attention_inputs)):
-        return row
+    if fitting:  # a row whose attention reads otherwise still knows the rest, which is all that some ask for
+        return max(fitting, key=lambda row: modules.issuperset(row.attention_inputs))
     raise ModelError(
         f"family {family!r}",
         "a decoder layer whose attention output and MLP matrices are known",

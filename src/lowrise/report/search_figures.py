@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -56,9 +56,7 @@ def search_chart(plan: Plan) -> Chart | None:
         "y": [one.values[one.removed] for one in rounds],
         "round": list(range(1, len(rounds) + 1)),
     }
-    marks.append(
-        made.scatter("x", "y", source=gone, size=13, color=REMOVED, marker="diamond", legend_label="taken out")
-    )
+    marks.append(_taken_out(made, gone))
     hover(made, marks, [("layer", "@x"), ("round", "@round"), (what, "@y{0.0000}")])
     sentence = f"{len(rounds)} rounds, each without the layer of the lowest {what} on what the rounds before left."
     return finish(made, "search", "What would one layer less cost?", sentence, wide=True)
@@ -83,6 +81,9 @@ def weights_chart(plan: Plan) -> Chart | None:
     points = line(made, layers, heights, "every layer", DENSE)
     gone = [(layer, value) for layer, value in known if layer in scores.layers]
     source = {"x": [layer for layer, _ in gone], "y": [value for _, value in gone]}
-    taken = made.scatter("x", "y", source=source, size=13, color=REMOVED, marker="diamond", legend_label="taken out")
-    hover(made, [points, taken], [("layer", "@x"), (what, "@y{0.0000}")])
+    hover(made, [points, _taken_out(made, source)], [("layer", "@x"), (what, "@y{0.0000}")])
     return finish(made, "weights", "What does each layer weigh?", f"The lowest {what} goes first.", wide=True)
+
+
+def _taken_out(made: Any, source: Any) -> Any:
+    return made.scatter("x", "y", source=source, size=13, color=REMOVED, marker="diamond", legend_label="taken out")

@@ -1,0 +1,80 @@
+"""The algebra of closed-form repairs: ridge and least squares from sums, and the map for directions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lowrise.edit.cosine_map import cosine_map
+from lowrise.edit.gram import RIDGES, Gram, fold, ridge_change, solve
+from ridges import ridge
+
+
+def data(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tokens, 5, generator=generator), torch.randn(tokens, 3, generator=generator)
+
+
+def gram(a: Tensor, e: Tensor) -> Gram:
+    made = Gram(a.shape[1], e.shape[1], a.device)
+    for part in zip(a.split(7), e.split(7), strict=True):
+        made.add(*part)
+    return made
+
+
+class TestSolve:
+    def test_is_the_ridge_regression_that_does_best_on_held_out_tokens(self) -> None:
+        (a, e), (b, f) = data(60, 0), data(40, 1)
+        e = e * 0.1 + a @ torch.ones(5, 3)
+        f = f * 0.1 + b @ torch.ones(5, 3)
+        found = solve(gram(a, e), gram(b, f))
+        naive = {one: ridge(a.double(), e.double(), one) for one in RIDGES}
+        errors = {one: float((b.double() @ x - f.double()).square().sum()) for one, x in naive.items()}
+        best = min(errors, key=lambda one: errors[one])
+        assert found.ridge == best
+        assert torch.allclose(found.change, naive[best], atol=1e-5)
+        assert found.after == pytest.approx(errors[best] / 40, rel=1e-4)
+        assert found.before == pytest.approx(float(f.square().sum()) / 40, rel=1e-5)
+
+    def test_changes_nothing_where_nothing_helps_on_held_out_tokens(self) -> None:
+        (a, e), (b, _) = data(60, 0), data(40, 1)
+        found = solve(gram(a, e), gram(b, -b @ ridge(a, e, 1e-5)))
+        assert found.ridge is None
+        assert not found.change.any()
+        assert found.before == found.after
+
+    def test_fold_is_the_least_squares_map_of_the_output(self) -> None:
+        (a, e), matrix = data(60, 0), torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+        m = (a @ matrix).double()
+        expected = matrix.double() @ torch.linalg.lstsq(m, e.double() + m).solution
+        found = fold(gram(a, e), gram(a, e), matrix)
+        assert torch.allclose(matrix + found.change, expected, atol=1e-5)
+
+
+def test_the_cosine_map_goes_where_gradient_descent_in_full_goes() -> None:
+    """The published loop written plainly: Adam from the identity, one step a batch."""
+    generator = torch.Generator().manual_seed(0)
+    m, rest, target = (torch.randn(4, 50, 6, generator=generator) for _ in range(3))
+    tokens = [(m[i], m[i] + rest[i], target[i]) for i in range(4)]
+    found, before, after = cosine_map(lambda: iter(tokens[:3]), lambda: iter(tokens[3:]), 6)
+    t = torch.eye(6, requires_grad=True)
+    optimiser = torch.optim.Adam([t], lr=1e-4)
+    for _ in range(10):
+        for i in range(3):
+            optimiser.zero_grad()
+            (1 - torch.cosine_similarity(m[i] @ t + rest[i], target[i], dim=-1)).mean().backward()
+            optimiser.step()
+    assert torch.allclose(found, t, atol=1e-5)
+    distances = [
+        1 - torch.cosine_similarity(m[3] @ x + rest[3], target[3], dim=-1).mean() for x in (torch.eye(6), t.detach())
+    ]
+    assert [before, after] == pytest.approx([float(one) for one in distances], abs=1e-6)
+
+
+def test_sums_that_rounding_spoils_are_passed_over() -> None:
+    spoilt = gram(torch.zeros(8, 5), torch.zeros(8, 3))
+    assert ridge_change(spoilt, 1e-3) is None
+    found = solve(spoilt, gram(*data(40, 1)))
+    assert found.ridge is None
+    assert not found.change.any()
