@@ -3,7 +3,8 @@
     python benchmarks/repair.py [--model M] [--text FILE] [--samples 32] [--length 512] [--start 12] [--stop 20]
 
 Each way runs over the same windows in a process of its own. The bound that ours must keep: two sets of sums (AᵀA, AᵀE
-of the fitted and of the held-out tokens), the factor that solves them, one layer's new matrices, and one batch.
+of the fitted and of the held-out tokens, A the neurons of two layers), what solves them, one layer's new matrices, and
+one batch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from torch import Tensor
 
 from lowrise.calibration.text import tokenise
 from lowrise.calibration.tokens import Windows, pack, sample
-from lowrise.edit.gram import RIDGES
-from lowrise.edit.refit import weight_of
+from lowrise.edit.gram import Gram, solve, two_grams, weight_of
+from lowrise.edit.neurons import cheapest_out
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import Matrix, attention_write, captured, mlp_write, reads
+from lowrise.model.neurons import chosen, parameters, turned
 from lowrise.progress import Reporter
 
 
@@ -35,7 +37,7 @@ def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> 
 
 def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
     """A layer's inputs and errors of all tokens stored, and what the dense layers read and wrote."""
-    cut = (len(windows) - held_out) * windows.length
+    rows = len(windows) - held_out
     h, calls = decoder.enter(windows.ids)
     first = next(layer for layer in kept if layer + 1 not in kept)
     for layer in range(first):
@@ -43,35 +45,75 @@ def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
     dense, wanted = h, {}
     for layer in range(first, len(decoder)):
         matrices = [group[0].module for group in reads(decoder, layer)]
-        with captured(matrices[0]) as to_attention, captured(matrices[1]) as to_mlp:
-            dense = decoder.step(layer, dense, calls)
-        wanted[layer] = to_attention[0], to_mlp[0], dense
+        write = attention_write(decoder, layer)
+        with captured(matrices[0]) as to_attention, captured(matrices[1]) as to_mlp, captured(write.module) as heads:
+            after = decoder.step(layer, dense, calls)
+        attended = dense + heads[0] @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
+        wanted[layer], dense = (to_attention[0], to_mlp[0], after, attended), after
 
-    def change(a: Tensor, e: Tensor, weight: Tensor | None) -> Tensor:
-        root = 1.0 if weight is None else weight.flatten().double().sqrt().unsqueeze(1)
-        a, e = a.flatten(0, 1).double() * root, e.flatten(0, 1).double() * root
-        gram, cross = a[:cut].T @ a[:cut], a[:cut].T @ e[:cut]
-        scale = gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        tried = [torch.zeros_like(cross)] + [torch.linalg.solve(gram + one * scale, cross) for one in RIDGES]
-        return min(tried, key=lambda x: float((a[cut:] @ x - e[cut:]).square().sum()))
+    def sums(a: Tensor, e: Tensor, weight: Tensor) -> tuple[Gram, Gram]:
+        fit, held = two_grams((a.shape[-1], e.shape[-1]), a.device)
+        fit.add(a[:rows], e[:rows], weight[:rows])
+        held.add(a[rows:], e[rows:], weight[rows:])
+        return fit, held
 
     def put(layer: int, matrix: Matrix, change: Tensor) -> None:
         own = decoder.layers[layer].get_parameter(matrix.parameter)
         own.copy_(matrix.weight((matrix.matrix(own).double() + change).float()))
 
+    def turn(layer: int, part: int, other: int) -> Tensor:
+        with captured(reads(decoder, layer)[part][0].module) as seen:
+            decoder.step(layer, h, calls)
+        return solve(*sums(seen[0], wanted[other][part] - seen[0], torch.ones(seen[0].shape[:-1]))).change
+
     for layer in kept[kept.index(first) :]:
-        target = wanted[Student(decoder, kept).following(layer) - 1][2]
-        for part, write in enumerate((attention_write(decoder, layer), mlp_write(decoder, layer))):
-            group = reads(decoder, layer)[part]
-            with captured(group[0].module) as seen:
-                decoder.step(layer, h, calls)
-            turn = change(seen[0], wanted[layer][part] - seen[0], None)
-            for matrix in group:
-                put(layer, matrix, turn @ matrix.matrix(decoder.layers[layer].get_parameter(matrix.parameter)).double())
-            with captured(write.module) as seen:
+        stop = Student(decoder, kept).following(layer)
+        target = wanted[stop - 1][2]
+        writes = attention_write(decoder, layer), mlp_write(decoder, layer)
+        for part, write in enumerate(writes):
+            turns = {other: turn(layer, part, other) for other in (range(layer, stop) if part else [layer])}
+            for matrix in reads(decoder, layer)[part]:
+                own = matrix.matrix(decoder.layers[layer].get_parameter(matrix.parameter)).double()
+                put(layer, matrix, turns[layer] @ own)
+            for other in range(layer + 1, stop) if part else ():
+                if not lend(decoder, layer, other, turns[other], h, calls, target, sums):
+                    break
+            with captured(writes[0].module) as heads, captured(writes[1].module) as neurons:
                 out = decoder.step(layer, h, calls)
-            put(layer, write, change(seen[0], target - out, weight_of(target)))
+            a, aim, missing = (heads, neurons)[part][0], target, target - out
+            if not part and stop == layer + 1:
+                aim = wanted[layer][3]
+                missing = aim - h - a @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
+            elif not part:
+                a = torch.cat([a, neurons[0]], -1)
+            put(
+                layer,
+                write,
+                solve(*sums(a, missing, weight_of(aim))).change[: heads[0].shape[-1] if not part else None],
+            )
         h = decoder.step(layer, h, calls)
+
+
+def lend(
+    decoder: Decoder, layer: int, other: int, turn: Tensor, h: Tensor, calls: Any, target: Tensor, sums: Any
+) -> bool:
+    """`layer` takes over neurons of `other`, all tokens at once."""
+    write, theirs = mlp_write(decoder, layer), turned(decoder, other, turn)
+    own, lent = (write.matrix(decoder.layers[one].get_parameter(write.parameter)) for one in (layer, other))
+    with captured(write.module) as inputs:
+        out = decoder.step(layer, h, calls)
+        decoder.step(layer, h, calls, theirs)
+    fit, held = sums(torch.cat(inputs, -1), target - out - inputs[1] @ lent, weight_of(target))
+    both, k = torch.cat([own, lent]).double(), len(own)
+    rows = cheapest_out(fit, both, k)
+    alone, solution = (solve(fit.keeping(these, both), held.keeping(these, both)) for these in (torch.arange(k), rows))
+    if solution.after >= alone.after or int(rows.max()) < k:
+        return False
+    for name, axis in parameters(decoder, layer).items():
+        mine = decoder.layers[layer].get_parameter(name)
+        mine.copy_(chosen(mine, theirs[name], axis, rows, k))
+    decoder.layers[layer].get_parameter(write.parameter).copy_(write.weight((both[rows] + solution.change).float()))
+    return True
 
 
 def main() -> None:
@@ -95,7 +137,9 @@ def main() -> None:
     slow, fast = done["naive"], done["ours"]
     rows.append(["naive / ours", f"{slow['seconds'] / fast['seconds']:.2f}", f"{slow['peak'] / fast['peak']:.1f}", ""])
     print(table(["", "seconds", "peak above the loaded model", "loss on the held-out windows"], rows))
-    print(f"two sets of sums and a factor: {fast['sums'] / 2**20:,.0f} MiB; one batch and one layer's matrices beside")
+    print(
+        f"two sets of sums and an inverse: {fast['sums'] / 2**20:,.0f} MiB; one batch and one layer's matrices beside"
+    )
 
 
 @torch.no_grad()
@@ -113,7 +157,12 @@ def child(asked: Any) -> dict[str, Any]:
         (ours if asked.child == "ours" else naive)(decoder, windows, held_out, kept)
         seconds = time.perf_counter() - began
     loss = Student(decoder, kept).loss(Windows(windows.ids[-held_out:], "held out", 0))
-    return {"seconds": seconds, "peak": peak.above, "sums": 8 * (3 * k * k + 3 * k * d), "loss": loss}
+    return {
+        "seconds": seconds,
+        "peak": peak.above,
+        "sums": 8 * (2 * (2 * k) ** 2 + 2 * 2 * k * d + (2 * k) ** 2),
+        "loss": loss,
+    }
 
 
 if __name__ == "__main__":

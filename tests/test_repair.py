@@ -53,7 +53,7 @@ def through(decoder: Decoder, layers: list[int], tokens: Windows, module: Any) -
     with captured(module) as seen:
         for layer in layers:
             h = decoder.step(layer, h, calls)
-    return seen[-1].reshape(*h.shape[:-1], -1), h
+    return (seen[-1].reshape(*h.shape[:-1], -1) if seen else h), h
 
 
 def changed(decoder: Decoder, layer: int, matrix: Any, change: Any) -> None:
@@ -92,14 +92,29 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows) -> None:
                 changed(decoder, layer, matrix, lambda own, t=t: t @ own)
             write = (attention_write, mlp_write)[part](decoder, layer)
             a, out = through(decoder, below, tokens, write.module)
-            x = best_ridge(a, targets[stop] - out, 1 / targets[stop].norm(dim=-1))
-            changed(decoder, layer, write, lambda _, x=x: x)
+            missing, target = targets[stop] - out, targets[stop]
+            if part == 0 and stop == layer + 1:
+                target = attended(dense, list(range(layer)), layer, tokens)
+                missing = target - attended(decoder, below[:-1], layer, tokens)
+            elif part == 0:
+                a = torch.cat([a, through(decoder, below, tokens, mlp_write(decoder, layer).module)[0]], -1)
+            x = best_ridge(a, missing, 1 / target.norm(dim=-1))
+            changed(decoder, layer, write, lambda own, x=x: x[: len(own)])
+
+
+def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) -> Tensor:
+    """The stream behind the attention of `layer`, but for its bias."""
+    write = attention_write(decoder, layer)
+    _, h = through(decoder, below, tokens, write.module)
+    a, _ = through(decoder, [*below, layer], tokens, write.module)
+    return h + a @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["refit", "fold"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_repairs_bottom_up_as_the_naive_way_does(family: str, how: Any) -> None:
+def test_repairs_bottom_up_as_the_naive_way_does(family: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)  # see test_neurons.py
     kept, tokens = without(1, 3, 4), windows(64)
     ours, naive = make(family), make(family)
     student = Student(ours, kept)
@@ -117,7 +132,8 @@ def test_repairs_bottom_up_as_the_naive_way_does(family: str, how: Any) -> None:
 
 
 @torch.no_grad()
-def test_a_gap_at_the_bottom_is_made_up_for_by_what_is_above_it() -> None:
+def test_a_gap_at_the_bottom_is_made_up_for_by_what_is_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)
     kept, tokens = without(0, 1, 4), windows(64)
     ours, naive = make("llama"), make("llama")
     student = Student(ours, kept)
@@ -265,13 +281,17 @@ def test_where_a_norm_stands_behind_writes_reads_alone_are_refit(family: str) ->
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_matrix_that_writes_as_it_is_passes_the_trial(family: str) -> None:
-    check_writes(make(family))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_matrix_that_writes_as_it_is_passes_the_trial(family: str, dtype: torch.dtype) -> None:
+    decoder = make(family)
+    decoder.model.to(dtype)
+    check_writes(decoder)
 
 
-def test_a_scaled_write_is_found_out_by_trying() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_scaled_write_is_found_out_by_trying(dtype: torch.dtype) -> None:
     config = GraniteConfig(**tiny.FAMILIES["llama"][1], residual_multiplier=0.22)
-    decoder = Decoder(AutoModelForCausalLM.from_config(config).eval())
+    decoder = Decoder(AutoModelForCausalLM.from_config(config).eval().to(dtype))
     with pytest.raises(ModelError, match=r"repair of family granite: .* added to the stream as it is, found one that"):
         check_writes(decoder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder:
     assert "closed form" in (out / "lowrise" / "report.html").read_text(encoding="utf-8")
     says = {"refit": "ridge regressions refit the matrices of the layers", "fold": "folded into the MLP output matrix"}
     assert says[kind] in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_says_what_every_layer_before_a_gap_made_of_it(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    quick = [option for option in QUICK if option != "--quiet"]
+    arguments = ["run", tiny_folder, "--text", text_file, "--repair", "refit", "--remove", "2"]
+    status, _, errors = main(*arguments, "--preset", "block-influence", *quick, "--out", tmp_path / "out")
+    assert status == 0
+    plan = json.loads((tmp_path / "out" / "lowrise" / "plan.json").read_text())
+    gaps = [(edit["start"] - 1, edit["stop"]) for edit in plan["edits"] if edit["start"] > 0]
+    told = re.findall(
+        r"layer (\d+) meets h\[(\d+)\]: error on held-out tokens 0\.\d+ of what it was(?:, λ [\d.e-]+)?"
+        r"(?:, \d+ neurons taken over from layers that go)?$",
+        errors,
+        re.MULTILINE,
+    )
+    assert [(int(layer), int(stop)) for layer, stop in told] == gaps
 
 
 def changed_matrices(model: Path, out: Path, plan: dict[str, Any]) -> set[tuple[int, str]]:

@@ -44,11 +44,34 @@ class Gram:
         """‖A·change - E‖² over the tokens seen; change: (k, d), float64."""
         return self.squares + float(((self.inputs @ change - 2 * self.cross) * change).sum())
 
+    def keeping(self, rows: Tensor, matrix: Tensor) -> Gram:
+        """Of the inputs `rows` (n,) of `matrix` (k, d), when the others and what the matrix made of them are gone.
+
+        The errors are then what was missing and what the others wrote.
+        """
+        gone = torch.ones(len(self.inputs), dtype=torch.bool, device=self.inputs.device)
+        gone[rows] = False
+        wrote = matrix[gone]
+        part = Gram(0, 0, self.inputs.device)
+        part.inputs = self.inputs[rows][:, rows]
+        part.cross = self.cross[rows] + self.inputs[rows][:, gone] @ wrote
+        lost = 2 * self.cross[gone] + self.inputs[gone][:, gone] @ wrote
+        part.squares, part.tokens = self.squares + float((lost * wrote).sum()), self.tokens
+        return part
+
 
 def two_grams(shape: Sequence[int], device: torch.device) -> tuple[Gram, Gram]:
     """Of the fitted and of the held-out tokens, for a matrix of `shape` (k, d)."""
     k, d = shape
     return Gram(k, d, device), Gram(k, d, device)
+
+
+def weight_of(target: Tensor) -> Tensor:
+    """(..., d) → (...): what a token's error counts. Plain squares would leave the fit to massive activations alone,
+    relative ones would let each of the few tokens that carry them count no more than any other.
+    """
+    norm: Tensor = torch.linalg.vector_norm(target.float(), dim=-1)
+    return 1 / norm.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)

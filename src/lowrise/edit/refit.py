@@ -1,12 +1,16 @@
 """Refit: every matrix of the student's layers solved anew, so that it goes through the dense model's states.
 
-Let the student's layer be handed h̃ where the dense model has h. Four ridge regressions, one after the other, each on
-the layer as the ones before left it. Its READING matrices, of attention and then of the MLP, are given x̃, some norm of
+Let the student's layer be handed h̃ where the dense model has h. Ridge regressions, one after the other, each on the
+layer as the ones before left it. Its READING matrices, of attention and then of the MLP, are given x̃, some norm of
 the stream, where the dense ones are given x: with (1 + T) between, T (d, d) = argmin ‖X̃·T - (X - X̃)‖², folded into
 them, they read nearly what they used to (where no norm comes before them, as in OLMo-2, tokens count 1/‖x‖). Its
-WRITING matrices, attention's and then the MLP's, make up for what is still missing of h[stop] of the dense model, stop
-the next layer that is kept: with A the inputs of W, out what leaves the layer and E = h[stop] - out, the change of W is
-argmin Σ ‖A·X - E‖²/‖h[stop]‖.
+WRITING matrices make up for what is missing of a state of the dense model: with A the inputs of W and E what is
+missing behind it, the change of W is argmin Σ ‖A·X - E‖²/‖h‖, h the state that is aimed at.
+
+The MLP's write aims at h[stop], stop the next layer that is kept. Attention's aims at the dense layer's stream behind
+its attention; but before a gap, where there is no such state, at h[stop] too, solved together with the MLP's write,
+whose part is not kept: what the MLP can make up for is not attention's to learn. Before a gap the layer also takes over
+neurons of those that go (`edit/neurons.py`).
 
 Where a norm or a factor stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, Granite), no closed form
 solves for it, and the reading matrices are solved alone: they need no more than that the layers above read the stream.
@@ -16,68 +20,123 @@ Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import Solution, solve, two_grams
+from lowrise.edit.gram import Solution, solve, two_grams, weight_of
+from lowrise.edit.neurons import adopt
 from lowrise.edit.sweep import Sweep
 from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
 
 
-def weight_of(target: Tensor) -> Tensor:
-    """(..., d) → (...): what a token's error counts. Plain squares would leave the fit to massive activations alone,
-    relative ones would let each of the few tokens that carry them count no more than any other.
-    """
-    norm: Tensor = torch.linalg.vector_norm(target.float(), dim=-1)
-    return 1 / norm.clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def refit_layer(sweep: Sweep, writes: bool) -> Solution | None:
+def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int]:
     """Solve the layer at hand, and both models go on to the next.
 
-    The MLP's solution, but `before` as it was before the attention's; None where only reads are solved, as they are
-    without `writes`. Of a token, the dense layer is run once, the student's twice and to its MLP once more: a matrix is
-    solved on what the matrices before it have become.
+    lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
+    has nothing to give. Returned is the solution of
+    the MLP's write, but before a gap with `before` as it was before the attention's, None where only reads are solved,
+    as they are without `writes`; and the number of neurons that were taken over. Of a token, the dense layer is run
+    once, the student's twice and to its MLP once more, and twice more for every lender: a matrix is solved on what the
+    matrices before it have become.
     """
     layer = sweep.layer
     attention, mlp = reads(sweep.decoder, layer)
-    for number, _, calls in sweep.batches():
-        with captured(attention[0].module) as to_attention, captured(mlp[0].module) as to_mlp:
-            h = sweep.dense(number, calls)
-        for what, given in (("attention", to_attention), ("mlp", to_mlp)):
-            sweep.put(what, number, given[0].view(*h.shape[:-1], -1))
-    _refit_reads(sweep, "attention", attention)
-    first = _refit_write(sweep, attention_write(sweep.decoder, layer)) if writes else None
-    _refit_reads(sweep, "mlp", mlp)
+    _pass_dense(sweep, writes, lenders)
+    (turn,) = _turns(sweep, ["attention"], attention)
+    _read_through(sweep, attention, turn)
+    first = _refit_attention_write(sweep) if writes else None
+    turn, *others = _turns(sweep, [("mlp", one) for one in (layer, *lenders)], mlp)
+    _read_through(sweep, mlp, turn)
     if first is None:
         sweep.pass_student()
-        return None
-    last = _refit_write(sweep, mlp_write(sweep.decoder, layer), last=True)
+        return None, 0
+    taken = 0
+    for other, turn in zip(lenders, others, strict=True):
+        more = adopt(sweep, other, turn.change)
+        taken += more
+        if not more:
+            break
+    last = _refit_mlp_write(sweep)
+    before = first.before if sweep.gap else last.before
     sweep.up()
-    return Solution(last.change, last.ridge, first.before, last.after)
+    return Solution(last.change, last.ridge, before, last.after), taken
 
 
-def _refit_reads(sweep: Sweep, what: str, matrices: tuple[Matrix, ...]) -> None:
-    """`matrices`, given x̃, read as nearly as they can what the dense ones did; the dense x lie on the shelf."""
-    student, layer = sweep.student, sweep.layer
-    owns = [matrix.matrix(student.parameter(layer, matrix.parameter)).float() for matrix in matrices]
-    d = len(owns[0])
-    raw = reads_raw(sweep.decoder, layer)
-    fit, held_out = two_grams((d, d), owns[0].device)
+def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
+    """The dense model to h[stop]. On the shelf lies what this layer's matrices and the lenders' MLPs were given, and,
+    if no gap follows, the stream behind this layer's attention.
+    """
+    decoder, layer = sweep.decoder, sweep.layer
+    attention, _ = reads(decoder, layer)
+    for number, _, calls in sweep.batches():
+        entering = sweep.get("dense", number)
+        with ExitStack() as stack:
+            given: dict[Hashable, list[Tensor]] = {"attention": stack.enter_context(captured(attention[0].module))}
+            for one in (layer, *lenders):
+                given["mlp", one] = stack.enter_context(captured(reads(decoder, one)[1][0].module))
+            if writes:
+                write = attention_write(decoder, layer)
+                heads = stack.enter_context(captured(write.module))
+            h = sweep.dense(number, calls)
+        for what, (value,) in given.items():
+            sweep.put(what, number, value.view(*h.shape[:-1], -1))
+        if writes and not sweep.gap:
+            own = write.matrix(decoder.layers[layer].get_parameter(write.parameter))
+            sweep.put("attended", number, entering + (heads[0] @ own).view_as(h))
+
+
+def _turns(sweep: Sweep, whats: Sequence[Hashable], matrices: tuple[Matrix, ...]) -> list[Solution]:
+    """For each of `whats`, what dense matrices were given and lies on the shelf: T, from what `matrices` are given."""
+    d = sweep.decoder.hidden_size
+    raw = reads_raw(sweep.decoder, sweep.layer)
+    sums = [two_grams((d, d), sweep.decoder.device) for _ in whats]
     for number, held, calls in sweep.batches():
         given = input_of(matrices[0].module, sweep.run(number, calls)).float().flatten(0, -2)
-        wanted = sweep.get(what, number).float().flatten(0, -2)
-        (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
-    solution = solve(fit, held_out)
-    if solution.ridge is None:
+        for what, (fit, held_out) in zip(whats, sums, strict=True):
+            wanted = sweep.get(what, number).float().flatten(0, -2)
+            (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
+    return [solve(fit, held_out) for fit, held_out in sums]
+
+
+def _read_through(sweep: Sweep, matrices: tuple[Matrix, ...], turn: Solution) -> None:
+    """(1 + T) folded into `matrices`."""
+    if turn.ridge is None:
         return
-    for matrix, own in zip(matrices, owns, strict=True):
-        sweep.move(matrix, own, solution.change @ own.to(solution.change))
+    for matrix in matrices:
+        own = matrix.matrix(sweep.student.parameter(sweep.layer, matrix.parameter)).float()
+        sweep.move(matrix, own, turn.change @ own.to(turn.change))
 
 
-def _refit_write(sweep: Sweep, write: Matrix, last: bool = False) -> Solution:
-    """`write` makes up for what the layer misses of the dense state. last: of the layer, which is left behind then."""
+def _refit_attention_write(sweep: Sweep) -> Solution:
     student, layer = sweep.student, sweep.layer
+    write, other = attention_write(sweep.decoder, layer), mlp_write(sweep.decoder, layer)
+    own = write.matrix(student.parameter(layer, write.parameter)).float()
+    k, d = own.shape
+    beside = len(other.matrix(student.parameter(layer, other.parameter))) if sweep.gap else 0
+    fit, held_out = two_grams((k + beside, d), own.device)
+    for number, held, calls in sweep.batches():
+        if sweep.gap:
+            with captured(write.module) as heads, captured(other.module) as neurons:
+                out = sweep.run(number, calls)().float()
+            a = torch.cat([heads[0].flatten(0, -2), neurons[0].flatten(0, -2)], 1)
+            target = sweep.get("dense", number)
+        else:
+            a = input_of(write.module, sweep.run(number, calls)).flatten(0, -2)
+            target = sweep.get("attended", number)
+            out = sweep.get("student", number).float() + (a.float() @ own).view_as(target)
+        (held_out if held else fit).add(a, target.float() - out, weight_of(target))
+    solution = solve(fit, held_out)
+    sweep.move(write, own, solution.change[:k])
+    return solution
+
+
+def _refit_mlp_write(sweep: Sweep) -> Solution:
+    """The student is left behind the layer."""
+    student, layer = sweep.student, sweep.layer
+    write = mlp_write(sweep.decoder, layer)
     own = write.matrix(student.parameter(layer, write.parameter)).float()
     fit, held_out = two_grams(own.shape, own.device)
     for number, held, calls in sweep.batches():
@@ -85,11 +144,8 @@ def _refit_write(sweep: Sweep, write: Matrix, last: bool = False) -> Solution:
             out = sweep.run(number, calls)()
         target = sweep.get("dense", number)
         (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
-        if last:
-            sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
-            sweep.put("student", number, out)
+        sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
+        sweep.put("student", number, out)
     solution = solve(fit, held_out)
-    change = sweep.move(write, own, solution.change)
-    if last:
-        sweep.add_to_student(change)
+    sweep.add_to_student(sweep.move(write, own, solution.change))
     return solution

@@ -20,6 +20,7 @@ from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
 from lowrise.model.matrices import captured, check_refit, mlp_write
+from lowrise.model.neurons import neurons_apart, same_kind
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from lowrise.recipe import Repair
@@ -29,8 +30,9 @@ from lowrise.recipe import Repair
 class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
-    before, after: mean error of a held-out token: ‖E‖²/‖h‖ of `refit`, where only its two writes are counted, ‖E‖² of
-    `fold` and of a trained network, 1 - cos of `fold-cosine`.
+    neurons: how many of its MLP's were taken over from layers that go. before, after: mean error of a held-out token:
+    ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are counted, ‖E‖² of `fold` and of a trained network,
+    1 - cos of `fold-cosine`.
     """
 
     layer: int
@@ -38,6 +40,7 @@ class Fit:
     ridge: float | None
     before: float
     after: float
+    neurons: int = 0
 
 
 def gaps(student: Student) -> list[tuple[int, int]]:
@@ -66,20 +69,23 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     start = bottom if bottom > 0 else before_gaps[0]
     swept = [layer for layer in student.layers if layer >= start and (how == "refit" or layer <= before_gaps[-1])]
     writes = check_refit(student.decoder) if how == "refit" else True
+    adopts = how == "refit" and writes and neurons_apart(student.decoder)
     fits = []
     with Shelf() as shelf, report.bar("repairing", len(swept)) as bar:
         sweep = Sweep(student, windows, held_out, shelf, start)
         for layer in swept:
             stop = sweep.stop
-            solution = None
+            solution, neurons = None, 0
             if how == "refit":
-                solution = refit_layer(sweep, writes)
+                between = range(layer + 1, stop) if adopts else ()
+                lenders = [other for other in between if same_kind(student.decoder, layer, other)]
+                solution, neurons = refit_layer(sweep, writes, lenders)
             elif layer in before_gaps:
                 solution = _fold_layer(sweep, how)
             else:
                 sweep.pass_on()
             if solution is not None:
-                fits.append(Fit(layer, stop, solution.ridge, solution.before, solution.after))
+                fits.append(Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons))
             bar.advance(windows.tokens, f"layer {layer}")
     return fits
 

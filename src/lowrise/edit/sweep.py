@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 from torch import Tensor
 
@@ -41,15 +41,20 @@ class Sweep:
         """The original layer that reads what `layer` writes."""
         return self.student.following(self.layer)
 
+    @property
+    def gap(self) -> bool:
+        """Whether layers are gone behind `layer`."""
+        return self.stop != self.layer + 1
+
     def batches(self) -> Iterator[tuple[int, bool, list[Call]]]:
         """(number, whether it is held out, the layers' calls)."""
         for number, (ids, held) in enumerate(self._batches):
             yield number, held, self.decoder.enter(ids)[1]
 
-    def get(self, what: str, number: int) -> Tensor:
+    def get(self, what: Hashable, number: int) -> Tensor:
         return self.shelf.get((what, number)).to(self.decoder.device)
 
-    def put(self, what: str, number: int, value: Tensor) -> None:
+    def put(self, what: Hashable, number: int, value: Tensor) -> None:
         self.shelf.put((what, number), value)
 
     def dense(self, number: int, calls: list[Call]) -> Tensor:
@@ -60,9 +65,10 @@ class Sweep:
         self.put("dense", number, h)
         return h
 
-    def run(self, number: int, calls: list[Call]) -> Callable[[], Tensor]:
-        """The student's layer on a batch, as it is now."""
-        return lambda: self.student.step(self.layer, self.get("student", number), calls)
+    def run(self, number: int, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Callable[[], Tensor]:
+        """The student's layer on a batch, as it is now, but for what `instead` gives."""
+        own = {**self.student.changed.get(self.layer, {}), **(instead or {})}
+        return lambda: self.decoder.step(self.layer, self.get("student", number), calls, own)
 
     def move(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
         """The student's layer has `matrix`, W = `own` (k, d), changed from now on; by how much, once it is rounded."""

@@ -54,13 +54,13 @@ def loss_and_divergence(decoder: Decoder, h: Tensor, ids: Tensor, dense: Likely)
         log_q = logits.gather(-1, dense.tokens[:, piece]) - total
         told_apart = (log_p.exp() * (log_p - log_q)).sum(-1)
         rest, other_rest = (_rest(log) for log in (log_p, log_q))
-        divergence += float((told_apart + rest * (rest.log() - other_rest.log())).sum(dtype=torch.float64))
+        divergence += float((told_apart + rest * (rest.log() - other_rest.log())).cpu().sum(dtype=torch.float64))
     return loss, divergence
 
 
 def _loss(logits: Tensor, total: Tensor, targets: Tensor) -> float:
     """Summed cross-entropy of (batch, positions, vocabulary) logits whose logsumexp is known already."""
-    return float((total - logits.gather(-1, targets.unsqueeze(-1))).sum(dtype=torch.float64))
+    return float((total - logits.gather(-1, targets.unsqueeze(-1))).cpu().sum(dtype=torch.float64))
 
 
 def _rest(log_p: Tensor) -> Tensor:

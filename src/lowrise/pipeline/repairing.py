@@ -67,7 +67,10 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
     for fit in fits:
         share = fit.after / fit.before if fit.before else math.nan
         ridge = "" if fit.ridge is None else f", λ {fit.ridge:g}"
-        report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{ridge}")
+        taken = f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
+        report.say(
+            f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{ridge}{taken}"
+        )
         if fit.after > fit.before:
             report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.gram import solve, two_grams
-from lowrise.edit.refit import weight_of
+from lowrise.edit.gram import solve, two_grams, weight_of
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured, check_refit, mlp_output

@@ -1,0 +1,79 @@
+"""Neurons of layers that go, taken over by the layer before the gap in the place of its own least useful ones.
+
+Adjacent layers hold twice the neurons that one has room for, and many matter little. Let A (tokens, 2k) be what both
+MLPs' output matrices are given: the layer's own neurons and those of a dropped one, the latter on the layer's own
+stream, turned into the dropped layer's input by a map T as in `edit/refit.py`. Of the ridge regression of A toward
+h[stop] neurons are taken out as optimal brain surgery does (Hassibi and Stork, NIPS 1992): always those whose absence
+costs least when all others make up for it, until k are left. They become the layer's MLP.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowrise.edit.gram import Gram, solve, two_grams, weight_of
+from lowrise.edit.sweep import Sweep
+from lowrise.model.matrices import captured, input_of, mlp_write
+from lowrise.model.neurons import chosen, parameters, turned
+
+RIDGE = 0.1  # while neurons are chosen; what the layer then writes is solved with every λ
+STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
+
+
+def adopt(sweep: Sweep, other: int, turn: Tensor) -> int:
+    """The student's layer takes over neurons of the dense layer `other`; how many.
+
+    turn: T (d, d), with which the input of the student's MLP becomes that of `other`'s. Where the neurons chosen do not
+    meet held-out tokens better than its own, nothing changes. Memory: two sets of sums, of 2k inputs, and an inverse.
+    """
+    student, layer = sweep.student, sweep.layer
+    write = mlp_write(sweep.decoder, layer)
+    theirs = turned(sweep.decoder, other, turn)
+    own = write.matrix(student.parameter(layer, write.parameter)).float()
+    lent = write.matrix(sweep.decoder.layers[other].get_parameter(write.parameter).detach()).float()
+    k, d = own.shape
+    fit, held_out = two_grams((2 * k, d), own.device)
+    for number, held, calls in sweep.batches():
+        with captured(write.module) as inputs:
+            out = sweep.run(number, calls)().float()
+        a = inputs[0].flatten(0, -2), input_of(write.module, sweep.run(number, calls, theirs)).flatten(0, -2)
+        target = sweep.get("dense", number)
+        missing = target.float() - out - (a[1].float() @ lent).view_as(out)
+        (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
+    both = torch.cat([own, lent]).to(fit.cross)
+    alone = torch.arange(k, device=both.device)
+    rows = cheapest_out(fit, both, k)
+    plain, solution = (solve(fit.keeping(these, both), held_out.keeping(these, both)) for these in (alone, rows))
+    taken = int((rows >= k).sum())
+    if not taken or solution.after >= plain.after:
+        return 0
+    for name, axis in parameters(sweep.decoder, layer).items():
+        student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, rows, k))
+    sweep.move(write, torch.cat([own, lent])[rows.to(own.device)], solution.change)
+    return taken
+
+
+def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor:
+    """(keep,): rows of `matrix` (k, d) that stay, ascending; the sums are of what is missing with all of them there.
+
+    With C = AᵀA + λ·m and w the regression of all rows that are left, the loss of row j costs ‖w_j‖² / (C⁻¹)_jj.
+    """
+    damped = fit.inputs.clone()
+    damped.diagonal().add_(RIDGE * fit.inputs.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    del damped
+    solved = matrix + inverse @ fit.cross
+    rows = torch.arange(len(matrix), device=matrix.device)
+    a_step = max(1, (len(rows) - keep) // STEPS)
+    while len(rows) > keep:
+        cost = solved.square().sum(1) / inverse.diagonal()
+        stays = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        stays[cost.argsort()[: min(a_step, len(rows) - keep)]] = False
+        across = inverse[stays][:, ~stays]
+        made_up = torch.linalg.solve(inverse[~stays][:, ~stays], torch.cat([across.T, solved[~stays]], 1))
+        left = len(across)
+        solved = solved[stays] - across @ made_up[:, left:]
+        inverse = inverse[stays][:, stays] - across @ made_up[:, :left]
+        rows = rows[stays]
+    return rows

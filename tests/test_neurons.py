@@ -1,0 +1,136 @@
+"""Neurons that the layer before a gap takes over from those that go, in every way that MLPs keep theirs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from lowrise.calibration import Windows
+from lowrise.edit.gram import Gram
+from lowrise.edit.neurons import RIDGE, cheapest_out
+from lowrise.edit.repair import repair
+from lowrise.edit.student import Student
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import mlp_write
+from lowrise.model.neurons import chosen, neurons_apart, parameters
+from lowrise.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # gated, biased, transposed, parallel, fused
+HELD_OUT = 4
+
+
+def make(family: str) -> Decoder:
+    return Decoder(copy.deepcopy(tiny.model(family)))
+
+
+def windows(rows: int = 64, seed: int = 0) -> Windows:
+    return Windows(tiny.ids(rows, 32, seed), "test", 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neurons_in_another_order_are_the_same_mlp(family: str) -> None:
+    assert neurons_apart(make(family))
+
+
+def test_neurons_that_are_kept_otherwise_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.model.neurons.chosen", lambda own, _other, axis, *_: own.roll(1, axis))
+    assert not neurons_apart(make("llama"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neurons_of_two_layers_are_taken_in_the_order_asked_for(family: str) -> None:
+    decoder = make(family)
+    write = mlp_write(decoder, 1)
+    k = len(write.matrix(write.module.get_parameter("weight")))
+    for name, axis in parameters(decoder, 1).items():
+        own, other = (decoder.layers[layer].get_parameter(name) for layer in (1, 2))
+        assert torch.equal(chosen(own, other, axis, torch.arange(k, 2 * k), k), other)
+        assert torch.equal(chosen(own, other, axis, torch.arange(k), k), own)
+
+
+@torch.no_grad()
+def test_the_rows_that_go_cost_least_when_all_others_make_up_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against trying: every row in turn out, the others solved anew."""
+    monkeypatch.setattr("lowrise.edit.neurons.STEPS", 100)
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(12, 12, generator=generator)
+    a = torch.randn(400, 12, generator=generator) @ mixed
+    matrix = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    e = torch.randn(400, 5, generator=generator)
+    fit = Gram(12, 5, torch.device("cpu"))
+    fit.add(a, e)
+    wanted = a.double() @ matrix + e.double()
+    strength = RIDGE * fit.inputs.diagonal().mean()
+
+    def cost(rows: list[int]) -> float:
+        below = strength.sqrt() * torch.eye(12, dtype=torch.float64)
+        stacked = torch.cat([a.double(), below])[:, rows], torch.cat([wanted, strength.sqrt() * matrix])
+        solution = torch.linalg.lstsq(*stacked).solution
+        return float((stacked[0] @ solution - stacked[1]).square().sum())
+
+    rows = list(range(12))
+    while len(rows) > 6:
+        rows.remove(min(rows, key=lambda row: cost([other for other in rows if other != row])))
+    assert cheapest_out(fit, matrix, 6).tolist() == rows
+
+
+@torch.no_grad()
+def test_sums_of_some_rows_are_those_of_an_mlp_that_has_no_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, e = torch.randn(50, 8, generator=generator), torch.randn(50, 3, generator=generator)
+    matrix = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    whole, part = Gram(8, 3, torch.device("cpu")), Gram(4, 3, torch.device("cpu"))
+    rows, gone = torch.tensor([0, 3, 4, 6]), torch.tensor([1, 2, 5, 7])
+    whole.add(a, e)
+    part.add(a[:, rows], e + (a[:, gone].double() @ matrix[gone]).float())
+    found = whole.keeping(rows, matrix)
+    assert torch.allclose(found.inputs, part.inputs, rtol=1e-5)
+    assert torch.allclose(found.cross, part.cross, rtol=1e-4, atol=1e-4)
+    assert found.squares == pytest.approx(part.squares, rel=1e-5)
+    assert found.tokens == part.tokens
+
+
+@torch.no_grad()
+def test_an_idle_layer_takes_over_the_whole_mlp_that_goes() -> None:
+    decoder, tokens = make("llama"), windows(96)
+    for layer in (2, 3):
+        decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
+    decoder.layers[2].get_parameter("mlp.down_proj.weight").zero_()
+    decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(3)
+    fit, *_ = repair(Student(decoder, [0, 1, 2, 4, 5]), tokens, HELD_OUT, "refit", QUIET)
+    assert fit.neurons == decoder.config.intermediate_size
+    assert fit.after < 0.1 * fit.before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neurons_taken_over_meet_the_dense_state_better_on_tokens_of_their_own(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def error() -> float:
+        decoder, tokens, other = make(family), windows(), windows(8, seed=1)
+        write = mlp_write(decoder, 3)
+        decoder.layers[3].get_parameter(write.parameter).mul_(4)  # an MLP that is missed
+        targets: dict[int, Tensor] = dict(decoder.states(other.ids))
+        repair(Student(decoder, [0, 1, 2, 4, 5]), tokens, HELD_OUT, "refit", QUIET)
+        h, calls = decoder.enter(other.ids)
+        for layer in (0, 1, 2):
+            h = decoder.step(layer, h, calls)
+        return float((h - targets[4]).square().sum())
+
+    with_neurons = error()
+    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)
+    assert with_neurons < 0.9 * error()
+
+
+def test_layers_of_another_kind_lend_nothing() -> None:
+    decoder = make("llama")
+    decoder.layers[3].mlp.act_fn = torch.nn.GELU()
+    fits = repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), HELD_OUT, "refit", QUIET)
+    assert {fit.neurons for fit in fits} == {0}
