@@ -106,6 +106,7 @@ def lend(
     fit, held = sums(torch.cat(inputs, -1), target - out - inputs[1] @ lent, weight_of(target))
     both, k = torch.cat([own, lent]).double(), len(own)
     rows = cheapest_out(fit, both, k)
+    assert rows is not None
     alone, solution = (solve(fit.keeping(these, both), held.keeping(these, both)) for these in (torch.arange(k), rows))
     if solution.after >= alone.after or int(rows.max()) < k:
         return False
@@ -137,9 +138,7 @@ def main() -> None:
     slow, fast = done["naive"], done["ours"]
     rows.append(["naive / ours", f"{slow['seconds'] / fast['seconds']:.2f}", f"{slow['peak'] / fast['peak']:.1f}", ""])
     print(table(["", "seconds", "peak above the loaded model", "loss on the held-out windows"], rows))
-    print(
-        f"two sets of sums and an inverse: {fast['sums'] / 2**20:,.0f} MiB; one batch and one layer's matrices beside"
-    )
+    print(f"two sets of sums, an inverse and its next: {fast['sums'] / 2**20:,.0f} MiB; a batch and a layer beside")
 
 
 @torch.no_grad()
@@ -160,7 +159,7 @@ def child(asked: Any) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "peak": peak.above,
-        "sums": 8 * (2 * (2 * k) ** 2 + 2 * 2 * k * d + (2 * k) ** 2),
+        "sums": 8 * (4 * (2 * k) ** 2 + 2 * 2 * k * d),
         "loss": loss,
     }
 

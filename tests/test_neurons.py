@@ -77,7 +77,15 @@ def test_the_rows_that_go_cost_least_when_all_others_make_up_for_them(monkeypatc
     rows = list(range(12))
     while len(rows) > 6:
         rows.remove(min(rows, key=lambda row: cost([other for other in rows if other != row])))
-    assert cheapest_out(fit, matrix, 6).tolist() == rows
+    found = cheapest_out(fit, matrix, 6)
+    assert found is not None
+    assert found.tolist() == rows
+
+
+def test_sums_that_say_nothing_choose_nothing() -> None:
+    silent = Gram(4, 2, torch.device("cpu"))
+    silent.add(torch.zeros(8, 4), torch.ones(8, 2))
+    assert cheapest_out(silent, torch.ones(4, 2, dtype=torch.float64), 2) is None
 
 
 @torch.no_grad()

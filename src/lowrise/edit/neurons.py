@@ -25,7 +25,8 @@ def adopt(sweep: Sweep, other: int, turn: Tensor) -> int:
     """The student's layer takes over neurons of the dense layer `other`; how many.
 
     turn: T (d, d), with which the input of the student's MLP becomes that of `other`'s. Where the neurons chosen do not
-    meet held-out tokens better than its own, nothing changes. Memory: two sets of sums, of 2k inputs, and an inverse.
+    meet held-out tokens better than its own, nothing changes. Memory: two sets of sums of 2k inputs and, while neurons
+    go, two matrices of that size.
     """
     student, layer = sweep.student, sweep.layer
     write = mlp_write(sweep.decoder, layer)
@@ -44,6 +45,8 @@ def adopt(sweep: Sweep, other: int, turn: Tensor) -> int:
     both = torch.cat([own, lent]).to(fit.cross)
     alone = torch.arange(k, device=both.device)
     rows = cheapest_out(fit, both, k)
+    if rows is None:
+        return 0
     plain, solution = (solve(fit.keeping(these, both), held_out.keeping(these, both)) for these in (alone, rows))
     taken = int((rows >= k).sum())
     if not taken or solution.after >= plain.after:
@@ -54,15 +57,20 @@ def adopt(sweep: Sweep, other: int, turn: Tensor) -> int:
     return taken
 
 
-def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor:
+def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     """(keep,): rows of `matrix` (k, d) that stay, ascending; the sums are of what is missing with all of them there.
 
-    With C = AᵀA + λ·m and w the regression of all rows that are left, the loss of row j costs ‖w_j‖² / (C⁻¹)_jj.
+    With C = AᵀA + λ·m and w the regression of all rows that are left, the loss of row j costs ‖w_j‖² / (C⁻¹)_jj. None
+    where rounding leaves the sums without a positive definite matrix, as in `gram.ridge_change`.
     """
     damped = fit.inputs.clone()
     damped.diagonal().add_(RIDGE * fit.inputs.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor, failed = torch.linalg.cholesky_ex(damped)
     del damped
+    if failed or not torch.isfinite(factor).all():
+        return None
+    inverse = torch.cholesky_inverse(factor)
+    del factor
     solved = matrix + inverse @ fit.cross
     rows = torch.arange(len(matrix), device=matrix.device)
     a_step = max(1, (len(rows) - keep) // STEPS)
@@ -70,10 +78,10 @@ def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor:
         cost = solved.square().sum(1) / inverse.diagonal()
         stays = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         stays[cost.argsort()[: min(a_step, len(rows) - keep)]] = False
-        across = inverse[stays][:, ~stays]
-        made_up = torch.linalg.solve(inverse[~stays][:, ~stays], torch.cat([across.T, solved[~stays]], 1))
-        left = len(across)
-        solved = solved[stays] - across @ made_up[:, left:]
-        inverse = inverse[stays][:, stays] - across @ made_up[:, :left]
+        at, gone = stays.nonzero(), (~stays).nonzero()
+        across, left = inverse[at, gone.T], len(at)
+        made_up = torch.linalg.solve(inverse[gone, gone.T], torch.cat([across.T, solved[~stays]], 1))
+        solved = solved[stays].addmm_(across, made_up[:, left:], alpha=-1)
+        inverse = inverse[at, at.T].addmm_(across, made_up[:, :left], alpha=-1)
         rows = rows[stays]
     return rows
