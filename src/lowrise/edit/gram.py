@@ -104,18 +104,23 @@ def solve(fit: Gram, held_out: Gram, ridges: Sequence[float] = RIDGES) -> Soluti
 
 
 def ridge_change(fit: Gram, ridge: float) -> Tensor | None:
-    """(k, d), float64: (AᵀA + λ·m)⁻¹ AᵀE for one λ.
+    """(k, d), float64: (AᵀA + λ·m)⁻¹ AᵀE for one λ. None where `damped_factor` is."""
+    factor = damped_factor(fit, ridge)
+    return None if factor is None else torch.cholesky_solve(fit.cross, factor)
+
+
+def damped_factor(fit: Gram, ridge: float) -> Tensor | None:
+    """(k, k), float64: the lower Cholesky factor of AᵀA + λ·m.
 
     None where rounding leaves the sums without a positive definite matrix: few tokens, all of one direction.
     """
     damped = fit.inputs.clone()
     damped.diagonal().add_(ridge * fit.inputs.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(damped)
-    del damped
     if failed or not torch.isfinite(factor).all():
         return None
-    solution: Tensor = torch.cholesky_solve(fit.cross, factor)
-    return solution
+    found: Tensor = factor
+    return found
 
 
 def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:

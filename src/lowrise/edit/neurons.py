@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import Gram, solve, two_grams, weight_of
+from lowrise.edit.gram import Gram, damped_factor, solve, two_grams, weight_of
 from lowrise.edit.sweep import Sweep
 from lowrise.model.matrices import captured, input_of, mlp_write
 from lowrise.model.neurons import chosen, parameters, turned
@@ -61,13 +61,10 @@ def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     """(keep,): rows of `matrix` (k, d) that stay, ascending; the sums are of what is missing with all of them there.
 
     With C = AᵀA + λ·m and w the regression of all rows that are left, the loss of row j costs ‖w_j‖² / (C⁻¹)_jj. None
-    where rounding leaves the sums without a positive definite matrix, as in `gram.ridge_change`.
+    where `damped_factor` is.
     """
-    damped = fit.inputs.clone()
-    damped.diagonal().add_(RIDGE * fit.inputs.diagonal().mean())
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    del damped
-    if failed or not torch.isfinite(factor).all():
+    factor = damped_factor(fit, RIDGE)
+    if factor is None:
         return None
     inverse = torch.cholesky_inverse(factor)
     del factor
