@@ -11,12 +11,13 @@ from torch import Tensor
 import tiny
 from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram
-from lowrise.edit.neurons import RIDGE, cheapest_out
+from lowrise.edit.neurons import RIDGE, adopt, cheapest_out
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import mlp_write
 from lowrise.model.neurons import chosen, neurons_apart, parameters
+from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -33,7 +34,7 @@ def windows(rows: int = 64, seed: int = 0) -> Windows:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neurons_in_another_order_are_the_same_mlp(family: str) -> None:
+def test_neurons_of_every_family_are_told_apart(family: str) -> None:
     assert neurons_apart(make(family))
 
 
@@ -135,6 +136,59 @@ def test_neurons_taken_over_meet_the_dense_state_better_on_tokens_of_their_own(
     with_neurons = error()
     monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)
     assert with_neurons < 0.9 * error()
+
+
+def test_neurons_that_know_of_each_other_are_found_out() -> None:
+    decoder = make("llama")
+    decoder.layers[0].mlp.act_fn = torch.nn.Softmax(dim=-1)
+    assert not neurons_apart(decoder)
+
+
+@torch.no_grad()
+def test_what_two_layers_lend_is_never_more_than_there_is() -> None:
+    decoder = make("llama")
+    decoder.layers[1].get_parameter("mlp.down_proj.weight").mul_(0.1)
+    for layer in (1, 2, 3):
+        decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
+    lenders = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lowrise.edit.refit.adopt", lambda *args: lenders.append(args[1]) or adopt(*args))
+        fit, *_ = repair(Student(decoder, [0, 1, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)
+    assert lenders == [2, 3]
+    assert 0 < fit.neurons <= decoder.config.intermediate_size
+
+
+@torch.no_grad()
+def test_what_lies_on_disk_does_not_grow_with_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    leave = Shelf.__exit__
+    monkeypatch.setattr(Shelf, "__exit__", lambda self, *of: (kept.append(self._end), leave(self, *of))[1])
+    for layers in (6, 9):
+        decoder = Decoder(tiny.model("llama", num_hidden_layers=layers))
+        repair(Student(decoder, [one for one in range(layers) if one != 1]), windows(8), HELD_OUT, "refit", QUIET)
+    assert kept[0] == kept[1]
+
+
+@torch.no_grad()
+def test_sums_that_are_no_numbers_take_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a lender's neuron overflows on held-out tokens alone."""
+
+    class Overflown(Gram):
+        def keeping(self, rows: Tensor, matrix: Tensor) -> Gram:
+            part = super().keeping(rows, matrix)
+            if self is made[1] and not torch.equal(rows, torch.arange(len(rows))):
+                part.squares = float("nan")
+            return part
+
+    made: list[Gram] = []
+
+    def two(shape: tuple[int, int], device: torch.device) -> tuple[Gram, Gram]:
+        made[:] = [Overflown(*shape, device), Overflown(*shape, device)]
+        return made[0], made[1]
+
+    monkeypatch.setattr("lowrise.edit.neurons.two_grams", two)
+    fits = repair(Student(make("llama"), [0, 1, 2, 4, 5]), windows(), HELD_OUT, "refit", QUIET)
+    assert {fit.neurons for fit in fits} == {0}
 
 
 def test_layers_of_another_kind_lend_nothing() -> None:

@@ -290,7 +290,7 @@ def test_a_matrix_that_writes_as_it_is_passes_the_trial(family: str, dtype: torc
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_scaled_write_is_found_out_by_trying(dtype: torch.dtype) -> None:
-    config = GraniteConfig(**tiny.FAMILIES["llama"][1], residual_multiplier=0.22)
+    config = GraniteConfig(**{**tiny.FAMILIES["llama"][1], "residual_multiplier": 0.22, "pad_token_id": 0})
     decoder = Decoder(AutoModelForCausalLM.from_config(config).eval().to(dtype))
     with pytest.raises(ModelError, match=r"repair of family granite: .* added to the stream as it is, found one that"):
         check_writes(decoder)

@@ -21,12 +21,12 @@ RIDGE = 0.1  # while neurons are chosen; what the layer then writes is solved wi
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
 
 
-def adopt(sweep: Sweep, other: int, turn: Tensor) -> int:
-    """The student's layer takes over neurons of the dense layer `other`; how many.
+def adopt(sweep: Sweep, other: int, turn: Tensor) -> Tensor | None:
+    """The student's layer takes over neurons of the dense layer `other`; (k,) that it then has, its own counted first.
 
-    turn: T (d, d), with which the input of the student's MLP becomes that of `other`'s. Where the neurons chosen do not
-    meet held-out tokens better than its own, nothing changes. Memory: two sets of sums of 2k inputs and, while neurons
-    go, two matrices of that size.
+    turn: T (d, d), with which the input of the student's MLP becomes that of `other`'s. None, and nothing changes,
+    where the neurons chosen do not meet held-out tokens better than its own. Memory: two sets of sums of 2k inputs
+    and, while neurons go, two matrices of that size.
     """
     student, layer = sweep.student, sweep.layer
     write = mlp_write(sweep.decoder, layer)
@@ -46,15 +46,14 @@ def adopt(sweep: Sweep, other: int, turn: Tensor) -> int:
     alone = torch.arange(k, device=both.device)
     rows = cheapest_out(fit, both, k)
     if rows is None:
-        return 0
+        return None
     plain, solution = (solve(fit.keeping(these, both), held_out.keeping(these, both)) for these in (alone, rows))
-    taken = int((rows >= k).sum())
-    if not taken or solution.after >= plain.after:
-        return 0
+    if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
+        return None
     for name, axis in parameters(sweep.decoder, layer).items():
         student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, rows, k))
     sweep.move(write, torch.cat([own, lent])[rows.to(own.device)], solution.change)
-    return taken
+    return rows
 
 
 def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
@@ -70,7 +69,7 @@ def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     del factor
     solved = matrix + inverse @ fit.cross
     rows = torch.arange(len(matrix), device=matrix.device)
-    a_step = max(1, (len(rows) - keep) // STEPS)
+    a_step = -(-(len(rows) - keep) // STEPS)
     while len(rows) > keep:
         cost = solved.square().sum(1) / inverse.diagonal()
         stays = torch.ones(len(rows), dtype=torch.bool, device=rows.device)

@@ -20,7 +20,7 @@ Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from contextlib import ExitStack
 
 import torch
@@ -36,38 +36,41 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     """Solve the layer at hand, and both models go on to the next.
 
     lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
-    has nothing to give. Returned is the solution of
-    the MLP's write, but before a gap with `before` as it was before the attention's, None where only reads are solved,
-    as they are without `writes`; and the number of neurons that were taken over. Of a token, the dense layer is run
-    once, the student's twice and to its MLP once more, and twice more for every lender: a matrix is solved on what the
-    matrices before it have become.
+    has nothing to give. Returned is the solution of the MLP's write, but before a gap with `before` as it was before
+    the attention's, None where only reads are solved, as they are without `writes`; and how many neurons it has of
+    others. Of a token, the dense layer is run once, the student's twice and to its MLP twice more, and for every lender
+    that is asked three times: a matrix is solved on what the matrices before it have become.
     """
     layer = sweep.layer
     attention, mlp = reads(sweep.decoder, layer)
     _pass_dense(sweep, writes, lenders)
-    (turn,) = _turns(sweep, ["attention"], attention)
-    _read_through(sweep, attention, turn)
+    _read_through(sweep, attention, _turn(sweep, "attention", attention))
     first = _refit_attention_write(sweep) if writes else None
-    turn, *others = _turns(sweep, [("mlp", one) for one in (layer, *lenders)], mlp)
-    _read_through(sweep, mlp, turn)
+    _read_through(sweep, mlp, _turn(sweep, _mlp_of(sweep, layer), mlp))
     if first is None:
         sweep.pass_student()
         return None, 0
-    taken = 0
-    for other, turn in zip(lenders, others, strict=True):
-        more = adopt(sweep, other, turn.change)
-        taken += more
-        if not more:
+    others = torch.zeros(0, dtype=torch.bool)  # whether a neuron is another layer's
+    for lender in lenders:
+        rows = adopt(sweep, lender, _turn(sweep, _mlp_of(sweep, lender), mlp).change)
+        if rows is None:
             break
+        own = others if len(others) else torch.zeros(len(rows), dtype=torch.bool)
+        others = torch.cat([own, torch.ones(len(rows), dtype=torch.bool)])[rows.cpu()]
     last = _refit_mlp_write(sweep)
     before = first.before if sweep.gap else last.before
     sweep.up()
-    return Solution(last.change, last.ridge, before, last.after), taken
+    return Solution(last.change, last.ridge, before, last.after), int(others.sum())
+
+
+def _mlp_of(sweep: Sweep, layer: int) -> Hashable:
+    """Where on the shelf the input of a dense layer's MLP lies: the same few places for every layer of the student."""
+    return "mlp", layer - sweep.layer
 
 
 def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
     """The dense model to h[stop]. On the shelf lies what this layer's matrices and the lenders' MLPs were given, and,
-    if no gap follows, the stream behind this layer's attention.
+    if no gap follows, the stream behind this layer's attention, but for its bias.
     """
     decoder, layer = sweep.decoder, sweep.layer
     attention, _ = reads(decoder, layer)
@@ -76,7 +79,7 @@ def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
         with ExitStack() as stack:
             given: dict[Hashable, list[Tensor]] = {"attention": stack.enter_context(captured(attention[0].module))}
             for one in (layer, *lenders):
-                given["mlp", one] = stack.enter_context(captured(reads(decoder, one)[1][0].module))
+                given[_mlp_of(sweep, one)] = stack.enter_context(captured(reads(decoder, one)[1][0].module))
             if writes:
                 write = attention_write(decoder, layer)
                 heads = stack.enter_context(captured(write.module))
@@ -88,17 +91,16 @@ def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
             sweep.put("attended", number, entering + (heads[0] @ own).view_as(h))
 
 
-def _turns(sweep: Sweep, whats: Sequence[Hashable], matrices: tuple[Matrix, ...]) -> list[Solution]:
-    """For each of `whats`, what dense matrices were given and lies on the shelf: T, from what `matrices` are given."""
+def _turn(sweep: Sweep, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
+    """T, from what `matrices` are given to what lies on the shelf as `what`, the input of dense ones."""
     d = sweep.decoder.hidden_size
     raw = reads_raw(sweep.decoder, sweep.layer)
-    sums = [two_grams((d, d), sweep.decoder.device) for _ in whats]
+    fit, held_out = two_grams((d, d), sweep.decoder.device)
     for number, held, calls in sweep.batches():
         given = input_of(matrices[0].module, sweep.run(number, calls)).float().flatten(0, -2)
-        for what, (fit, held_out) in zip(whats, sums, strict=True):
-            wanted = sweep.get(what, number).float().flatten(0, -2)
-            (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
-    return [solve(fit, held_out) for fit, held_out in sums]
+        wanted = sweep.get(what, number).float().flatten(0, -2)
+        (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
+    return solve(fit, held_out)
 
 
 def _read_through(sweep: Sweep, matrices: tuple[Matrix, ...], turn: Solution) -> None:

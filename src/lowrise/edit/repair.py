@@ -58,9 +58,9 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
 
     held_out: so many windows, the last ones, choose λ and are fitted by nothing. Dense model and student go through
     the layers side by side, and a layer that both have passed is the student's from then on; a plan of it must have
-    passed `check_writes` or `check_refit`. On disk lie one state of
-    both and the inputs of one layer's matrices, of all tokens; in memory one batch, two matrices' sums, and the one
-    layer's new parameters.
+    passed `check_writes` or `check_refit`. On disk lie, of all tokens, one state of both, the inputs of one layer's
+    matrices and those of the MLPs in the gap behind it; in memory one batch, two matrices' sums, one layer's new
+    parameters, and, while neurons move, four float64 matrices (2k, 2k), k neurons a layer.
     """
     before_gaps = [layer for layer, _ in gaps(student)]
     bottom = student.layers[0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import Matrix, mlp_output, reads
+from lowrise.model.matrices import Matrix, input_of, mlp_output, reads, some_tokens
 from lowrise.model.splice import layer_facts
 
 
@@ -59,25 +58,30 @@ def same_kind(decoder: Decoder, first: int, other: int) -> bool:
 
 @torch.no_grad()
 def neurons_apart(decoder: Decoder) -> bool:
-    """Whether the first layer's MLP is what `parameters` says: with its neurons in reverse it must do the same."""
+    """Whether the first layer's MLP is what `parameters` says: tried with its neurons in reverse, half of them silent.
+
+    The other half must then be what it was, each in its new place.
+    """
     write = mlp_output(decoder, 0)
-    weight = decoder.layers[0].get_parameter(write.parameter).detach()
-    count = len(write.matrix(weight))
-    back = torch.arange(count - 1, -1, -1, device=weight.device)
-    reverse: dict[str, Tensor] = {write.parameter: write.weight(write.matrix(weight)[back])}
+    count = len(write.matrix(decoder.layers[0].get_parameter(write.parameter)))
+    back = torch.arange(count - 1, -1, -1)
+    changed: dict[str, Tensor] = {}
     for name, axis in parameters(decoder, 0).items():
         value = decoder.layers[0].get_parameter(name).detach()
         if value.shape[axis] % count:
             return False
-        reverse[name] = chosen(value, value, axis, back, count)
-    h, calls = decoder.enter(torch.zeros(1, 2, dtype=torch.long))
+        changed[name] = chosen(
+            value, torch.zeros_like(value), axis, torch.where(back < count // 2, back, back + count), count
+        )
+    h, calls = decoder.enter(some_tokens(decoder))
 
-    def written(instead: Mapping[str, Tensor] | None = None) -> Tensor:
-        return decoder.step(0, h, calls, instead).float()
+    def made(instead: dict[str, Tensor] | None) -> Tensor:
+        return input_of(write.module, lambda: decoder.step(0, h, calls, instead)).flatten(0, -2).float()
 
-    still = written()
-    silent = written({write.parameter: torch.zeros_like(weight)})
-    return float((written(reverse) - still).norm()) <= 0.02 * float((still - silent).norm())
+    were, are = made(None), made(changed)
+    stay = slice(count - count // 2, None)
+    expected = were.flip(-1)[:, stay]
+    return float((are[:, stay] - expected).norm()) < 0.02 * float(expected.norm())
 
 
 def _bias(matrix: Matrix) -> str:
