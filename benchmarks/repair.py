@@ -81,16 +81,13 @@ def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
             with captured(writes[0].module) as heads, captured(writes[1].module) as neurons:
                 out = decoder.step(layer, h, calls)
             a, aim, missing = (heads, neurons)[part][0], target, target - out
+            own = write.matrix(decoder.layers[layer].get_parameter(write.parameter))
             if not part and stop == layer + 1:
                 aim = wanted[layer][3]
-                missing = aim - h - a @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
+                missing = aim - h - a @ own
             elif not part:
                 a = torch.cat([a, neurons[0]], -1)
-            put(
-                layer,
-                write,
-                solve(*sums(a, missing, weight_of(aim))).change[: heads[0].shape[-1] if not part else None],
-            )
+            put(layer, write, solve(*sums(a, missing, weight_of(aim))).change[: len(own)])
         h = decoder.step(layer, h, calls)
 
 

@@ -53,7 +53,7 @@ def through(decoder: Decoder, layers: list[int], tokens: Windows, module: Any) -
     with captured(module) as seen:
         for layer in layers:
             h = decoder.step(layer, h, calls)
-    return (seen[-1].reshape(*h.shape[:-1], -1) if seen else h), h
+    return seen[-1].reshape(*h.shape[:-1], -1), h
 
 
 def changed(decoder: Decoder, layer: int, matrix: Any, change: Any) -> None:
@@ -105,9 +105,12 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows) -> None:
 def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) -> Tensor:
     """The stream behind the attention of `layer`, but for its bias."""
     write = attention_write(decoder, layer)
-    _, h = through(decoder, below, tokens, write.module)
-    a, _ = through(decoder, [*below, layer], tokens, write.module)
-    return h + a @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
+    h, calls = decoder.enter(tokens.ids)
+    for one in below:
+        h = decoder.step(one, h, calls)
+    with captured(write.module) as seen:
+        decoder.step(layer, h, calls)
+    return h + seen[0].reshape(*h.shape[:-1], -1) @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
 
 
 @torch.no_grad()

@@ -116,11 +116,11 @@ def damped_factor(fit: Gram, ridge: float) -> Tensor | None:
     """
     damped = fit.inputs.clone()
     damped.diagonal().add_(ridge * fit.inputs.diagonal().mean())
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(damped)
     if failed or not torch.isfinite(factor).all():
         return None
-    found: Tensor = factor
-    return found
+    return factor
 
 
 def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:

@@ -42,17 +42,18 @@ def adopt(sweep: Sweep, other: int, turn: Tensor) -> Tensor | None:
         target = sweep.get("dense", number)
         missing = target.float() - out - (a[1].float() @ lent).view_as(out)
         (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
-    both = torch.cat([own, lent]).to(fit.cross)
-    alone = torch.arange(k, device=both.device)
-    rows = cheapest_out(fit, both, k)
+    both = torch.cat([own, lent])
+    matrix = both.to(fit.cross)
+    alone = torch.arange(k, device=matrix.device)
+    rows = cheapest_out(fit, matrix, k)
     if rows is None:
         return None
-    plain, solution = (solve(fit.keeping(these, both), held_out.keeping(these, both)) for these in (alone, rows))
+    plain, solution = (solve(fit.keeping(these, matrix), held_out.keeping(these, matrix)) for these in (alone, rows))
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
     for name, axis in parameters(sweep.decoder, layer).items():
         student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, rows, k))
-    sweep.move(write, torch.cat([own, lent])[rows.to(own.device)], solution.change)
+    sweep.move(write, both[rows.to(both.device)], solution.change)
     return rows
 
 

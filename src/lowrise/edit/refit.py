@@ -24,12 +24,13 @@ from collections.abc import Hashable
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from lowrise.edit.gram import Solution, solve, two_grams, weight_of
 from lowrise.edit.neurons import adopt
 from lowrise.edit.sweep import Sweep
 from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
+from lowrise.model.neurons import neuron_count
 
 
 def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int]:
@@ -50,13 +51,12 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     if first is None:
         sweep.pass_student()
         return None, 0
-    others = torch.zeros(0, dtype=torch.bool)  # whether a neuron is another layer's
+    others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
         rows = adopt(sweep, lender, _turn(sweep, _mlp_of(sweep, lender), mlp).change)
         if rows is None:
             break
-        own = others if len(others) else torch.zeros(len(rows), dtype=torch.bool)
-        others = torch.cat([own, torch.ones(len(rows), dtype=torch.bool)])[rows.cpu()]
+        others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
     last = _refit_mlp_write(sweep)
     before = first.before if sweep.gap else last.before
     sweep.up()
@@ -73,22 +73,21 @@ def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
     if no gap follows, the stream behind this layer's attention, but for its bias.
     """
     decoder, layer = sweep.decoder, sweep.layer
-    attention, _ = reads(decoder, layer)
+    readers: dict[Hashable, nn.Module] = {"attention": reads(decoder, layer)[0][0].module}
+    readers |= {_mlp_of(sweep, one): reads(decoder, one)[1][0].module for one in (layer, *lenders)}
+    write = attention_write(decoder, layer) if writes and not sweep.gap else None
     for number, _, calls in sweep.batches():
-        entering = sweep.get("dense", number)
         with ExitStack() as stack:
-            given: dict[Hashable, list[Tensor]] = {"attention": stack.enter_context(captured(attention[0].module))}
-            for one in (layer, *lenders):
-                given[_mlp_of(sweep, one)] = stack.enter_context(captured(reads(decoder, one)[1][0].module))
-            if writes:
-                write = attention_write(decoder, layer)
+            given = {what: stack.enter_context(captured(module)) for what, module in readers.items()}
+            if write is not None:
+                entering = stack.enter_context(captured(decoder.layers[layer]))
                 heads = stack.enter_context(captured(write.module))
             h = sweep.dense(number, calls)
         for what, (value,) in given.items():
             sweep.put(what, number, value.view(*h.shape[:-1], -1))
-        if writes and not sweep.gap:
+        if write is not None:
             own = write.matrix(decoder.layers[layer].get_parameter(write.parameter))
-            sweep.put("attended", number, entering + (heads[0] @ own).view_as(h))
+            sweep.put("attended", number, entering[0] + (heads[0] @ own).view_as(h))
 
 
 def _turn(sweep: Sweep, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
@@ -114,21 +113,22 @@ def _read_through(sweep: Sweep, matrices: tuple[Matrix, ...], turn: Solution) ->
 
 def _refit_attention_write(sweep: Sweep) -> Solution:
     student, layer = sweep.student, sweep.layer
-    write, other = attention_write(sweep.decoder, layer), mlp_write(sweep.decoder, layer)
+    write, mlp = attention_write(sweep.decoder, layer), mlp_write(sweep.decoder, layer)
     own = write.matrix(student.parameter(layer, write.parameter)).float()
     k, d = own.shape
-    beside = len(other.matrix(student.parameter(layer, other.parameter))) if sweep.gap else 0
+    beside = neuron_count(sweep.decoder, layer) if sweep.gap else 0
     fit, held_out = two_grams((k + beside, d), own.device)
     for number, held, calls in sweep.batches():
         if sweep.gap:
-            with captured(write.module) as heads, captured(other.module) as neurons:
+            with captured(write.module) as heads, captured(mlp.module) as neurons:
                 out = sweep.run(number, calls)().float()
             a = torch.cat([heads[0].flatten(0, -2), neurons[0].flatten(0, -2)], 1)
             target = sweep.get("dense", number)
         else:
-            a = input_of(write.module, sweep.run(number, calls)).flatten(0, -2)
+            with captured(sweep.decoder.layers[layer]) as entering:
+                a = input_of(write.module, sweep.run(number, calls)).flatten(0, -2)
             target = sweep.get("attended", number)
-            out = sweep.get("student", number).float() + (a.float() @ own).view_as(target)
+            out = entering[0].float() + (a.float() @ own).view_as(target)
         (held_out if held else fit).add(a, target.float() - out, weight_of(target))
     solution = solve(fit, held_out)
     sweep.move(write, own, solution.change[:k])

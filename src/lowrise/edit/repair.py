@@ -19,8 +19,9 @@ from lowrise.edit.gram import Solution, fold, two_grams
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
+from lowrise.model.alike import same_neurons
 from lowrise.model.matrices import captured, check_refit, mlp_write
-from lowrise.model.neurons import neurons_apart, same_kind
+from lowrise.model.neurons import neurons_apart
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from lowrise.recipe import Repair
@@ -78,7 +79,7 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
             solution, neurons = None, 0
             if how == "refit":
                 between = range(layer + 1, stop) if adopts else ()
-                lenders = [other for other in between if same_kind(student.decoder, layer, other)]
+                lenders = [other for other in between if same_neurons(student.decoder, layer, other)]
                 solution, neurons = refit_layer(sweep, writes, lenders)
             elif layer in before_gaps:
                 solution = _fold_layer(sweep, how)

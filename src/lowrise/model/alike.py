@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lowrise.model.decoder import Decoder
 from lowrise.model.splice import layer_facts, per_layer_lists
 
@@ -21,6 +23,17 @@ def difference(decoder: Decoder, first: int, other: int) -> str | None:
         if mine.get(key) != theirs.get(key):
             return f"{key} {mine.get(key)} beside {theirs.get(key)}"
     return None
+
+
+def same_neurons(decoder: Decoder, first: int, other: int) -> bool:
+    """Whether neurons of one layer are at home in the other: all but attention, and what is said of the layer whole."""
+    attention, _, _ = decoder.names(first).attention_output.partition(".")
+
+    def facts(layer: int) -> dict[str, Any]:
+        of_parts = {key: value for key, value in layer_facts(decoder.layers[layer]).items() if "." in key}
+        return {key: value for key, value in of_parts.items() if not key.startswith(f"{attention}.")}
+
+    return facts(first) == facts(other)
 
 
 def kinds(decoder: Decoder) -> list[int]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import Matrix, input_of, mlp_output, reads, some_tokens
-from lowrise.model.splice import layer_facts
+from lowrise.model.matrices import input_of, mlp_output, reads, some_tokens
 
 
 def parameters(decoder: Decoder, layer: int) -> dict[str, int]:
@@ -18,20 +15,22 @@ def parameters(decoder: Decoder, layer: int) -> dict[str, int]:
     for matrix in reads(decoder, layer)[1]:
         found[matrix.parameter] = 1 if matrix.inward else 0
         if getattr(matrix.module, "bias", None) is not None:
-            found[_bias(matrix)] = 0
+            found[matrix.parameter.removesuffix("weight") + "bias"] = 0
     return found
+
+
+def neuron_count(decoder: Decoder, layer: int) -> int:
+    """k, of what the MLP's output matrix (k, d) is given."""
+    write = mlp_output(decoder, layer)
+    return len(write.matrix(decoder.layers[layer].get_parameter(write.parameter)))
 
 
 def turned(decoder: Decoder, layer: int, turn: Tensor) -> dict[str, Tensor]:
     """The layer's `parameters` by path, when (1 + `turn`) (d, d) stands before its MLP."""
-    found = {}
+    found = {name: decoder.layers[layer].get_parameter(name).detach() for name in parameters(decoder, layer)}
     for matrix in reads(decoder, layer)[1]:
-        module = decoder.layers[layer]
-        own = matrix.matrix(module.get_parameter(matrix.parameter).detach()).float()
-        weight, _ = matrix.moved(own, turn @ own.to(turn), decoder.dtype)
-        found[matrix.parameter] = weight
-        if getattr(matrix.module, "bias", None) is not None:
-            found[_bias(matrix)] = module.get_parameter(_bias(matrix)).detach()
+        own = matrix.matrix(found[matrix.parameter]).float()
+        found[matrix.parameter], _ = matrix.moved(own, turn @ own.to(turn), decoder.dtype)
     return found
 
 
@@ -45,17 +44,6 @@ def chosen(own: Tensor, other: Tensor, axis: int, rows: Tensor, neurons: int) ->
     return both.contiguous()
 
 
-def same_kind(decoder: Decoder, first: int, other: int) -> bool:
-    """Whether neurons of one layer are at home in the other: all but attention, and what is said of the layer whole."""
-    attention, _, _ = decoder.names(first).attention_output.partition(".")
-
-    def facts(layer: int) -> dict[str, Any]:
-        of_parts = {key: value for key, value in layer_facts(decoder.layers[layer]).items() if "." in key}
-        return {key: value for key, value in of_parts.items() if not key.startswith(f"{attention}.")}
-
-    return facts(first) == facts(other)
-
-
 @torch.no_grad()
 def neurons_apart(decoder: Decoder) -> bool:
     """Whether the first layer's MLP is what `parameters` says: tried with its neurons in reverse, half of them silent.
@@ -63,7 +51,7 @@ def neurons_apart(decoder: Decoder) -> bool:
     The other half must then be what it was, each in its new place.
     """
     write = mlp_output(decoder, 0)
-    count = len(write.matrix(decoder.layers[0].get_parameter(write.parameter)))
+    count = neuron_count(decoder, 0)
     back = torch.arange(count - 1, -1, -1)
     changed: dict[str, Tensor] = {}
     for name, axis in parameters(decoder, 0).items():
@@ -82,7 +70,3 @@ def neurons_apart(decoder: Decoder) -> bool:
     stay = slice(count - count // 2, None)
     expected = were.flip(-1)[:, stay]
     return float((are[:, stay] - expected).norm()) < 0.02 * float(expected.norm())
-
-
-def _bias(matrix: Matrix) -> str:
-    return matrix.parameter.removesuffix("weight") + "bias"

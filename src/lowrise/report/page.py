@@ -47,6 +47,7 @@ def report_page(contents: Contents) -> str:
     """The page as HTML; the same bytes for the same contents."""
     plan, results = contents.plan, contents.results
     charts, house = charts_of(contents), build_house(plan)
+    lowest = min((edit.start for edit in plan.edits), default=0)
     return render_page(
         "report.html",
         title=f"{plan.model_name}, {plan.model.layers} to {plan.layers_after} layers",
@@ -61,7 +62,7 @@ def report_page(contents: Contents) -> str:
         house=house,
         size=(WIDTH, LEFT, RIGHT),
         legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
-        edits=[edit_sentence(edit, lowest=edit.start == min(one.start for one in plan.edits)) for edit in plan.edits],
+        edits=[edit_sentence(edit, lowest=edit.start == lowest) for edit in plan.edits],
         preset=presets().get(plan.preset),
         costs=costs(contents),
         tasks=scores(contents),
