@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 import tiny
 from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram
-from lowrise.edit.neurons import RIDGE, adopt, cheapest_out
+from lowrise.edit.neurons import MOST_INPUTS, RIDGE, adopt, blocks, cheapest_out
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
@@ -19,6 +20,7 @@ from lowrise.model.matrices import mlp_write
 from lowrise.model.neurons import chosen, neurons_apart, parameters
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
+from naive import apart, naive_refit
 
 QUIET = Reporter(quiet=True)
 FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # gated, biased, transposed, parallel, fused
@@ -106,6 +108,19 @@ def test_sums_of_some_rows_are_those_of_an_mlp_that_has_no_others() -> None:
 
 
 @torch.no_grad()
+def test_a_whole_repair_with_neurons_is_the_naive_one() -> None:
+    kept, tokens = [0, 2, 3, 5], windows()
+    ours, naive = make("llama"), make("llama")
+    for decoder, layer in itertools.product((ours, naive), (1, 4)):  # MLPs that are missed
+        decoder.layers[layer].get_parameter("mlp.down_proj.weight").mul_(4)
+    fits = repair(Student(ours, kept), tokens, HELD_OUT, "refit", QUIET)
+    naive_refit(naive, kept, tokens, neurons=True)
+    assert [fit.neurons > 0 for fit in fits] == [True, False, True, False]
+    assert Student(ours, kept).loss(tokens) == pytest.approx(Student(naive, kept).loss(tokens), rel=1e-3)
+    assert apart(ours, naive, kept, windows(seed=1)) < 3e-4
+
+
+@torch.no_grad()
 def test_an_idle_layer_takes_over_the_whole_mlp_that_goes() -> None:
     decoder, tokens = make("llama"), windows(96)
     for layer in (2, 3):
@@ -115,6 +130,38 @@ def test_an_idle_layer_takes_over_the_whole_mlp_that_goes() -> None:
     fit, *_ = repair(Student(decoder, [0, 1, 2, 4, 5]), tokens, HELD_OUT, "refit", QUIET)
     assert fit.neurons == decoder.config.intermediate_size
     assert fit.after < 0.1 * fit.before
+
+
+@pytest.mark.parametrize("neurons", [1, 64, 1536, 8192, 8193, 11008, 14336, 28672])
+def test_every_neuron_is_asked_once_and_no_more_at_a_time_than_there_is_room_for(neurons: int) -> None:
+    asked = [range(neurons)[block] for block in blocks(neurons)]
+    assert list(itertools.chain(*asked)) == list(range(neurons))
+    assert neurons + max(map(len, asked)) <= max(MOST_INPUTS, 1.25 * neurons)
+    assert len(asked) <= 4
+
+
+@torch.no_grad()
+def test_a_wide_mlp_is_taken_over_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    made = Gram.__init__
+
+    def noted(self: Gram, k: int, d: int, device: torch.device) -> None:
+        sizes.append(k)
+        made(self, k, d, device)
+
+    decoder = make("llama")
+    k = decoder.config.intermediate_size
+    for layer in (2, 3):
+        decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
+    decoder.layers[2].get_parameter("mlp.down_proj.weight").zero_()
+    decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(3)
+    monkeypatch.setattr("lowrise.edit.neurons.MOST_INPUTS", 0)
+    monkeypatch.setattr(Gram, "__init__", noted)
+    fit, *_ = repair(Student(decoder, [0, 1, 2, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)
+    assert fit.neurons == k  # of all four blocks
+    assert fit.after < 0.1 * fit.before
+    heads = decoder.config.hidden_size
+    assert max(sizes) <= max(k + heads, k + -(-k // 4))
 
 
 @torch.no_grad()

@@ -19,26 +19,33 @@ from lowrise.model.neurons import chosen, parameters, turned
 
 RIDGE = 0.1  # while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
+MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are then 2 GiB
 
 
-def adopt(sweep: Sweep, other: int, turn: Tensor) -> Tensor | None:
+def blocks(neurons: int) -> list[slice]:
+    """The lender's k `neurons`, so many at a time as fit into MOST_INPUTS beside the layer's own, k / 4 at least."""
+    size = max(MOST_INPUTS - neurons, -(-neurons // 4))
+    return [slice(first, min(first + size, neurons)) for first in range(0, neurons, size)]
+
+
+def adopt(sweep: Sweep, other: int, block: slice, turn: Tensor) -> Tensor | None:
     """The student's layer takes over neurons of the dense layer `other`; (k,) that it then has, its own counted first.
 
-    turn: T (d, d), with which the input of the student's MLP becomes that of `other`'s. None, and nothing changes,
-    where the neurons chosen do not meet held-out tokens better than its own. Memory: two sets of sums of 2k inputs
-    and, while neurons go, two matrices of that size.
+    block: which of `other`'s are asked. turn: T (d, d), with which the input of the student's MLP becomes that of
+    `other`'s. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than its own.
+    Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
     """
     student, layer = sweep.student, sweep.layer
     write = mlp_write(sweep.decoder, layer)
     theirs = turned(sweep.decoder, other, turn)
     own = write.matrix(student.parameter(layer, write.parameter)).float()
-    lent = write.matrix(sweep.decoder.layers[other].get_parameter(write.parameter).detach()).float()
+    lent = write.matrix(sweep.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
     k, d = own.shape
-    fit, held_out = two_grams((2 * k, d), own.device)
+    fit, held_out = two_grams((k + len(lent), d), own.device)
     for number, held, calls in sweep.batches():
         with captured(write.module) as inputs:
             out = sweep.run(number, calls)().float()
-        a = inputs[0].flatten(0, -2), input_of(write.module, sweep.run(number, calls, theirs)).flatten(0, -2)
+        a = inputs[0].flatten(0, -2), input_of(write.module, sweep.run(number, calls, theirs)).flatten(0, -2)[:, block]
         target = sweep.get("dense", number)
         missing = target.float() - out - (a[1].float() @ lent).view_as(out)
         (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
@@ -51,8 +58,9 @@ def adopt(sweep: Sweep, other: int, turn: Tensor) -> Tensor | None:
     plain, solution = (solve(fit.keeping(these, matrix), held_out.keeping(these, matrix)) for these in (alone, rows))
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
+    of_both = torch.where(rows < k, rows, rows + block.start)
     for name, axis in parameters(sweep.decoder, layer).items():
-        student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, rows, k))
+        student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, of_both, k))
     sweep.move(write, both[rows.to(both.device)], solution.change)
     return rows
 

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from lowrise.edit.gram import Solution, solve, two_grams, weight_of
-from lowrise.edit.neurons import adopt
+from lowrise.edit.neurons import adopt, blocks
 from lowrise.edit.sweep import Sweep
 from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
 from lowrise.model.neurons import neuron_count
@@ -53,10 +53,12 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
         return None, 0
     others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
-        rows = adopt(sweep, lender, _turn(sweep, _mlp_of(sweep, lender), mlp).change)
-        if rows is None:
+        turn = _turn(sweep, _mlp_of(sweep, lender), mlp).change
+        taken = [rows for block in blocks(len(others)) if (rows := adopt(sweep, lender, block, turn)) is not None]
+        if not taken:
             break
-        others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
+        for rows in taken:
+            others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
     last = _refit_mlp_write(sweep)
     before = first.before if sweep.gap else last.before
     sweep.up()

@@ -1,0 +1,139 @@
+"""Closed-form repairs written plainly, every activation stored: what tests hold `edit/repair.py` against."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrise.calibration import Windows
+from lowrise.edit.neurons import RIDGE, STEPS
+from lowrise.edit.repair import gaps
+from lowrise.edit.student import Student
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import attention_write, captured, mlp_write, reads
+from ridges import HELD_OUT, best_ridge
+
+
+def through(decoder: Decoder, layers: list[int], tokens: Windows, module: Any) -> tuple[Tensor, Tensor]:
+    """(what `module` is given, what leaves the last of `layers`), from the embeddings, all windows at once."""
+    h, calls = decoder.enter(tokens.ids)
+    with captured(module) as seen:
+        for layer in layers:
+            h = decoder.step(layer, h, calls)
+    return seen[-1].reshape(*h.shape[:-1], -1), h
+
+
+def apart(ours: Decoder, naive: Decoder, kept: list[int], tokens: Windows) -> float:
+    """How far states of the two students are from each other, of tokens that neither may have seen: the largest share
+    of any layer. Matrices say less: a layer norm leaves one direction of their inputs, that no token takes, to chance.
+    """
+    shares, (h, calls), (other, _) = [], ours.enter(tokens.ids), naive.enter(tokens.ids)
+    for layer in kept:
+        h, other = ours.step(layer, h, calls), naive.step(layer, other, calls)
+        shares.append(float((h - other).norm() / other.norm()))
+    return max(shares)
+
+
+def changed(decoder: Decoder, layer: int, matrix: Any, change: Any) -> None:
+    """In place. change: of the matrix (k, d), from the matrix."""
+    weight = decoder.layers[layer].get_parameter(matrix.parameter)
+    own = matrix.matrix(weight).double()
+    weight.copy_(matrix.weight((own + change(own)).float()))
+
+
+def naive_fold(decoder: Decoder, kept: list[int], tokens: Windows) -> None:
+    targets = dict(decoder.states(tokens.ids))
+    for layer, stop in gaps(Student(decoder, kept)):
+        write = mlp_write(decoder, layer)
+        a, h = through(decoder, kept[: kept.index(layer) + 1], tokens, write.module)
+        a, e = (part[:-HELD_OUT].flatten(0, 1).double() for part in (a, targets[stop] - h))
+
+        def folded(own: Tensor, a: Tensor = a, e: Tensor = e) -> Tensor:
+            return own @ torch.linalg.lstsq(a @ own, e + a @ own).solution - own
+
+        changed(decoder, layer, write, folded)
+
+
+def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, neurons: bool = False) -> None:
+    """neurons: of a llama, whether they move too."""
+    dense = Decoder(copy.deepcopy(decoder.model))
+    targets = dict(dense.states(tokens.ids))
+    first = min([*(layer for layer, _ in gaps(Student(decoder, kept))), *([kept[0]] if kept[0] else [])])
+    for layer in kept[kept.index(first) :]:
+        below = kept[: kept.index(layer) + 1]
+        stop = Student(decoder, kept).following(layer)
+        for part in (0, 1):
+            matrices, same = (reads(model, layer)[part] for model in (decoder, dense))
+            given, _ = through(decoder, below, tokens, matrices[0].module)
+            wanted, _ = through(dense, list(range(layer + 1)), tokens, same[0].module)
+            t = best_ridge(given, wanted - given)
+            for matrix in matrices:
+                changed(decoder, layer, matrix, lambda own, t=t: t @ own)
+            lenders = range(layer + 1, stop) if neurons and part else ()
+            all(naive_adopt(decoder, dense, below, other, tokens, targets[stop]) for other in lenders)
+            write = (attention_write, mlp_write)[part](decoder, layer)
+            a, out = through(decoder, below, tokens, write.module)
+            missing, target = targets[stop] - out, targets[stop]
+            if part == 0 and stop == layer + 1:
+                target = attended(dense, list(range(layer)), layer, tokens)
+                missing = target - attended(decoder, below[:-1], layer, tokens)
+            elif part == 0:
+                a = torch.cat([a, through(decoder, below, tokens, mlp_write(decoder, layer).module)[0]], -1)
+            x = best_ridge(a, missing, 1 / target.norm(dim=-1))
+            changed(decoder, layer, write, lambda own, x=x: x[: len(own)])
+
+
+def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) -> Tensor:
+    """The stream behind the attention of `layer`, but for its bias."""
+    write = attention_write(decoder, layer)
+    h, calls = decoder.enter(tokens.ids)
+    for one in below:
+        h = decoder.step(one, h, calls)
+    with captured(write.module) as seen:
+        decoder.step(layer, h, calls)
+    return h + seen[0].reshape(*h.shape[:-1], -1) @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
+
+
+def naive_adopt(
+    decoder: Decoder, dense: Decoder, below: list[int], other: int, tokens: Windows, target: Tensor
+) -> bool:
+    """Whether the last of `below`, layers of a llama, took over neurons of the dense layer `other`."""
+    mlp, theirs = decoder.layers[below[-1]].mlp, copy.deepcopy(dense.layers[other].mlp)
+    x, out = through(decoder, below, tokens, mlp.gate_proj)
+    wanted, _ = through(dense, list(range(other + 1)), tokens, dense.layers[other].mlp.gate_proj)
+    turn = best_ridge(x, wanted - x).float()
+    for matrix in (theirs.gate_proj, theirs.up_proj):
+        matrix.weight += matrix.weight @ turn.T
+    a = torch.cat([one.act_fn(one.gate_proj(x)) * one.up_proj(x) for one in (mlp, theirs)], -1)
+    both = torch.cat([mlp.down_proj.weight.T, theirs.down_proj.weight.T]).double()
+    k = len(both) // 2
+    before = out - a[..., :k] @ both[:k].float()  # what leaves the layer but for its neurons
+    weight = 1 / target.norm(dim=-1)
+
+    root = weight[:-HELD_OUT].double().sqrt().flatten()[:, None]
+    fitted = a[:-HELD_OUT].flatten(0, 1).double() * root
+    missing = (target - before)[:-HELD_OUT].flatten(0, 1).double() * root - fitted @ both
+    damped = fitted.T @ fitted
+    damped += RIDGE * damped.diagonal().mean() * torch.eye(2 * k, dtype=torch.float64)
+    goal = damped @ both + fitted.T @ missing  # whose solution of all rows is the ridge regression of all
+    rows = torch.arange(2 * k)
+    while len(rows) > k:
+        inverse = torch.linalg.inv(damped[rows][:, rows])
+        cost = (inverse @ goal[rows]).square().sum(1) / inverse.diagonal()
+        rows = rows[cost.argsort()[min(-(-k // STEPS), len(rows) - k) :]].sort().values
+
+    def meets(these: Tensor) -> tuple[Tensor, float]:
+        change = best_ridge(a[..., these], target - before - a[..., these] @ both[these].float(), weight)
+        left = target - before - (a[..., these].double() @ (both[these] + change)).float()
+        return change, float((left.square().sum(-1) * weight)[-HELD_OUT:].sum())
+
+    change, error = meets(rows)
+    if error >= meets(torch.arange(k))[1]:
+        return False
+    for own, lent in ((mlp.gate_proj, theirs.gate_proj), (mlp.up_proj, theirs.up_proj)):
+        own.weight.copy_(torch.cat([own.weight, lent.weight])[rows])
+    mlp.down_proj.weight.copy_((both[rows] + change).float().T)
+    return True
