@@ -46,9 +46,19 @@ def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder:
     changed = {layer for layer, _ in changed_matrices(tiny_folder, out, plan)}
     before_gaps = {edit["start"] - 1 for edit in plan["edits"]}
     assert changed <= ({*range(min(before_gaps), tiny.LAYERS)} if kind == "refit" else before_gaps)
-    assert "closed form" in (out / "lowrise" / "report.html").read_text(encoding="utf-8")
-    says = {"refit": "ridge regressions refit the matrices of the layers", "fold": "folded into the MLP output matrix"}
-    assert says[kind] in (out / "README.md").read_text(encoding="utf-8")
+    page, card = ((out / name).read_text(encoding="utf-8") for name in ("lowrise/report.html", "README.md"))
+    assert "closed form" in page
+    lowest = min(before_gaps)
+    says = {
+        "refit": f"Ridge regressions refit the matrices of the layers that are left from {lowest} on.",
+        "fold": f"A linear map folded into the MLP output matrix of layer {lowest}.",
+    }
+    assert card.count(says[kind]) == 1
+    assert {repair["layer"] for repair in results["repairs"]} >= before_gaps
+    taken = [f"{one['neurons']} by layer {one['layer']}" for one in results["repairs"] if one["neurons"]]
+    assert bool(taken) == (kind == "refit")
+    for text in (page, card):
+        assert ("MLP neurons taken over from layers that go: " + ", ".join(taken) in text) == bool(taken)
 
 
 def test_a_run_says_what_every_layer_before_a_gap_made_of_it(

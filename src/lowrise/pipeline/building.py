@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from lowrise.calibration import Windows
 from lowrise.edit.merge import merge
+from lowrise.edit.repair import Fit
 from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
@@ -27,8 +29,8 @@ from lowrise.pipeline.repairing import Gate, held_out_windows, repair_model, tel
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.report.card import describe
 from lowrise.report.curve import draw_training_curve
+from lowrise.report.edits import describe, describe_repair
 from lowrise.report.page import build_report
 
 
@@ -53,7 +55,7 @@ def apply_and_write(
     observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     compute = opened.decoder.dtype
-    curves = edit_model(plan, opened, windows, recipe, report, clock)
+    curves, fits = edit_model(plan, opened, windows, recipe, report, clock)
     if gate is not None and plan.scores.get("held_out", {}).get("after") is None:
         held_out = gate.scores(gate.loss(opened.decoder))
         plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
@@ -74,6 +76,7 @@ def apply_and_write(
             {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
             for curve in curves
         ]
+        results["repairs"] = [asdict(fit) for fit in fits]
         results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
         results["command"] = command
         results["base"] = inherited_metadata(opened.place)
@@ -89,16 +92,16 @@ def apply_and_write(
 
 def edit_model(
     plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter, clock: Clock
-) -> list[TrainingCurve]:
+) -> tuple[list[TrainingCurve], list[Fit]]:
     """All edits in place, the last span first, so that the layers below an edit are as they were when it was planned.
 
     What is repaired in closed form is solved before all of them, bottom up, while no layer is gone.
     """
     curves, decoder = [], opened.decoder
-    repaired = repair_model(plan, opened, windows, recipe, report, clock) if windows is not None else set()
+    fits = repair_model(plan, opened, windows, recipe, report, clock) if windows is not None else []
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
-        report.say(describe(edit.model_dump()))
-        if isinstance(edit, Merge) and edit.start in repaired:
+        report.say(describe(edit))
+        if isinstance(edit, Merge) and edit.repair != "none":
             decoder.drop(edit.start + 1, edit.stop)
             continue
         if isinstance(edit, Merge):
@@ -117,9 +120,13 @@ def edit_model(
             with clock.stage("repair"):
                 fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(recipe, windows)))
             tell_fits([fit], report)
+            fits.append(fit)
         del pairs
         trainee.install()
-    return curves
+    sentence = describe_repair(plan.edits)
+    if sentence is not None:
+        report.say(sentence)
+    return curves, fits
 
 
 def _write_side_files(

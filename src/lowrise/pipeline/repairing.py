@@ -44,11 +44,11 @@ def check_repairs(decoder: Decoder, edits: Iterable[Drop | Merge | Replace]) -> 
 
 def repair_model(
     plan: Plan, opened: OpenModel, windows: Windows, recipe: Recipe, report: Reporter, clock: Clock
-) -> set[int]:
-    """Solve matrices for all drops and merges that ask for it, in place. The merged layers that are whole by then."""
+) -> list[Fit]:
+    """Solve matrices for all drops and merges that ask for it, in place; merged layers are whole by then."""
     edits = [edit for edit in plan.edits if isinstance(edit, Drop | Merge)]
     if all(edit.repair == "none" for edit in edits):
-        return set()
+        return []
     how = edits[0].repair
     student = student_of(opened.decoder, edits)
     if how == "refit":
@@ -60,7 +60,7 @@ def repair_model(
     tell_fits([fit for fit in fits if fit.stop != fit.layer + 1], report)
     if how == "refit" and not fits:
         report.say("a norm or a factor stands between layers and stream: only what they read was refit")
-    return {edit.start for edit in edits if isinstance(edit, Merge)}
+    return fits
 
 
 def tell_fits(fits: list[Fit], report: Reporter) -> None:

@@ -10,6 +10,7 @@ import yaml
 from lowrise.plan import Plan
 from lowrise.recipe import presets
 from lowrise.report import words
+from lowrise.report.edits import describe, describe_repair, neurons_taken
 from lowrise.report.folder import Contents
 from lowrise.report.scores import costs, kept, scores, timings
 from lowrise.report.verdict import notices
@@ -20,13 +21,15 @@ def model_card(contents: Contents) -> str:
     plan = contents.plan
     known = presets().get(plan.preset)
     paper = f" ({known.paper})" if known and known.paper else ""
-    edits = [f"- {describe(edit.model_dump())}" for edit in plan.edits] or ["- nothing was changed"]
+    edits = [f"- {describe(edit)}" for edit in plan.edits] or ["- nothing was changed"]
+    repair = [describe_repair(plan.edits), neurons_taken(contents.results.repairs)]
     parts = [
         f"---\n{yaml.safe_dump(_header(contents), sort_keys=False)}---",
         f"# {words.markdown(plan.model_name)}, {plan.model.layers} → {plan.layers_after} layers",
         *(f"**{one.headline}.** {words.markdown(one.text)}" for one in notices(contents)),
         f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{paper}.",
         "\n".join(edits),
+        *(f"{words.capitalize_first(sentence)}." for sentence in repair if sentence),
         *_tables(contents),
         _how_to_open(plan),
         "`lowrise/report.html` shows it all in pictures; beside it lie the recipe, the plan and every number.",
@@ -86,29 +89,3 @@ def _how_to_open(plan: Plan) -> str:
         f"model = AutoModelForCausalLM.from_pretrained(FOLDER{trust})\n"
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n```"
     )
-
-
-def describe(edit: dict[str, Any]) -> str:
-    """One edit in words, layers 0-based, the span half-open."""
-    span = f"layers [{edit['start']}, {edit['stop']})"
-    if edit["kind"] in ("drop", "fold", "refit"):
-        return f"{span} dropped{_repaired(edit['kind'], edit['start'] - 1)}"
-    if edit["kind"] == "merge":
-        mix = " ".join(f"{weight:+.3g}·θ{edit['start'] + i}" for i, weight in enumerate(edit["weights"]) if weight)
-        norms = "its norms kept" if edit["norms"] == "keep" else "norms merged too"
-        merged = f"{span} merged into layer {edit['start']} by the rule `{edit['rule']}`: {mix}, {norms}"
-        return f"{merged}{_repaired(edit['repair'], edit['start'])}"
-    repair = edit["repair"]
-    repaired = "; a ridge regression refit its last matrix" if repair == "refit" else _repaired(repair, edit["start"])
-    form = "" if edit["network"] == "layer" else f" in its {edit['form']} form"
-    put_back = f"one trained `{edit['network']}` network{form}"
-    return f"{span} replaced by {put_back}{repaired}"
-
-
-def _repaired(how: str, layer: int) -> str:
-    """What a closed-form repair did to `layer` (of the original model, before the gap or merged) and those above."""
-    if how == "refit":
-        return f"; ridge regressions refit the matrices of the layers that are left from {max(layer, 0)} on"
-    if how in ("none", "drop") or layer < 0:
-        return ""
-    return f"; a linear map folded into the MLP output matrix of layer {layer}"

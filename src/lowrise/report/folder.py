@@ -132,6 +132,13 @@ class Training(_Loose):
     steps: int
 
 
+class Repair(_Loose):
+    """What was solved in closed form at one layer of the original model."""
+
+    layer: int
+    neurons: int = 0
+
+
 class Results(Measured):
     """results.json, as far as a page or a card shows it (DESIGN, results.json)."""
 
@@ -143,6 +150,7 @@ class Results(Measured):
     speed: Speed | None = None
     samples: list[Sample] = []
     training: list[Training] = []
+    repairs: list[Repair] = []
     base: dict[str, str] = {}
     command: str = "run"
     warnings: list[str] = []

@@ -11,6 +11,7 @@ from lowrise.recipe import presets
 from lowrise.report import words
 from lowrise.report.card import model_card
 from lowrise.report.document import render_page
+from lowrise.report.edits import neurons_taken
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
 from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
@@ -63,6 +64,7 @@ def report_page(contents: Contents) -> str:
         size=(WIDTH, LEFT, RIGHT),
         legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
         edits=[edit_sentence(edit, lowest=edit.start == lowest) for edit in plan.edits],
+        neurons=neurons_taken(results.repairs),
         preset=presets().get(plan.preset),
         costs=costs(contents),
         tasks=scores(contents),
