@@ -19,6 +19,7 @@ from lowrise.edit.gram import Solution, fold, two_grams
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
+from lowrise.exact import exact
 from lowrise.model.alike import same_neurons
 from lowrise.model.matrices import captured, check_refit, mlp_write
 from lowrise.model.neurons import neurons_apart
@@ -124,4 +125,4 @@ def _turn(sweep: Sweep, own: Tensor, of_held: list[bool]) -> Solution:
                 yield inputs @ own, out, target
 
     found, before, after = cosine_map(lambda: tokens(held=False), lambda: tokens(held=True), own.shape[1])
-    return Solution((own @ found - own).double(), None, before, after)
+    return Solution(exact(own @ found - own), None, before, after)

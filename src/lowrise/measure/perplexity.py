@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
+from lowrise.exact import exact_sum
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 
@@ -45,7 +46,7 @@ def perplexity(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str
 def _cross_entropy_sum(logits: Tensor, ids: Tensor) -> float:
     """Summed over all positions that have a next token; logits (batch, tokens, vocabulary), ids (batch, tokens)."""
     losses = [
-        torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:], reduction="none").sum(dtype=torch.float64)
+        exact_sum(torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:], reduction="none"))
         for row, targets in zip(logits, ids, strict=True)
     ]
     return float(torch.stack(losses).sum())

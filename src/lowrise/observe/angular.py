@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact
+
 
 class AngularDistance:
     """Mean over windows of arccos(cos(h[l], h[l+n])) / π at each window's LAST token, of every span at once.
@@ -27,7 +29,7 @@ class AngularDistance:
         last = h[:, -1]
         if self._states.shape != (shape := (len(last), self._layers + 1, last.shape[-1])):
             # one buffer for all batches: small tensors that are kept among large ones pin the heap
-            self._states = torch.empty(shape, dtype=torch.float64, device=h.device)
+            self._states = exact(h.new_empty(shape))
         self._states[:, layer] = last
         if layer == self._layers:
             unit = torch.nn.functional.normalize(self._states, dim=-1, eps=0.0)

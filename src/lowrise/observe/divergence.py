@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact_sum
 from lowrise.model.decoder import Decoder
 from lowrise.observe.loss import logits_by_piece
 
@@ -54,13 +55,13 @@ def loss_and_divergence(decoder: Decoder, h: Tensor, ids: Tensor, dense: Likely)
         log_q = logits.gather(-1, dense.tokens[:, piece]) - total
         told_apart = (log_p.exp() * (log_p - log_q)).sum(-1)
         rest, other_rest = (_rest(log) for log in (log_p, log_q))
-        divergence += float((told_apart + rest * (rest.log() - other_rest.log())).cpu().sum(dtype=torch.float64))
+        divergence += float(exact_sum(told_apart + rest * (rest.log() - other_rest.log())))
     return loss, divergence
 
 
 def _loss(logits: Tensor, total: Tensor, targets: Tensor) -> float:
     """Summed cross-entropy of (batch, positions, vocabulary) logits whose logsumexp is known already."""
-    return float((total - logits.gather(-1, targets.unsqueeze(-1))).cpu().sum(dtype=torch.float64))
+    return float(exact_sum(total - logits.gather(-1, targets.unsqueeze(-1))))
 
 
 def _rest(log_p: Tensor) -> Tensor:

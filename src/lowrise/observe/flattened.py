@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact_sum
+
 
 class FlattenedSimilarity:
     """Mean over windows of the cosine of h[l] and h[l+1], each flattened over tokens and features.
@@ -24,7 +26,7 @@ class FlattenedSimilarity:
             self._windows += len(h)
         else:
             cosine = torch.cosine_similarity(self._before, flat, dim=1)
-            self._cosine[layer - 1] += cosine.sum(dtype=torch.float64).cpu()
+            self._cosine[layer - 1] += exact_sum(cosine).cpu()
         self._before = flat
 
     def cosine(self) -> Tensor:

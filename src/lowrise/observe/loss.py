@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact_sum
 from lowrise.model.decoder import Decoder
 
 # Logits held at once. Up to 32 MiB of them the C library hands out the same memory again; more than that would be
@@ -36,9 +37,7 @@ def losses_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[Tensor
     ids = ids.to(decoder.device)
     for piece, logits in logits_by_piece(decoder, h, ids):
         targets = ids[:, piece.start + 1 : piece.stop + 1].flatten()
-        yield torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none").sum(
-            dtype=torch.float64
-        )
+        yield exact_sum(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none"))
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact
+
 
 def flattened_cosine(ours: Tensor, reference: Tensor, mask: Tensor) -> float:
     """One cosine a sentence over all its tokens' features at once, averaged over sentences; in float64.
@@ -12,11 +14,14 @@ def flattened_cosine(ours: Tensor, reference: Tensor, mask: Tensor) -> float:
     States (sentences, tokens, hidden); mask (sentences, tokens), true where a token counts. A token of large norm
     weighs more, as in the published notebooks.
     """
-    ours, reference = (torch.where(mask.unsqueeze(-1), h.double(), 0.0).flatten(1) for h in (ours, reference))
+    ours, reference = exact(ours), exact(reference)
+    counts = mask.unsqueeze(-1).to(ours.device)
+    ours, reference = (torch.where(counts, h, 0.0).flatten(1) for h in (ours, reference))
     return float(torch.cosine_similarity(ours, reference, dim=1, eps=1e-12).mean())
 
 
 def per_token_cosine(ours: Tensor, reference: Tensor, mask: Tensor) -> float:
     """One cosine a token, averaged over the sentence's tokens, then over sentences; in float64. Shapes as above."""
-    cosine = torch.cosine_similarity(ours.double(), reference.double(), dim=-1, eps=1e-12)
+    cosine = torch.cosine_similarity(exact(ours), exact(reference), dim=-1, eps=1e-12)
+    mask = mask.to(cosine.device)
     return float((torch.where(mask, cosine, 0.0).sum(1) / mask.sum(1)).mean())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact
+
 _BLOCK = 128  # tokens whose states are compared at once, few enough to stay in a processor's cache
 
 
@@ -32,7 +34,7 @@ class SpanSimilarity:
         self._states[: len(rows), layer] = rows
         if layer == self._layers:
             for block in self._states[: len(rows)].split(_BLOCK):
-                self._compare(block.double())
+                self._compare(exact(block))
 
     def _compare(self, states: Tensor) -> None:
         """states: (tokens, L+1, hidden), float64."""

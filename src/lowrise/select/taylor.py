@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.errors import RecipeError
+from lowrise.exact import exact_sum
 from lowrise.model.decoder import Decoder
 from lowrise.observe.loss import losses_by_piece
 from lowrise.observe.stream import BATCH_TOKENS
@@ -48,8 +49,7 @@ def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporte
             bar.advance(ids.numel(), steps=len(ids))
     positions = len(windows) * (windows.length - 1)
     importance = [
-        sum(float((w.detach() * g).abs().sum(dtype=torch.float64)) for w, g in zip(*pair, strict=True) if g is not None)
-        / positions
+        sum(float(exact_sum((w.detach() * g).abs())) for w, g in zip(*pair, strict=True) if g is not None) / positions
         for pair in zip(parameters, gradients, strict=True)
     ]
     layers = lowest(importance, k, may_go)

@@ -1,0 +1,89 @@
+"""What refit is calibrated on: the same cut repaired on each kind of text and seed, and what it keeps on other texts.
+
+    python benchmarks/calibration.py --text A.txt --text B.txt --eval-text C.txt [--eval-text D.txt] [--model M]
+        [--gone 9,12-15,17,19,21] [--samples 36] [--length 512] [--windows 12] [--seeds 0,1,2]
+
+Rows: what the model writes itself, each text alone, all texts, all texts and as many windows of its own. Cells: the
+mean over seeds of perplexity as a multiple of the dense model's, and the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+
+import torch
+from common import open_demo, table
+
+from lowrise.calibration import Windows, calibration_windows, text_windows
+from lowrise.edit.repair import repair
+from lowrise.edit.student import Student
+from lowrise.model.source import OpenModel
+from lowrise.progress import Reporter
+from lowrise.recipe import Training
+
+QUIET = Reporter(quiet=True)
+
+
+def kinds(texts: list[str]) -> Iterator[tuple[str, list[str], float]]:
+    """(name, files, share that the model writes beside them)."""
+    names = [text.rpartition("/")[2] for text in texts]
+    yield "own text", [], 0.0
+    yield from ((name, [text], 0.0) for name, text in zip(names, texts, strict=True))
+    if len(texts) > 1:
+        yield "all texts", texts, 0.0
+    yield "all texts and own, half and half", texts, 0.5
+
+
+def layers(asked: str) -> set[int]:
+    """9,12-15 → {9, 12, 13, 14, 15}."""
+    ends = [part.partition("-") for part in asked.split(",")]
+    return {layer for first, _, last in ends for layer in range(int(first), int(last or first) + 1)}
+
+
+def evaluation(opened: OpenModel, path: str, length: int, count: int) -> Windows:
+    """`count` windows, spread over the text."""
+    whole = text_windows(opened.tokenizer, path, length)
+    places = torch.linspace(0, len(whole) - 1, min(count, len(whole))).long()
+    return Windows(whole.ids[places], whole.source, 0)
+
+
+def ratios(asked: argparse.Namespace, files: list[str], written: float, seed: int) -> list[float]:
+    """Perplexity after the repair over that before the cut, a text each."""
+    opened = open_demo(asked.model)
+    decoder, size = opened.decoder, {"samples": asked.samples, "length": asked.length}
+    source = {"text": files, "dataset": None, "written": written}
+    found = calibration_windows(decoder, opened.tokenizer, **source, **size, seed=seed, report=QUIET)
+    marked = found.marked(opened.tokenizer.all_special_ids)
+    kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
+    texts = [evaluation(opened, path, asked.length, asked.windows) for path in asked.eval_text]
+    student = Student(decoder, kept)
+    dense = [Student(decoder, list(range(len(decoder)))).loss(text) for text in texts]
+    repair(student, marked, len(found.split(Training().validation)[1]), "refit", QUIET)
+    return [math.exp(student.loss(text) - before) for text, before in zip(texts, dense, strict=True)]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", help="default: the demo model")
+    options.add_argument("--text", action="append", required=True)
+    options.add_argument("--eval-text", action="append", required=True)
+    options.add_argument("--gone", default="9,12-15,17,19,21")
+    options.add_argument("--seeds", default="0,1,2")
+    for name, value in {"samples": 36, "length": 512, "windows": 12}.items():
+        options.add_argument(f"--{name}", type=int, default=value)
+    asked = options.parse_args()
+    seeds = [int(seed) for seed in asked.seeds.split(",")]
+    rows = []
+    for name, files, written in kinds(asked.text):
+        by_text = zip(*(ratios(asked, files, written, seed) for seed in seeds), strict=True)
+        cells = [f"{sum(each) / len(each):.3f} ({min(each):.3f} to {max(each):.3f})" for each in by_text]
+        rows.append([name, *cells])
+        print(" ".join(rows[-1]), flush=True)
+    print(f"\nlayers {asked.gone} gone, {asked.samples} windows of {asked.length}, seeds {asked.seeds}")
+    print(table(["calibration", *(path.rpartition("/")[2] for path in asked.eval_text)], rows))
+
+
+if __name__ == "__main__":
+    main()
