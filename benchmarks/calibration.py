@@ -20,6 +20,7 @@ from lowrise.calibration import Windows, calibration_windows, text_windows
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.source import OpenModel
+from lowrise.pipeline.repairing import windows_to_refit
 from lowrise.progress import Reporter
 from lowrise.recipe import Training
 
@@ -33,7 +34,7 @@ def kinds(texts: list[str]) -> Iterator[tuple[str, list[str], float]]:
     yield from ((name, [text], 0.0) for name, text in zip(names, texts, strict=True))
     if len(texts) > 1:
         yield "all texts", texts, 0.0
-    yield "all texts and own, half and half", texts, 0.5
+    yield f"{names[0] if len(texts) == 1 else 'all texts'} and own, half and half", texts, 0.5
 
 
 def layers(asked: str) -> set[int]:
@@ -55,7 +56,7 @@ def ratios(asked: argparse.Namespace, files: list[str], written: float, seed: in
     decoder, size = opened.decoder, {"samples": asked.samples, "length": asked.length}
     source = {"text": files, "dataset": None, "written": written}
     found = calibration_windows(decoder, opened.tokenizer, **source, **size, seed=seed, report=QUIET)
-    marked = found.marked(opened.tokenizer.all_special_ids)
+    marked = windows_to_refit(opened, found)
     kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
     texts = [evaluation(opened, path, asked.length, asked.windows) for path in asked.eval_text]
     student = Student(decoder, kept)

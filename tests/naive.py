@@ -34,7 +34,7 @@ def apart(ours: Decoder, naive: Decoder, kept: list[int], tokens: Windows) -> fl
     for layer in kept:
         h, other = ours.step(layer, h, calls), naive.step(layer, other, calls)
         shares.append(float((h - other).norm() / other.norm()))
-    return max(shares)
+    return float(torch.tensor(shares).max())  # nan if one is
 
 
 def changed(decoder: Decoder, layer: int, matrix: Any, change: Any) -> None:
@@ -57,8 +57,8 @@ def naive_fold(decoder: Decoder, kept: list[int], tokens: Windows) -> None:
         changed(decoder, layer, write, folded)
 
 
-def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, neurons: bool = False) -> None:
-    """neurons: of a llama, whether they move too."""
+def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int = 0) -> None:
+    """blocks: of a llama, whose neurons move too, each lender asked in so many parts."""
     dense = Decoder(copy.deepcopy(decoder.model))
     targets = dict(dense.states(tokens.ids))
     first = min([*(layer for layer, _ in gaps(Student(decoder, kept))), *([kept[0]] if kept[0] else [])])
@@ -72,8 +72,10 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, neurons: boo
             t = best_ridge(given, wanted - given)
             for matrix in matrices:
                 changed(decoder, layer, matrix, lambda own, t=t: t @ own)
-            lenders = range(layer + 1, stop) if neurons and part else ()
-            all(naive_adopt(decoder, dense, below, other, tokens, targets[stop]) for other in lenders)
+            for other in range(layer + 1, stop) if blocks and part else ():
+                asked = torch.arange(decoder.config.intermediate_size).tensor_split(blocks)
+                if not any([naive_adopt(decoder, dense, below, other, one, tokens, targets[stop]) for one in asked]):
+                    break
             write = (attention_write, mlp_write)[part](decoder, layer)
             a, out = through(decoder, below, tokens, write.module)
             missing, target = targets[stop] - out, targets[stop]
@@ -98,18 +100,19 @@ def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) ->
 
 
 def naive_adopt(
-    decoder: Decoder, dense: Decoder, below: list[int], other: int, tokens: Windows, target: Tensor
+    decoder: Decoder, dense: Decoder, below: list[int], other: int, asked: Tensor, tokens: Windows, target: Tensor
 ) -> bool:
-    """Whether the last of `below`, layers of a llama, took over neurons of the dense layer `other`."""
+    """Whether the last of `below`, layers of a llama, took over some of the neurons `asked` of dense layer `other`."""
     mlp, theirs = decoder.layers[below[-1]].mlp, copy.deepcopy(dense.layers[other].mlp)
     x, out = through(decoder, below, tokens, mlp.gate_proj)
     wanted, _ = through(dense, list(range(other + 1)), tokens, dense.layers[other].mlp.gate_proj)
     turn = best_ridge(x, wanted - x).float()
     for matrix in (theirs.gate_proj, theirs.up_proj):
-        matrix.weight += matrix.weight @ turn.T
+        matrix.weight = torch.nn.Parameter((matrix.weight + matrix.weight @ turn.T)[asked])
+    theirs.down_proj.weight = torch.nn.Parameter(theirs.down_proj.weight[:, asked])
     a = torch.cat([one.act_fn(one.gate_proj(x)) * one.up_proj(x) for one in (mlp, theirs)], -1)
     both = torch.cat([mlp.down_proj.weight.T, theirs.down_proj.weight.T]).double()
-    k = len(both) // 2
+    k = mlp.down_proj.weight.shape[1]
     before = out - a[..., :k] @ both[:k].float()  # what leaves the layer but for its neurons
     weight = 1 / target.norm(dim=-1)
 
@@ -117,13 +120,13 @@ def naive_adopt(
     fitted = a[:-HELD_OUT].flatten(0, 1).double() * root
     missing = (target - before)[:-HELD_OUT].flatten(0, 1).double() * root - fitted @ both
     damped = fitted.T @ fitted
-    damped += RIDGE * damped.diagonal().mean() * torch.eye(2 * k, dtype=torch.float64)
+    damped += RIDGE * damped.diagonal().mean() * torch.eye(len(both), dtype=torch.float64)
     goal = damped @ both + fitted.T @ missing  # whose solution of all rows is the ridge regression of all
-    rows = torch.arange(2 * k)
+    rows, step = torch.arange(len(both)), -(-len(asked) // STEPS)
     while len(rows) > k:
         inverse = torch.linalg.inv(damped[rows][:, rows])
         cost = (inverse @ goal[rows]).square().sum(1) / inverse.diagonal()
-        rows = rows[cost.argsort()[min(-(-k // STEPS), len(rows) - k) :]].sort().values
+        rows = rows[cost.argsort()[min(step, len(rows) - k) :]].sort().values
 
     def meets(these: Tensor) -> tuple[Tensor, float]:
         change = best_ridge(a[..., these], target - before - a[..., these] @ both[these].float(), weight)

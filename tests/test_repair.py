@@ -163,7 +163,7 @@ def test_other_families_are_refit_too(name: str) -> None:
     assert check_refit(decoder) is writes
     before = copy.deepcopy(decoder.layers.state_dict())
     fits = repair(Student(decoder, [0, 1, 3]), windows(64), HELD_OUT, "refit", QUIET)
-    assert [fit.layer for fit in fits] == ([1, 3] if writes else [])
+    assert [(fit.layer, fit.before is not None) for fit in fits] == [(1, writes), (3, writes)]
     assert any(not torch.equal(value, before[name]) for name, value in decoder.layers.state_dict().items())
 
 
@@ -207,7 +207,9 @@ def test_where_a_norm_stands_behind_writes_reads_alone_are_refit(family: str) ->
     decoder, tokens = make(family), windows(64)
     before = copy.deepcopy(decoder.layers.state_dict())
     student = Student(decoder, without(2))
-    assert repair(student, tokens, HELD_OUT, "refit", QUIET) == []
+    fits = repair(student, tokens, HELD_OUT, "refit", QUIET)
+    assert {(fit.ridge, fit.before, fit.after, fit.neurons) for fit in fits} == {(None, None, None, 0)}
+    assert [fit.layer for fit in fits] == [1, 3, 4, 5]
     changed = {name for name, value in decoder.layers.state_dict().items() if not torch.equal(value, before[name])}
     read = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
     assert {name.split(".")[-2] for name in changed} == read

@@ -47,13 +47,12 @@ def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder:
     before_gaps = {edit["start"] - 1 for edit in plan["edits"]}
     assert changed <= ({*range(min(before_gaps), tiny.LAYERS)} if kind == "refit" else before_gaps)
     page, card = ((out / name).read_text(encoding="utf-8") for name in ("lowrise/report.html", "README.md"))
-    assert "closed form" in page
     lowest = min(before_gaps)
     says = {
-        "refit": f"Ridge regressions refit the matrices of the layers that are left from {lowest} on.",
-        "fold": f"A linear map folded into the MLP output matrix of layer {lowest}.",
+        "refit": f"Ridge regressions refit the matrices of the layers that are left from {lowest} on, in closed form.",
+        "fold": f"A linear map folded into the MLP output matrix of layer {lowest}, in closed form.",
     }
-    assert card.count(says[kind]) == 1
+    assert (page.count(says[kind]), card.count(says[kind])) == (1, 1)
     assert {repair["layer"] for repair in results["repairs"]} >= before_gaps
     taken = [f"{one['neurons']} by layer {one['layer']}" for one in results["repairs"] if one["neurons"]]
     assert bool(taken) == (kind == "refit")
@@ -235,6 +234,13 @@ def test_what_a_norm_stands_behind_is_refit_in_other_ways(
         plan = json.loads((tmp_path / "out" / "lowrise" / "plan.json").read_text())
         changed = changed_matrices(model, tmp_path / "out", plan)
         assert {name for _, name in changed} == {"self_attn.q_proj", "mlp.up_proj"}
+        results = json.loads((tmp_path / "out" / "lowrise" / "results.json").read_text())
+        assert [(one["layer"], one["before"], one["neurons"]) for one in results["repairs"]] == [
+            (2, None, 0),
+            (5, None, 0),
+        ]
+        card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        assert "the matrices that read the stream, in the layers that are left from 2 on" in card
 
 
 @pytest.mark.parametrize("options", [["--preset", "replaceme"], ["--preset", "tail", "--repair", "fold"]])

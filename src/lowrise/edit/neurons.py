@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lowrise.edit.gram import Gram, damped_factor, solve, two_grams, weight_of
 from lowrise.edit.sweep import Sweep
+from lowrise.exact import exact
 from lowrise.model.matrices import captured, input_of, mlp_write
 from lowrise.model.neurons import chosen, parameters, turned
 
@@ -23,9 +24,12 @@ MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are
 
 
 def blocks(neurons: int) -> list[slice]:
-    """The lender's k `neurons`, so many at a time as fit into MOST_INPUTS beside the layer's own, k / 4 at least."""
-    size = max(MOST_INPUTS - neurons, -(-neurons // 4))
-    return [slice(first, min(first + size, neurons)) for first in range(0, neurons, size)]
+    """The lender's k `neurons`, so many at a time as fit into MOST_INPUTS beside the layer's own, k / 4 at least.
+
+    Blocks are as even as can be: each costs two passes, and the largest decides about memory.
+    """
+    count = -(-neurons // max(MOST_INPUTS - neurons, -(-neurons // 4)))
+    return [slice(neurons * one // count, neurons * (one + 1) // count) for one in range(count)]
 
 
 def adopt(sweep: Sweep, other: int, block: slice, turn: Tensor) -> Tensor | None:
@@ -50,7 +54,7 @@ def adopt(sweep: Sweep, other: int, block: slice, turn: Tensor) -> Tensor | None
         missing = target.float() - out - (a[1].float() @ lent).view_as(out)
         (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
     both = torch.cat([own, lent])
-    matrix = both.to(fit.cross)
+    matrix = exact(both)
     alone = torch.arange(k, device=matrix.device)
     rows = cheapest_out(fit, matrix, k)
     if rows is None:

@@ -29,6 +29,7 @@ from torch import nn
 from lowrise.edit.gram import Solution, solve, two_grams, weight_of
 from lowrise.edit.neurons import adopt, blocks
 from lowrise.edit.sweep import Sweep
+from lowrise.exact import exact
 from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
 from lowrise.model.neurons import neuron_count
 
@@ -40,7 +41,7 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     has nothing to give. Returned is the solution of the MLP's write, but before a gap with `before` as it was before
     the attention's, None where only reads are solved, as they are without `writes`; and how many neurons it has of
     others. Of a token, the dense layer is run once, the student's twice and to its MLP twice more, and for every lender
-    that is asked three times: a matrix is solved on what the matrices before it have become.
+    that is asked once and twice a block of its neurons: a matrix is solved on what the matrices before it have become.
     """
     layer = sweep.layer
     attention, mlp = reads(sweep.decoder, layer)
@@ -110,7 +111,7 @@ def _read_through(sweep: Sweep, matrices: tuple[Matrix, ...], turn: Solution) ->
         return
     for matrix in matrices:
         own = matrix.matrix(sweep.student.parameter(sweep.layer, matrix.parameter)).float()
-        sweep.move(matrix, own, turn.change @ own.to(turn.change))
+        sweep.move(matrix, own, turn.change @ exact(own))
 
 
 def _refit_attention_write(sweep: Sweep) -> Solution:

@@ -34,14 +34,14 @@ class Fit:
 
     neurons: how many of its MLP's were taken over from layers that go. before, after: mean error of a held-out token:
     ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are counted, ‖E‖² of `fold` and of a trained network,
-    1 - cos of `fold-cosine`.
+    1 - cos of `fold-cosine`. None where only reads were solved, which are not measured by h[stop].
     """
 
     layer: int
     stop: int
     ridge: float | None
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     neurons: int = 0
 
 
@@ -62,7 +62,7 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     the layers side by side, and a layer that both have passed is the student's from then on; a plan of it must have
     passed `check_writes` or `check_refit`. On disk lie, of all tokens, one state of both, the inputs of one layer's
     matrices and those of the MLPs in the gap behind it; in memory one batch, two matrices' sums, one layer's new
-    parameters, and, while neurons move, four float64 matrices (2k, 2k), k neurons a layer.
+    parameters, and, while neurons move, four float64 matrices of up to (2k, 2k), k neurons a layer (`edit/neurons.py`).
     """
     before_gaps = [layer for layer, _ in gaps(student)]
     bottom = student.layers[0]
@@ -77,19 +77,22 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
         sweep = Sweep(student, windows, held_out, shelf, start)
         for layer in swept:
             stop = sweep.stop
-            solution, neurons = None, 0
             if how == "refit":
                 between = range(layer + 1, stop) if adopts else ()
                 lenders = [other for other in between if same_neurons(student.decoder, layer, other)]
-                solution, neurons = refit_layer(sweep, writes, lenders)
+                fits.append(_fit(layer, stop, *refit_layer(sweep, writes, lenders)))
             elif layer in before_gaps:
-                solution = _fold_layer(sweep, how)
+                fits.append(_fit(layer, stop, _fold_layer(sweep, how)))
             else:
                 sweep.pass_on()
-            if solution is not None:
-                fits.append(Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons))
             bar.advance(windows.tokens, f"layer {layer}")
     return fits
+
+
+def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0) -> Fit:
+    if solution is None:
+        return Fit(layer, stop, None, None, None)
+    return Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons)
 
 
 def _fold_layer(sweep: Sweep, how: Repair) -> Solution:

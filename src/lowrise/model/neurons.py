@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import input_of, mlp_output, reads, some_tokens
 
@@ -30,7 +31,7 @@ def turned(decoder: Decoder, layer: int, turn: Tensor) -> dict[str, Tensor]:
     found = {name: decoder.layers[layer].get_parameter(name).detach() for name in parameters(decoder, layer)}
     for matrix in reads(decoder, layer)[1]:
         own = matrix.matrix(found[matrix.parameter]).float()
-        found[matrix.parameter], _ = matrix.moved(own, turn @ own.to(turn), decoder.dtype)
+        found[matrix.parameter], _ = matrix.moved(own, turn @ exact(own), decoder.dtype)
     return found
 
 

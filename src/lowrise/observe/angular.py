@@ -30,7 +30,7 @@ class AngularDistance:
         if self._states.shape != (shape := (len(last), self._layers + 1, last.shape[-1])):
             # one buffer for all batches: small tensors that are kept among large ones pin the heap
             self._states = exact(h.new_empty(shape))
-        self._states[:, layer] = last
+        self._states[:, layer] = exact(last)
         if layer == self._layers:
             unit = torch.nn.functional.normalize(self._states, dim=-1, eps=0.0)
             cosine = (unit @ unit.mT).clamp(-1, 1)  # rounding may carry it past 1

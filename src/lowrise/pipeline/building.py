@@ -101,6 +101,7 @@ def edit_model(
     fits = repair_model(plan, opened, windows, recipe, report, clock) if windows is not None else []
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
         report.say(describe(edit))
+        assert windows is not None or edit.repair == "none"
         if isinstance(edit, Merge) and edit.repair != "none":
             decoder.drop(edit.start + 1, edit.stop)
             continue
@@ -123,7 +124,7 @@ def edit_model(
             fits.append(fit)
         del pairs
         trainee.install()
-    sentence = describe_repair(plan.edits)
+    sentence = describe_repair(plan.edits, fits)
     if sentence is not None:
         report.say(sentence)
     return curves, fits

@@ -58,13 +58,15 @@ def repair_model(
     with clock.stage("repair"):
         fits = repair(student, windows, len(held_out_windows(recipe, windows)), how, report)
     tell_fits([fit for fit in fits if fit.stop != fit.layer + 1], report)
-    if how == "refit" and not fits:
+    if fits and all(fit.before is None for fit in fits):
         report.say("a norm or a factor stands between layers and stream: only what they read was refit")
     return fits
 
 
 def tell_fits(fits: list[Fit], report: Reporter) -> None:
     for fit in fits:
+        if fit.before is None or fit.after is None:
+            continue
         share = fit.after / fit.before if fit.before else math.nan
         ridge = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         taken = f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""

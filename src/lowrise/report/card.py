@@ -22,7 +22,8 @@ def model_card(contents: Contents) -> str:
     known = presets().get(plan.preset)
     paper = f" ({known.paper})" if known and known.paper else ""
     edits = [f"- {describe(edit)}" for edit in plan.edits] or ["- nothing was changed"]
-    repair = [describe_repair(plan.edits), neurons_taken(contents.results.repairs)]
+    fits = contents.results.repairs
+    repair = [describe_repair(plan.edits, fits), neurons_taken(fits)]
     parts = [
         f"---\n{yaml.safe_dump(_header(contents), sort_keys=False)}---",
         f"# {words.markdown(plan.model_name)}, {plan.model.layers} → {plan.layers_after} layers",

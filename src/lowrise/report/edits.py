@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from lowrise.plan import Drop, Edit, Merge
-from lowrise.report.folder import Repair
+
+
+class Solved(Protocol):
+    """What a closed form did at one layer of the original model. before: None where only reads were solved."""
+
+    @property
+    def layer(self) -> int: ...
+    @property
+    def before(self) -> float | None: ...
+    @property
+    def neurons(self) -> int: ...
 
 
 def describe(edit: Edit) -> str:
@@ -19,30 +30,27 @@ def describe(edit: Edit) -> str:
         return f"{span} merged into layer {edit.start} by the rule `{edit.rule}`: {mix}, {norms}"
     repaired = {
         "none": "",
-        "fold": f"; a linear map folded into the MLP output matrix of layer {edit.start}",
+        "fold": "; a linear map folded into its last matrix",
         "refit": "; a ridge regression refit its last matrix",
     }[edit.repair]
     form = "" if edit.network == "layer" else f" in its {edit.form} form"
     return f"{span} replaced by one trained `{edit.network}` network{form}{repaired}"
 
 
-def describe_repair(edits: Sequence[Edit]) -> str | None:
-    """What a closed-form repair of drops and merges did to layers of the original model; None if there was none."""
-    repaired = [edit for edit in edits if isinstance(edit, Drop | Merge) and edit.repair != "none"]
-    layers = sorted({edit.start - (edit.kind != "merge") for edit in repaired})
-    if not repaired:
+def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None:
+    """What a closed-form repair of drops and merges did to layers of the original model; None if it did nothing."""
+    how = next((edit.repair for edit in edits if isinstance(edit, Drop | Merge)), "none")
+    if how == "none" or not fits:
         return None
-    if repaired[0].repair == "refit":
-        where = "all layers that are left" if layers[0] < 0 else f"the layers that are left from {layers[0]} on"
-        return f"ridge regressions refit the matrices of {where}"
-    before = [str(layer) for layer in layers if layer >= 0]
-    if not before:
-        return None
-    matrices = f"matrix of layer {before[0]}" if len(before) == 1 else f"matrices of layers {', '.join(before)}"
-    return f"a linear map folded into the MLP output {matrices}"
+    if how == "refit":
+        what = "matrices that read the stream, in the layers" if fits[0].before is None else "matrices of the layers"
+        return f"ridge regressions refit the {what} that are left from {fits[0].layer} on, in closed form"
+    layers = ", ".join(str(fit.layer) for fit in fits)
+    matrices = f"{'matrix' if len(fits) == 1 else 'matrices'} of layer{'' if len(fits) == 1 else 's'} {layers}"
+    return f"a linear map folded into the MLP output {matrices}, in closed form"
 
 
-def neurons_taken(repairs: Sequence[Repair]) -> str | None:
+def neurons_taken(fits: Sequence[Solved]) -> str | None:
     """Which layers took over neurons of those that go, and how many; None if none did."""
-    by = [f"{repair.neurons:,} by layer {repair.layer}" for repair in repairs if repair.neurons]
+    by = [f"{fit.neurons:,} by layer {fit.layer}" for fit in fits if fit.neurons]
     return f"MLP neurons taken over from layers that go: {', '.join(by)}" if by else None

@@ -133,9 +133,10 @@ class Training(_Loose):
 
 
 class Repair(_Loose):
-    """What was solved in closed form at one layer of the original model."""
+    """What was solved in closed form at one layer of the original model (`edit/repair.py`, Fit)."""
 
     layer: int
+    before: float | None = None
     neurons: int = 0
 
 

@@ -97,31 +97,19 @@ def _title(edit: Edit) -> str:
     return f"{span} replaced by one trained network"
 
 
-def edit_sentence(edit: Edit, lowest: bool) -> str:
-    """One edit in words for the page, layers counted as people do. lowest: no edit of the plan begins below it."""
+def edit_sentence(edit: Edit) -> str:
+    """One edit in words for the page, layers counted as people do; what repairs all of them is said once, elsewhere."""
     span = words.capitalize_first(words.span(edit.start, edit.stop))
     if isinstance(edit, Drop):
-        # a refit goes on to the top: the lowest gap's sentence says it for all
-        after = "" if edit.repair == "refit" and not lowest else _repair_sentence(edit.repair, "the layer before")
-        return f"{span} dropped; nothing stands in {'its' if edit.stop - edit.start == 1 else 'their'} place.{after}"
+        return f"{span} dropped; nothing stands in {'its' if edit.stop - edit.start == 1 else 'their'} place."
     if isinstance(edit, Merge):
         weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
         norms = "kept from the first" if edit.norms == "keep" else "merged too"
-        after = _repair_sentence(edit.repair, "the merged layer")
-        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}.{after}"
+        return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}."
     form = "" if edit.network == "layer" else f", in its {edit.form} form"
-    return (
-        f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}.{_repair_sentence(edit.repair, 'the network')}"
-    )
-
-
-def _repair_sentence(how: str, where: str) -> str:
-    if how == "none":
-        return ""
-    if how == "refit" and where != "the network":
-        return f" Ridge regressions, in closed form, refit the matrices of {where} and of all layers above it."
-    what = "Ridge regression refit" if how == "refit" else "A linear map was folded into"
-    return f" {what} the last matrix of {where}, in closed form."
+    what = {"none": "", "refit": "Ridge regression refit", "fold": "A linear map was folded into"}[edit.repair]
+    repaired = f" {what} the last matrix of the network, in closed form." if what else ""
+    return f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}.{repaired}"
 
 
 def _result(edit: Edit) -> str:

@@ -1,0 +1,52 @@
+"""What was done, in a line each: only layers that are left, and only what was solved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lowrise.plan import Drop, Merge, Replace
+from lowrise.report.edits import describe, describe_repair, neurons_taken
+from lowrise.report.folder import Repair
+
+DROP = Drop(start=2, stop=4)
+FOLDED = [Drop(start=2, stop=4, kind="fold"), Drop(start=4, stop=6, kind="fold")]
+REFIT = [Drop(start=0, stop=2, kind="refit"), Merge(start=4, stop=6, repair="refit")]
+
+
+@pytest.mark.parametrize(
+    ("edits", "fits", "says"),
+    [
+        ([DROP], [], None),
+        ([], [], None),
+        (FOLDED, [Repair(layer=1, before=2.0)], "a linear map folded into the MLP output matrix of layer 1"),
+        (FOLDED, [Repair(layer=1, before=2.0), Repair(layer=7, before=1.0)], "MLP output matrices of layers 1, 7"),
+        ([Drop(start=0, stop=2, kind="fold")], [], None),
+        (
+            REFIT,
+            [Repair(layer=2, before=1.0), Repair(layer=3)],
+            "refit the matrices of the layers that are left from 2 on",
+        ),
+        (REFIT, [Repair(layer=2)], "refit the matrices that read the stream, in the layers that are left from 2 on"),
+    ],
+    ids=["none", "nothing", "one gap of two edits", "two gaps", "no layer before", "refit", "reads alone"],
+)
+def test_a_repair_is_said_once_and_of_layers_that_are_left(edits: Any, fits: Any, says: str | None) -> None:
+    said = describe_repair(edits, fits)
+    assert said is None if says is None else says in str(said)
+
+
+def test_neurons_are_counted_by_the_layer_that_took_them() -> None:
+    fits = [Repair(layer=3, neurons=1200), Repair(layer=5), Repair(layer=8, neurons=7)]
+    assert neurons_taken(fits) == "MLP neurons taken over from layers that go: 1,200 by layer 3, 7 by layer 8"
+    assert neurons_taken(fits[1:2]) is None
+
+
+def test_a_network_is_repaired_in_its_own_last_matrix() -> None:
+    edits = [Replace(start=3, stop=5, network="ffn", repair=how) for how in ("none", "fold", "refit")]
+    plain, folded, refit = map(describe, edits)
+    assert plain == "layers [3, 5) replaced by one trained `ffn` network in its paper form"
+    assert folded == f"{plain}; a linear map folded into its last matrix"
+    assert refit == f"{plain}; a ridge regression refit its last matrix"
+    assert describe_repair(edits[1:2], [Repair(layer=3, before=1.0)]) is None
