@@ -20,9 +20,9 @@ from lowrise.calibration import Windows, calibration_windows, text_windows
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.source import OpenModel
-from lowrise.pipeline.repairing import windows_to_refit
+from lowrise.pipeline.repairing import held_out_windows, windows_to_refit
 from lowrise.progress import Reporter
-from lowrise.recipe import Training
+from lowrise.recipe import build_recipe
 
 QUIET = Reporter(quiet=True)
 
@@ -50,19 +50,17 @@ def evaluation(opened: OpenModel, path: str, length: int, count: int) -> Windows
     return Windows(whole.ids[places], whole.source, 0)
 
 
-def ratios(asked: argparse.Namespace, files: list[str], written: float, seed: int) -> list[float]:
-    """Perplexity after the repair over that before the cut, a text each."""
+def losses(asked: argparse.Namespace, files: list[str], written: float, seed: int, texts: list[Windows]) -> list[float]:
+    """Of the repaired model, a text each."""
     opened = open_demo(asked.model)
     decoder, size = opened.decoder, {"samples": asked.samples, "length": asked.length}
     source = {"text": files, "dataset": None, "written": written}
     found = calibration_windows(decoder, opened.tokenizer, **source, **size, seed=seed, report=QUIET)
     marked = windows_to_refit(opened, found)
     kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
-    texts = [evaluation(opened, path, asked.length, asked.windows) for path in asked.eval_text]
     student = Student(decoder, kept)
-    dense = [Student(decoder, list(range(len(decoder)))).loss(text) for text in texts]
-    repair(student, marked, len(found.split(Training().validation)[1]), "refit", QUIET)
-    return [math.exp(student.loss(text) - before) for text, before in zip(texts, dense, strict=True)]
+    repair(student, marked, len(held_out_windows(build_recipe({"preset": "refit"}), found)), "refit", QUIET)
+    return [student.loss(text) for text in texts]
 
 
 def main() -> None:
@@ -76,9 +74,14 @@ def main() -> None:
         options.add_argument(f"--{name}", type=int, default=value)
     asked = options.parse_args()
     seeds = [int(seed) for seed in asked.seeds.split(",")]
+    opened = open_demo(asked.model)
+    texts = [evaluation(opened, path, asked.length, asked.windows) for path in asked.eval_text]
+    whole = Student(opened.decoder, list(range(len(opened.decoder))))
+    dense = [whole.loss(text) for text in texts]
     rows = []
     for name, files, written in kinds(asked.text):
-        by_text = zip(*(ratios(asked, files, written, seed) for seed in seeds), strict=True)
+        after = zip(*(losses(asked, files, written, seed, texts) for seed in seeds), strict=True)
+        by_text = [[math.exp(loss - before) for loss in each] for before, each in zip(dense, after, strict=True)]
         cells = [f"{sum(each) / len(each):.3f} ({min(each):.3f} to {max(each):.3f})" for each in by_text]
         rows.append([name, *cells])
         print(" ".join(rows[-1]), flush=True)

@@ -126,14 +126,21 @@ def test_a_whole_repair_with_neurons_is_the_naive_one(
     assert apart(ours, naive, kept, windows(seed=1)) < 3e-4
 
 
+def idle_layer_before_a_gap() -> Decoder:
+    """Layer 2 writes nothing, and layer 3, whose MLP alone writes, much."""
+    decoder = make("llama")
+    with torch.no_grad():
+        for layer in (2, 3):
+            decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
+        decoder.layers[2].get_parameter("mlp.down_proj.weight").zero_()
+        decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(3)
+    return decoder
+
+
 @torch.no_grad()
 def test_an_idle_layer_takes_over_the_whole_mlp_that_goes() -> None:
-    decoder, tokens = make("llama"), windows(96)
-    for layer in (2, 3):
-        decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
-    decoder.layers[2].get_parameter("mlp.down_proj.weight").zero_()
-    decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(3)
-    fit, *_ = repair(Student(decoder, [0, 1, 2, 4, 5]), tokens, HELD_OUT, "refit", QUIET)
+    decoder = idle_layer_before_a_gap()
+    fit, *_ = repair(Student(decoder, [0, 1, 2, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)
     assert fit.neurons == decoder.config.intermediate_size
     assert fit.after < 0.1 * fit.before
 
@@ -156,12 +163,8 @@ def test_a_wide_mlp_is_taken_over_block_by_block(monkeypatch: pytest.MonkeyPatch
         sizes.append(k)
         made(self, k, d, device)
 
-    decoder = make("llama")
+    decoder = idle_layer_before_a_gap()
     k = decoder.config.intermediate_size
-    for layer in (2, 3):
-        decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
-    decoder.layers[2].get_parameter("mlp.down_proj.weight").zero_()
-    decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(3)
     monkeypatch.setattr("lowrise.edit.neurons.MOST_INPUTS", 0)
     monkeypatch.setattr(Gram, "__init__", noted)
     fit, *_ = repair(Student(decoder, [0, 1, 2, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)

@@ -6,11 +6,16 @@ import torch
 from torch import Tensor
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """Where float64 of what lies on `device` is kept."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def exact(value: Tensor) -> Tensor:
     """The same in float64, of any shape."""
-    return (value.cpu() if value.device.type == "mps" else value).double()
+    return value.to(exact_device(value.device)).double()
 
 
 def exact_sum(value: Tensor) -> Tensor:
     """The sum of all entries, 0-d and float64, added up without a float64 copy of them."""
-    return (value.cpu() if value.device.type == "mps" else value).sum(dtype=torch.float64)
+    return value.to(exact_device(value.device)).sum(dtype=torch.float64)

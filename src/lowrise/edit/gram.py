@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowrise.exact import exact, exact_device
+
 # Ridge toward the matrix as it is, in units of the mean squared input. What wins on held-out tokens is taken; at the
 # largest hardly anything moves, at the smallest only directions that no calibration token has are held.
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -22,8 +24,7 @@ class Gram:
     """
 
     def __init__(self, k: int, d: int, device: torch.device) -> None:
-        if device.type == "mps":  # which has no float64
-            device = torch.device("cpu")
+        device = exact_device(device)
         self.inputs = torch.zeros(k, k, dtype=torch.float64, device=device)
         self.cross = torch.zeros(k, d, dtype=torch.float64, device=device)
         self.squares = 0.0
@@ -129,7 +130,7 @@ def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:
     ReplaceMe's least squares (arXiv 2505.02819, equation 5), folded. Of directions that M never took, the solution of
     smallest norm.
     """
-    own = matrix.to(fit.inputs.device).double()
+    own = exact(matrix)
     outputs, cross = own.T @ fit.inputs @ own, own.T @ (fit.inputs @ own + fit.cross)
     change = own @ (torch.linalg.pinv(outputs, hermitian=True, rtol=1e-12) @ cross) - own
     tokens = max(1, held_out.tokens)

@@ -9,6 +9,8 @@ costs least when all others make up for it, until k are left. They become the la
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from lowrise.edit.gram import Gram, damped_factor, solve, two_grams, weight_of
 from lowrise.edit.sweep import Sweep
 from lowrise.exact import exact
 from lowrise.model.matrices import captured, input_of, mlp_write
-from lowrise.model.neurons import chosen, parameters, turned
+from lowrise.model.neurons import chosen, parameters
 
 RIDGE = 0.1  # while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
@@ -32,16 +34,15 @@ def blocks(neurons: int) -> list[slice]:
     return [slice(neurons * one // count, neurons * (one + 1) // count) for one in range(count)]
 
 
-def adopt(sweep: Sweep, other: int, block: slice, turn: Tensor) -> Tensor | None:
+def adopt(sweep: Sweep, other: int, block: slice, theirs: Mapping[str, Tensor]) -> Tensor | None:
     """The student's layer takes over neurons of the dense layer `other`; (k,) that it then has, its own counted first.
 
-    block: which of `other`'s are asked. turn: T (d, d), with which the input of the student's MLP becomes that of
-    `other`'s. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than its own.
-    Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
+    block: which of `other`'s are asked. theirs: what leads into them, `turned` so that they can be given what the
+    student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than its
+    own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
     """
     student, layer = sweep.student, sweep.layer
     write = mlp_write(sweep.decoder, layer)
-    theirs = turned(sweep.decoder, other, turn)
     own = write.matrix(student.parameter(layer, write.parameter)).float()
     lent = write.matrix(sweep.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
     k, d = own.shape

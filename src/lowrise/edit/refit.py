@@ -31,7 +31,7 @@ from lowrise.edit.neurons import adopt, blocks
 from lowrise.edit.sweep import Sweep
 from lowrise.exact import exact
 from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
-from lowrise.model.neurons import neuron_count
+from lowrise.model.neurons import neuron_count, turned
 
 
 def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int]:
@@ -54,8 +54,8 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
         return None, 0
     others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
-        turn = _turn(sweep, _mlp_of(sweep, lender), mlp).change
-        taken = [rows for block in blocks(len(others)) if (rows := adopt(sweep, lender, block, turn)) is not None]
+        theirs = turned(sweep.decoder, lender, _turn(sweep, _mlp_of(sweep, lender), mlp).change)
+        taken = [rows for block in blocks(len(others)) if (rows := adopt(sweep, lender, block, theirs)) is not None]
         if not taken:
             break
         for rows in taken:

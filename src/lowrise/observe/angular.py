@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lowrise.exact import exact
+from lowrise.exact import exact, exact_device
 
 
 class AngularDistance:
@@ -29,7 +29,7 @@ class AngularDistance:
         last = h[:, -1]
         if self._states.shape != (shape := (len(last), self._layers + 1, last.shape[-1])):
             # one buffer for all batches: small tensors that are kept among large ones pin the heap
-            self._states = exact(h.new_empty(shape))
+            self._states = torch.empty(shape, dtype=torch.float64, device=exact_device(h.device))
         self._states[:, layer] = exact(last)
         if layer == self._layers:
             unit = torch.nn.functional.normalize(self._states, dim=-1, eps=0.0)

@@ -10,7 +10,7 @@ import yaml
 from lowrise.plan import Plan
 from lowrise.recipe import presets
 from lowrise.report import words
-from lowrise.report.edits import describe, describe_repair, neurons_taken
+from lowrise.report.edits import describe, repair_sentences
 from lowrise.report.folder import Contents
 from lowrise.report.scores import costs, kept, scores, timings
 from lowrise.report.verdict import notices
@@ -22,15 +22,13 @@ def model_card(contents: Contents) -> str:
     known = presets().get(plan.preset)
     paper = f" ({known.paper})" if known and known.paper else ""
     edits = [f"- {describe(edit)}" for edit in plan.edits] or ["- nothing was changed"]
-    fits = contents.results.repairs
-    repair = [describe_repair(plan.edits, fits), neurons_taken(fits)]
     parts = [
         f"---\n{yaml.safe_dump(_header(contents), sort_keys=False)}---",
         f"# {words.markdown(plan.model_name)}, {plan.model.layers} → {plan.layers_after} layers",
         *(f"**{one.headline}.** {words.markdown(one.text)}" for one in notices(contents)),
         f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{paper}.",
         "\n".join(edits),
-        *(f"{words.capitalize_first(sentence)}." for sentence in repair if sentence),
+        *repair_sentences(plan.edits, contents.results.repairs),
         *_tables(contents),
         _how_to_open(plan),
         "`lowrise/report.html` shows it all in pictures; beside it lie the recipe, the plan and every number.",

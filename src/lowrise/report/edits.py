@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lowrise.plan import Drop, Edit, Merge
+from lowrise.report import words
 
 
 class Solved(Protocol):
@@ -48,6 +49,12 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
     layers = ", ".join(str(fit.layer) for fit in fits)
     matrices = f"{'matrix' if len(fits) == 1 else 'matrices'} of layer{'' if len(fits) == 1 else 's'} {layers}"
     return f"a linear map folded into the MLP output {matrices}, in closed form"
+
+
+def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:
+    """What a closed-form repair did and whose neurons moved, as sentences."""
+    found = describe_repair(edits, fits), neurons_taken(fits)
+    return [f"{words.capitalize_first(one)}." for one in found if one is not None]
 
 
 def neurons_taken(fits: Sequence[Solved]) -> str | None:

@@ -11,7 +11,7 @@ from lowrise.recipe import presets
 from lowrise.report import words
 from lowrise.report.card import model_card
 from lowrise.report.document import render_page
-from lowrise.report.edits import describe_repair, neurons_taken
+from lowrise.report.edits import repair_sentences
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
 from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
@@ -48,7 +48,6 @@ def report_page(contents: Contents) -> str:
     """The page as HTML; the same bytes for the same contents."""
     plan, results = contents.plan, contents.results
     charts, house = charts_of(contents), build_house(plan)
-    repair = describe_repair(plan.edits, results.repairs), neurons_taken(results.repairs)
     return render_page(
         "report.html",
         title=f"{plan.model_name}, {plan.model.layers} to {plan.layers_after} layers",
@@ -64,7 +63,7 @@ def report_page(contents: Contents) -> str:
         size=(WIDTH, LEFT, RIGHT),
         legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
         edits=[edit_sentence(edit) for edit in plan.edits],
-        repair=[words.capitalize_first(sentence) for sentence in repair if sentence],
+        repair=repair_sentences(plan.edits, results.repairs),
         preset=presets().get(plan.preset),
         costs=costs(contents),
         tasks=scores(contents),
