@@ -172,3 +172,20 @@ def test_one_token_of_each_window_is_marked_and_never_the_first() -> None:
     assert marked.ids[places].tolist() == [1, 2] * 25
     assert torch.equal(marked.ids, plain.marked([1, 2]).ids)
     assert plain.marked([]) is plain
+
+
+def test_every_other_window_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.calibration.tokens.SHORT", 4)
+    ids = torch.arange(30).view(3, 10)
+    assert [batch.tolist() for batch in Windows(ids, "", 0).mixed_batches(8)] == [
+        [[*range(10)]],
+        [[*range(20, 30)]],
+        [[10, 11, 12, 13], [14, 15, 16, 17]],
+    ]
+    assert [batch.shape for batch in Windows(ids[:, :7], "", 0).mixed_batches(8)] == [(1, 7)] * 3
+
+
+def test_pieces_come_from_as_many_windows_as_can_be() -> None:
+    windows = Windows(torch.arange(20).view(2, 10), "text", 3)
+    assert windows.pieces(4).ids.tolist() == [[0, 1, 2, 3], [10, 11, 12, 13], [4, 5, 6, 7], [14, 15, 16, 17]]
+    assert torch.equal(windows.pieces(16).ids, windows.ids)

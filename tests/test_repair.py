@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,7 +176,9 @@ def test_other_families_are_refit_too(name: str) -> None:
 
 
 @torch.no_grad()
-def test_how_tokens_are_batched_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("short", [64, 8])
+def test_how_tokens_are_batched_changes_nothing(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.calibration.tokens.SHORT", short)
     found = []
     for size in (32, 4096):
         monkeypatch.setattr("lowrise.edit.sweep.BATCH_TOKENS", size)
@@ -183,6 +186,23 @@ def test_how_tokens_are_batched_changes_nothing(monkeypatch: pytest.MonkeyPatch)
         repair(student, windows(), HELD_OUT, "refit", QUIET)
         found.append(student.loss(windows(seed=1)))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("how", "lengths"), [("refit", {16, 32}), ("fold", {32}), ("fold-cosine", {32})])
+def test_refit_sees_short_windows_too(how: Any, lengths: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ReplaceMe's own maps are fitted on the windows as they are."""
+    monkeypatch.setattr("lowrise.calibration.tokens.SHORT", 16)
+    decoder, seen = make("llama"), set()
+    enter = decoder.enter
+
+    def watched(ids: torch.Tensor) -> Any:
+        seen.add(ids.shape[1])
+        return enter(ids)
+
+    monkeypatch.setattr(decoder, "enter", watched)
+    repair(Student(decoder, without(2)), windows(), HELD_OUT, how, QUIET)
+    assert seen & {16, 32} == lengths
 
 
 @torch.no_grad()
@@ -245,6 +265,23 @@ def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.Monk
     assert sorted(choice.scores["layers"]) == list(range(1, tiny.LAYERS))
     tried = [sum(loss is not None for loss in one["losses"]) for one in choice.scores["rounds"]]
     assert tried == [5, 2, 2, 2, 1]
+
+
+def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divergence grows from round to round: a layer that was tried late would look worse than one tried early."""
+    adds = {1: 0.1, 2: 0.2, 3: 0.25, 4: 0.28, 5: 0.33}
+    removed: list[int] = []
+
+    def trials(_search: Any, candidates: list[int], _bar: Any) -> dict[int, Any]:
+        reached = sum(adds[layer] for layer in removed)
+        return {one: SimpleNamespace(loss=0.0, divergence=reached + adds[one]) for one in candidates}
+
+    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
+    monkeypatch.setattr("lowrise.select.repaired._Search.trials", trials)
+    monkeypatch.setattr("lowrise.select.repaired._Search.remove", lambda _search, gone, _trial: removed.append(gone))
+    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 3, 1, QUIET)
+    tried = [[n for n, value in enumerate(one["losses"]) if value is not None] for one in choice.scores["rounds"]]
+    assert tried == [[1, 2, 3, 4, 5], [2, 3], [3, 4]]
 
 
 def divergence(dense: Decoder, decoder: Decoder, layers: list[int], tokens: Windows) -> float:

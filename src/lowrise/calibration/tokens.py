@@ -13,6 +13,10 @@ from torch import Tensor
 from lowrise.errors import TextError
 from lowrise.plan import CalibrationRecord
 
+# Tokens of the shorter windows of `mixed_batches`: a question with its answer. In long ones a token in twenty has so
+# little before it.
+SHORT = 64
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -36,6 +40,24 @@ class Windows:
     def batches(self, tokens: int = 1024) -> Iterator[Tensor]:
         """Batches of about `tokens` tokens, at least one window each."""
         return iter(self.ids.split(max(1, tokens // self.length)))
+
+    def mixed_batches(self, tokens: int = 1024) -> Iterator[Tensor]:
+        """The same, every other window cut into windows of SHORT tokens: they come last, in batches of their own.
+
+        Models are asked short questions too. Windows that hold less than two stay whole.
+        """
+        if self.length < 2 * SHORT:
+            yield from self.batches(tokens)
+            return
+        whole, cut = (Windows(self.ids[first::2], self.source, self.seed) for first in (0, 1))
+        yield from whole.batches(tokens)
+        yield from cut.pieces(SHORT).batches(tokens)
+
+    def pieces(self, length: int) -> Windows:
+        """Windows of `length` tokens at most, the first of every window before all second ones; a rest is left out."""
+        count = max(1, self.length // length)
+        parts = self.ids[:, : count * length].unflatten(1, (count, -1))
+        return Windows(parts.transpose(0, 1).flatten(0, 1), self.source, self.seed)
 
     def first(self, count: int | None) -> Windows:
         """The first `count` windows; None: all."""
@@ -65,9 +87,11 @@ class Windows:
             raise TextError(
                 self.source, expected, f"{len(self)}", "give more text, more --samples or a smaller --length"
             )
-        count = min(max(1, round(share * len(self))), len(self) - 1)
-        cut = len(self) - count
-        return Windows(self.ids[:cut], self.source, self.seed), Windows(self.ids[cut:], self.source, self.seed)
+        return self.cut(len(self) - min(max(1, round(share * len(self))), len(self) - 1))
+
+    def cut(self, count: int) -> tuple[Windows, Windows]:
+        """(the first `count` windows, the others), either may be empty."""
+        return Windows(self.ids[:count], self.source, self.seed), Windows(self.ids[count:], self.source, self.seed)
 
     def record(self) -> CalibrationRecord:
         return record(self)

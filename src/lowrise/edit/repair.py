@@ -74,7 +74,7 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     adopts = how == "refit" and writes and neurons_apart(student.decoder)
     fits = []
     with Shelf() as shelf, report.bar("repairing", len(swept)) as bar:
-        sweep = Sweep(student, windows, held_out, shelf, start)
+        sweep = Sweep(student, windows, held_out, shelf, start, mixed=how == "refit")
         for layer in swept:
             stop = sweep.stop
             if how == "refit":

@@ -16,17 +16,23 @@ from lowrise.observe.stream import BATCH_TOKENS
 
 class Sweep:
     """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
+    mixed: every other window in short ones.
 
     Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
     h[layer]. On disk lie one state of both and what a repair puts there; in memory one batch.
     """
 
-    def __init__(self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int) -> None:
+    def __init__(
+        self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
+    ) -> None:
         self.student, self.decoder, self.shelf, self.layer = student, student.decoder, shelf, start
         kept = len(windows) - held_out
-        parts = [(windows.ids[:kept], False), (windows.ids[kept:], True)]
-        size = max(1, BATCH_TOKENS // windows.length)
-        self._batches = [(ids, held) for rows, held in parts if len(rows) for ids in rows.split(size)]
+        parts = [(rows, held) for rows, held in zip(windows.cut(kept), (False, True), strict=True) if len(rows)]
+        self._batches = [
+            (ids, held)
+            for rows, held in parts
+            for ids in (rows.mixed_batches(BATCH_TOKENS) if mixed else rows.batches(BATCH_TOKENS))
+        ]
         bottom = student.layers[0]
         for number, (ids, _) in enumerate(self._batches):
             h, calls = self.decoder.enter(ids)

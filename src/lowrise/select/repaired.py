@@ -28,8 +28,9 @@ from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
 # What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
+LENGTH = 512  # tokens of a window at most
 RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
-SHORTLIST = 12  # trials a round, after the first round has tried every layer
+SHORTLIST = 12  # trials a round, of those that added least when tried last; the first round tries every layer
 
 
 def choose_repaired(
@@ -42,6 +43,7 @@ def choose_repaired(
     batch, two matrices' sums, one changed matrix a gap, and the dense model's likeliest tokens at the deciding
     positions. Where `check_refit` finds that writes cannot be solved, trials are drops.
     """
+    windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)  # of as many documents as can be
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
     deciding = held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
     tries = [min(len(decoder) - 1 - done, SHORTLIST * effort if done else len(decoder)) for done in range(k)]
@@ -49,7 +51,8 @@ def choose_repaired(
     with Shelf() as shelf, report.bar("searching", sum(tries)) as bar:
         search = _Search(decoder, fitted, deciding, shelf)
         candidates = list(range(1, len(decoder)))
-        known: dict[int, float] = {}  # the last divergence of every layer that is left
+        known: dict[int, float] = {}  # of every layer that is left, what it added when it was tried last
+        reached = 0.0
         for _ in range(k):
             trials = search.trials(candidates, bar)
             divergences = {layer: trial.divergence for layer, trial in trials.items()}
@@ -58,8 +61,8 @@ def choose_repaired(
             losses = {layer: trial.loss for layer, trial in trials.items()}
             all_divergences = [divergences.get(layer) for layer in range(len(decoder))]
             rounds.append({**round_of(gone, losses, len(decoder)), "divergences": all_divergences})
-            known |= divergences
-            del known[gone]
+            known |= {layer: divergence - reached for layer, divergence in divergences.items()}
+            reached += known.pop(gone)
             candidates = sorted(lowest(known, SHORTLIST * effort, known))
     choice = choice_of_rounds("repaired", search.dense_loss, rounds)
     choice.scores["tokens"] = {"fitted": fitted.tokens, "held_out": deciding.tokens}
@@ -84,9 +87,9 @@ class _Search:
         self._decoder, self._shelf = decoder, shelf
         self._student = Student(decoder, list(range(len(decoder))))
         self._writes = check_refit(decoder)
-        self._batches = [(ids, False) for ids in fitted.batches(BATCH_TOKENS)]
-        self._batches += [(ids, True) for ids in deciding.batches(BATCH_TOKENS)]
-        self._positions = len(deciding) * (deciding.length - 1)
+        parts = (fitted, False), (deciding, True)
+        self._batches = [(ids, held) for part, held in parts for ids in part.mixed_batches(BATCH_TOKENS)]
+        self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
