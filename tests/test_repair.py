@@ -284,6 +284,26 @@ def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPa
     assert tried == [[1, 2, 3, 4, 5], [2, 3], [3, 4]]
 
 
+def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of windows longer than it needs, the first part of each; every other one of those is cut short."""
+    monkeypatch.setattr("lowrise.select.repaired.LENGTH", 16)
+    monkeypatch.setattr("lowrise.calibration.tokens.SHORT", 8)
+    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 128)
+    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 64)
+    decoder, fitted, deciding = make("llama"), windows(8), windows(4, seed=1)
+    seen, enter = set(), decoder.enter
+
+    def watched(ids: torch.Tensor) -> Any:
+        seen.update((len(row), tuple(row[:8].tolist())) for row in ids)
+        return enter(ids)
+
+    monkeypatch.setattr(decoder, "enter", watched)
+    choose_repaired(decoder, fitted, deciding, 1, 1, QUIET)
+    firsts = [tuple(row[:8].tolist()) for rows in (fitted.ids, deciding.ids) for row in rows]
+    assert {start for length, start in seen if length == 16} == set(firsts[::2])
+    assert {start for length, start in seen if length == 8} > set(firsts[1::2])
+
+
 def divergence(dense: Decoder, decoder: Decoder, layers: list[int], tokens: Windows) -> float:
     """Mean KL over positions of the dense model's 64 likeliest tokens and all the others as one."""
     h, calls = decoder.enter(tokens.ids)
