@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.neurons import RIDGE, STEPS
+from lowrise.edit.gram import RIDGES
+from lowrise.edit.neurons import STEPS, WHILE_CHOOSING
 from lowrise.edit.repair import gaps
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
@@ -100,7 +101,14 @@ def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) ->
 
 
 def naive_adopt(
-    decoder: Decoder, dense: Decoder, below: list[int], other: int, asked: Tensor, tokens: Windows, target: Tensor
+    decoder: Decoder,
+    dense: Decoder,
+    below: list[int],
+    other: int,
+    asked: Tensor,
+    tokens: Windows,
+    target: Tensor,
+    ridges: tuple[float, ...] = RIDGES,
 ) -> bool:
     """Whether the last of `below`, layers of a llama, took over some of the neurons `asked` of dense layer `other`."""
     mlp, theirs = decoder.layers[below[-1]].mlp, copy.deepcopy(dense.layers[other].mlp)
@@ -120,7 +128,7 @@ def naive_adopt(
     fitted = a[:-HELD_OUT].flatten(0, 1).double() * root
     missing = (target - before)[:-HELD_OUT].flatten(0, 1).double() * root - fitted @ both
     damped = fitted.T @ fitted
-    damped += RIDGE * damped.diagonal().mean() * torch.eye(len(both), dtype=torch.float64)
+    damped += WHILE_CHOOSING * damped.diagonal().mean() * torch.eye(len(both), dtype=torch.float64)
     goal = damped @ both + fitted.T @ missing  # whose solution of all rows is the ridge regression of all
     rows, step = torch.arange(len(both)), -(-len(asked) // STEPS)
     while len(rows) > k:
@@ -129,7 +137,7 @@ def naive_adopt(
         rows = rows[cost.argsort()[min(step, len(rows) - k) :]].sort().values
 
     def meets(these: Tensor) -> tuple[Tensor, float]:
-        change = best_ridge(a[..., these], target - before - a[..., these] @ both[these].float(), weight)
+        change = best_ridge(a[..., these], target - before - a[..., these] @ both[these].float(), weight, ridges)
         left = target - before - (a[..., these].double() @ (both[these] + change)).float()
         return change, float((left.square().sum(-1) * weight)[-HELD_OUT:].sum())
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny
 from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram
-from lowrise.edit.neurons import MOST_INPUTS, RIDGE, adopt, blocks, cheapest_out
+from lowrise.edit.neurons import MOST_INPUTS, WHILE_CHOOSING, adopt, blocks, cheapest_out
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
@@ -69,7 +69,7 @@ def test_the_rows_that_go_cost_least_when_all_others_make_up_for_them(monkeypatc
     fit = Gram(12, 5, torch.device("cpu"))
     fit.add(a, e)
     wanted = a.double() @ matrix + e.double()
-    strength = RIDGE * fit.inputs.diagonal().mean()
+    strength = WHILE_CHOOSING * fit.inputs.diagonal().mean()
 
     def cost(rows: list[int]) -> float:
         below = strength.sqrt() * torch.eye(12, dtype=torch.float64)
@@ -209,7 +209,7 @@ def test_what_two_layers_lend_is_never_more_than_there_is() -> None:
         decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
     lenders = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("lowrise.edit.refit.adopt", lambda *args: lenders.append(args[1]) or adopt(*args))
+        patched.setattr("lowrise.edit.neurons.adopt", lambda *args: lenders.append(args[1]) or adopt(*args))
         fit, *_ = repair(Student(decoder, [0, 1, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)
     assert lenders == [2, 3]
     assert 0 < fit.neurons <= decoder.config.intermediate_size

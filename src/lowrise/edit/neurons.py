@@ -9,18 +9,19 @@ costs least when all others make up for it, until k are left. They become the la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import Gram, damped_factor, solve, two_grams, weight_of
-from lowrise.edit.sweep import Sweep
+from lowrise.edit.gram import RIDGES, Gram, damped_factor, solve, two_grams, weight_of
+from lowrise.edit.reading import turn
+from lowrise.edit.sweep import Site
 from lowrise.exact import exact
-from lowrise.model.matrices import captured, input_of, mlp_write
-from lowrise.model.neurons import chosen, parameters
+from lowrise.model.matrices import captured, input_of, mlp_write, reads
+from lowrise.model.neurons import chosen, neuron_count, parameters, turned
 
-RIDGE = 0.1  # while neurons are chosen; what the layer then writes is solved with every λ
+WHILE_CHOOSING = 0.1  # λ while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
 MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are then 2 GiB
 
@@ -34,24 +35,38 @@ def blocks(neurons: int) -> list[slice]:
     return [slice(neurons * one // count, neurons * (one + 1) // count) for one in range(count)]
 
 
-def adopt(sweep: Sweep, other: int, block: slice, theirs: Mapping[str, Tensor]) -> Tensor | None:
+def take_over(site: Site, lender: int, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
+    """The student's layer takes over neurons of the dense layer `lender`: what `adopt` gives for every block it asks.
+
+    what: where the input of the lender's MLP lies on the shelf. Blocks of which none is wanted are left out. Of a
+    token, the student's layer is run to its MLP once, and twice a block.
+    """
+    change = turn(site, what, reads(site.decoder, site.layer)[1]).change
+    theirs = turned(site.decoder, lender, change)
+    asked = (adopt(site, lender, block, theirs, ridges) for block in blocks(neuron_count(site.decoder, site.layer)))
+    return [rows for rows in asked if rows is not None]
+
+
+def adopt(
+    site: Site, other: int, block: slice, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
+) -> Tensor | None:
     """The student's layer takes over neurons of the dense layer `other`; (k,) that it then has, its own counted first.
 
     block: which of `other`'s are asked. theirs: what leads into them, `turned` so that they can be given what the
     student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than its
     own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
     """
-    student, layer = sweep.student, sweep.layer
-    write = mlp_write(sweep.decoder, layer)
+    student, layer = site.student, site.layer
+    write = mlp_write(site.decoder, layer)
     own = write.matrix(student.parameter(layer, write.parameter)).float()
-    lent = write.matrix(sweep.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
+    lent = write.matrix(site.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
     k, d = own.shape
     fit, held_out = two_grams((k + len(lent), d), own.device)
-    for number, held, calls in sweep.batches():
+    for number, held, calls in site.batches():
         with captured(write.module) as inputs:
-            out = sweep.run(number, calls)().float()
-        a = inputs[0].flatten(0, -2), input_of(write.module, sweep.run(number, calls, theirs)).flatten(0, -2)[:, block]
-        target = sweep.get("dense", number)
+            out = site.run(number, calls)().float()
+        a = inputs[0].flatten(0, -2), input_of(write.module, site.run(number, calls, theirs)).flatten(0, -2)[:, block]
+        target = site.target(number)
         missing = target.float() - out - (a[1].float() @ lent).view_as(out)
         (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
     both = torch.cat([own, lent])
@@ -60,13 +75,15 @@ def adopt(sweep: Sweep, other: int, block: slice, theirs: Mapping[str, Tensor]) 
     rows = cheapest_out(fit, matrix, k)
     if rows is None:
         return None
-    plain, solution = (solve(fit.keeping(these, matrix), held_out.keeping(these, matrix)) for these in (alone, rows))
+    plain, solution = (
+        solve(fit.keeping(these, matrix), held_out.keeping(these, matrix), ridges) for these in (alone, rows)
+    )
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
     of_both = torch.where(rows < k, rows, rows + block.start)
-    for name, axis in parameters(sweep.decoder, layer).items():
+    for name, axis in parameters(site.decoder, layer).items():
         student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, of_both, k))
-    sweep.move(write, both[rows.to(both.device)], solution.change)
+    site.move(write, both[rows.to(both.device)], solution.change)
     return rows
 
 
@@ -76,7 +93,7 @@ def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     With C = AᵀA + λ·m and w the regression of all rows that are left, the loss of row j costs ‖w_j‖² / (C⁻¹)_jj. None
     where `damped_factor` is.
     """
-    factor = damped_factor(fit, RIDGE)
+    factor = damped_factor(fit, WHILE_CHOOSING)
     if factor is None:
         return None
     inverse = torch.cholesky_inverse(factor)

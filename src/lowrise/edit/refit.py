@@ -20,18 +20,18 @@ Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lowrise.edit.gram import Solution, solve, two_grams, weight_of
-from lowrise.edit.neurons import adopt, blocks
-from lowrise.edit.sweep import Sweep
-from lowrise.exact import exact
-from lowrise.model.matrices import Matrix, attention_write, captured, input_of, mlp_write, reads, reads_raw
-from lowrise.model.neurons import neuron_count, turned
+from lowrise.edit.gram import RIDGES, Solution, solve, two_grams, weight_of
+from lowrise.edit.neurons import take_over
+from lowrise.edit.reading import read_through, turn
+from lowrise.edit.sweep import Site, Sweep
+from lowrise.model.matrices import attention_write, captured, input_of, mlp_write, reads
+from lowrise.model.neurons import neuron_count
 
 
 def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int]:
@@ -46,21 +46,21 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     layer = sweep.layer
     attention, mlp = reads(sweep.decoder, layer)
     _pass_dense(sweep, writes, lenders)
-    _read_through(sweep, attention, _turn(sweep, "attention", attention))
+    read_through(sweep, attention, turn(sweep, "attention", attention))
     first = _refit_attention_write(sweep) if writes else None
-    _read_through(sweep, mlp, _turn(sweep, _mlp_of(sweep, layer), mlp))
+    read_through(sweep, mlp, turn(sweep, _mlp_of(sweep, layer), mlp))
     if first is None:
         sweep.pass_student()
         return None, 0
     others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
-        theirs = turned(sweep.decoder, lender, _turn(sweep, _mlp_of(sweep, lender), mlp).change)
-        taken = [rows for block in blocks(len(others)) if (rows := adopt(sweep, lender, block, theirs)) is not None]
+        taken = take_over(sweep, lender, _mlp_of(sweep, lender))
         if not taken:
             break
         for rows in taken:
             others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
-    last = _refit_mlp_write(sweep)
+    last, change = refit_write(sweep)
+    sweep.leave_layer(change)
     before = first.before if sweep.gap else last.before
     sweep.up()
     return Solution(last.change, last.ridge, before, last.after), int(others.sum())
@@ -93,27 +93,6 @@ def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
             sweep.put("attended", number, entering[0] + (heads[0] @ own).view_as(h))
 
 
-def _turn(sweep: Sweep, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
-    """T, from what `matrices` are given to what lies on the shelf as `what`, the input of dense ones."""
-    d = sweep.decoder.hidden_size
-    raw = reads_raw(sweep.decoder, sweep.layer)
-    fit, held_out = two_grams((d, d), sweep.decoder.device)
-    for number, held, calls in sweep.batches():
-        given = input_of(matrices[0].module, sweep.run(number, calls)).float().flatten(0, -2)
-        wanted = sweep.get(what, number).float().flatten(0, -2)
-        (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
-    return solve(fit, held_out)
-
-
-def _read_through(sweep: Sweep, matrices: tuple[Matrix, ...], turn: Solution) -> None:
-    """(1 + T) folded into `matrices`."""
-    if turn.ridge is None:
-        return
-    for matrix in matrices:
-        own = matrix.matrix(sweep.student.parameter(sweep.layer, matrix.parameter)).float()
-        sweep.move(matrix, own, turn.change @ exact(own))
-
-
 def _refit_attention_write(sweep: Sweep) -> Solution:
     student, layer = sweep.student, sweep.layer
     write, mlp = attention_write(sweep.decoder, layer), mlp_write(sweep.decoder, layer)
@@ -126,7 +105,7 @@ def _refit_attention_write(sweep: Sweep) -> Solution:
             with captured(write.module) as heads, captured(mlp.module) as neurons:
                 out = sweep.run(number, calls)().float()
             a = torch.cat([heads[0].flatten(0, -2), neurons[0].flatten(0, -2)], 1)
-            target = sweep.get("dense", number)
+            target = sweep.target(number)
         else:
             with captured(sweep.decoder.layers[layer]) as entering:
                 a = input_of(write.module, sweep.run(number, calls)).flatten(0, -2)
@@ -138,19 +117,19 @@ def _refit_attention_write(sweep: Sweep) -> Solution:
     return solution
 
 
-def _refit_mlp_write(sweep: Sweep) -> Solution:
-    """The student is left behind the layer."""
-    student, layer = sweep.student, sweep.layer
-    write = mlp_write(sweep.decoder, layer)
-    own = write.matrix(student.parameter(layer, write.parameter)).float()
+def refit_write(site: Site, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor]:
+    """The MLP's write, solved; and its change (k, d) as rounded. On the shelf then lie its "inputs" and what left the
+    layer before, "out".
+    """
+    write = mlp_write(site.decoder, site.layer)
+    own = write.matrix(site.student.parameter(site.layer, write.parameter)).float()
     fit, held_out = two_grams(own.shape, own.device)
-    for number, held, calls in sweep.batches():
+    for number, held, calls in site.batches():
         with captured(write.module) as inputs:
-            out = sweep.run(number, calls)()
-        target = sweep.get("dense", number)
+            out = site.run(number, calls)()
+        target = site.target(number)
         (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
-        sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
-        sweep.put("student", number, out)
-    solution = solve(fit, held_out)
-    sweep.add_to_student(sweep.move(write, own, solution.change))
-    return solution
+        site.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
+        site.put("out", number, out)
+    solution = solve(fit, held_out, ridges)
+    return solution, site.move(write, own, solution.change)

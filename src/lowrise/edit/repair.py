@@ -108,11 +108,11 @@ def _fold_layer(sweep: Sweep, how: Repair) -> Solution:
             out = sweep.run(number, calls)()
         if how == "fold":
             (held_out if held else fit).add(inputs[0], target.float() - out.float())
-        sweep.put("student", number, out)
+        sweep.put("out", number, out)
         sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
         of_held.append(held)
     solution = fold(fit, held_out, own) if how == "fold" else _turn(sweep, own, of_held)
-    sweep.add_to_student(sweep.move(write, own, solution.change))
+    sweep.leave_layer(sweep.move(write, own, solution.change))
     sweep.up()
     return solution
 
@@ -123,7 +123,7 @@ def _turn(sweep: Sweep, own: Tensor, of_held: list[bool]) -> Solution:
     def tokens(held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for number, of_this in enumerate(of_held):
             if of_this == held:
-                parts = (sweep.get(what, number).float().flatten(0, -2) for what in ("inputs", "student", "dense"))
+                parts = (sweep.get(what, number).float().flatten(0, -2) for what in ("inputs", "out", "dense"))
                 inputs, out, target = parts
                 yield inputs @ own, out, target
 

@@ -14,33 +14,16 @@ from lowrise.observe.shelf import Shelf
 from lowrise.observe.stream import BATCH_TOKENS
 
 
-class Sweep:
-    """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
-    mixed: every other window in short ones.
+class Site:
+    """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
-    Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
-    h[layer]. On disk lie one state of both and what a repair puts there; in memory one batch.
+    batches: token ids, and whether they are held out. What lies on the shelf has a name and the number of a batch;
+    "student" is what enters the layer.
     """
 
-    def __init__(
-        self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
-    ) -> None:
-        self.student, self.decoder, self.shelf, self.layer = student, student.decoder, shelf, start
-        kept = len(windows) - held_out
-        parts = [(rows, held) for rows, held in zip(windows.cut(kept), (False, True), strict=True) if len(rows)]
-        self._batches = [
-            (ids, held)
-            for rows, held in parts
-            for ids in (rows.mixed_batches(BATCH_TOKENS) if mixed else rows.batches(BATCH_TOKENS))
-        ]
-        bottom = student.layers[0]
-        for number, (ids, _) in enumerate(self._batches):
-            h, calls = self.decoder.enter(ids)
-            below = h
-            for layer in range(start):
-                h = self.decoder.step(layer, h, calls)
-            shelf.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
-            shelf.put(("dense", number), h)
+    def __init__(self, student: Student, shelf: Shelf, layer: int, batches: list[tuple[Tensor, bool]]) -> None:
+        self.student, self.decoder, self.shelf, self.layer = student, student.decoder, shelf, layer
+        self._batches = batches
 
     @property
     def stop(self) -> int:
@@ -63,13 +46,9 @@ class Sweep:
     def put(self, what: Hashable, number: int, value: Tensor) -> None:
         self.shelf.put((what, number), value)
 
-    def dense(self, number: int, calls: list[Call]) -> Tensor:
-        """The dense model's h[stop] of a batch, from its h[layer]; its own state from now on."""
-        h = self.get("dense", number)
-        for one in range(self.layer, self.stop):
-            h = self.decoder.step(one, h, calls)
-        self.put("dense", number, h)
-        return h
+    def target(self, number: int) -> Tensor:
+        """The dense model's h[stop]."""
+        return self.get("dense", number)
 
     def run(self, number: int, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Callable[[], Tensor]:
         """The student's layer on a batch, as it is now, but for what `instead` gives."""
@@ -82,11 +61,50 @@ class Sweep:
         self.student.change(self.layer, matrix.parameter, weight)
         return change
 
-    def add_to_student(self, change: Tensor) -> None:
-        """What a matrix changed by `change` (k, d) writes more, of the inputs (tokens, k) that lie on the shelf."""
+
+class Sweep(Site):
+    """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
+    mixed: every other window in short ones.
+
+    Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
+    h[layer]. On disk lie one state of both and what a repair puts there; in memory one batch.
+    """
+
+    def __init__(
+        self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
+    ) -> None:
+        kept = len(windows) - held_out
+        parts = [(rows, held) for rows, held in zip(windows.cut(kept), (False, True), strict=True) if len(rows)]
+        batches = [
+            (ids, held)
+            for rows, held in parts
+            for ids in (rows.mixed_batches(BATCH_TOKENS) if mixed else rows.batches(BATCH_TOKENS))
+        ]
+        super().__init__(student, shelf, start, batches)
+        bottom = student.layers[0]
+        for number, (ids, _) in enumerate(self._batches):
+            h, calls = self.decoder.enter(ids)
+            below = h
+            for layer in range(start):
+                h = self.decoder.step(layer, h, calls)
+            shelf.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
+            shelf.put(("dense", number), h)
+
+    def dense(self, number: int, calls: list[Call]) -> Tensor:
+        """The dense model's h[stop] of a batch, from its h[layer]; its own state from now on."""
+        h = self.get("dense", number)
+        for one in range(self.layer, self.stop):
+            h = self.decoder.step(one, h, calls)
+        self.put("dense", number, h)
+        return h
+
+    def leave_layer(self, change: Tensor) -> None:
+        """The student behind the layer, of what lies on the shelf: "out", and what a matrix changed by `change` (k, d)
+        writes more of its "inputs" (tokens, k).
+        """
         for number in range(len(self._batches)):
             more = self.get("inputs", number).float() @ change
-            self.put("student", number, self.get("student", number) + more.to(self.decoder.dtype))
+            self.put("student", number, self.get("out", number) + more.to(self.decoder.dtype))
 
     def pass_on(self) -> None:
         """Both through a layer that stays as it is."""

@@ -1,24 +1,31 @@
 """refit's search: one layer after the other, always the one that the REPAIRED model misses least.
 
 A similarity says how much a layer writes, not whether the others can be made to write it. So a trial here takes the
-layer out, gives the layer before it the matrix that meets the dense model's state behind the gap (`edit/refit.py`, the
-last of its four steps), and asks how far the next-token distributions on held-out tokens are from the dense model's.
+layer out, lets the layer before it take over neurons of that one (`edit/neurons.py`) and write what meets the dense
+model's state behind the gap, and asks how far the next-token distributions on held-out tokens are from the dense
+model's. Of the repair's other steps a trial makes none.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.gram import solve, two_grams, weight_of
+from lowrise.edit.neurons import take_over
+from lowrise.edit.refit import refit_write
 from lowrise.edit.student import Student
+from lowrise.edit.sweep import Site
+from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import captured, check_refit, mlp_output
+from lowrise.model.matrices import captured, check_refit, reads
+from lowrise.model.neurons import neurons_apart
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
 from lowrise.observe.shelf import Shelf
 from lowrise.observe.stream import BATCH_TOKENS
@@ -30,7 +37,7 @@ FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
 LENGTH = 512  # tokens of a window at most
 RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
-SHORTLIST = 12  # trials a round, of those that added least when tried last; the first round tries every layer
+SHORTLIST = 8  # trials a round, of those that added least when tried last; the first round tries every layer
 
 
 def choose_repaired(
@@ -39,9 +46,10 @@ def choose_repaired(
     """k layers, never the first, each chosen on the model that the ones before left, repaired. Changes nothing.
 
     windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 2,048·effort. Divergences and
-    losses are means over positions, natural log. On disk lie the dense model's states of these tokens, in memory one
-    batch, two matrices' sums, one changed matrix a gap, and the dense model's likeliest tokens at the deciding
-    positions. Where `check_refit` finds that writes cannot be solved, trials are drops.
+    losses are means over positions, natural log. On disk lie the dense model's states of these tokens and what its MLPs
+    are given, in memory one batch, the sums of one trial (`edit/neurons.py`), one changed MLP a gap, and the dense
+    model's likeliest tokens at the deciding positions. Where `check_refit` finds that writes cannot be solved, trials
+    are drops.
     """
     windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)  # of as many documents as can be
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
@@ -71,30 +79,37 @@ def choose_repaired(
 
 @dataclass(frozen=True)
 class _Trial:
-    """One layer out. weight: of the layer `before` it, as stored; loss, divergence: held-out, of the two together."""
+    """One layer out. changed: parameters of the layer `before` it; loss, divergence: held-out, of the two together."""
 
     before: int
-    weight: Tensor
+    changed: dict[str, Tensor]
     loss: float
     divergence: float
 
 
+class _Place(Site):
+    """Where a layer is tried to be left out: the search's shelf holds all states of the dense model."""
+
+    def target(self, number: int) -> Tensor:
+        return self.get(("dense", self.stop), number)
+
+
 class _Search:
-    """The student so far, and the dense model's h[0..L] of every batch on the shelf."""
+    """The student so far; on the shelf, of every batch, the dense model's h[0..L] and what its MLPs are given."""
 
     @torch.no_grad()
     def __init__(self, decoder: Decoder, fitted: Windows, deciding: Windows, shelf: Shelf) -> None:
         self._decoder, self._shelf = decoder, shelf
         self._student = Student(decoder, list(range(len(decoder))))
         self._writes = check_refit(decoder)
+        self._adopts = self._writes and neurons_apart(decoder)
         parts = (fitted, False), (deciding, True)
         self._batches = [(ids, held) for part, held in parts for ids in part.mixed_batches(BATCH_TOKENS)]
         self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
-            for layer, h in decoder.states(ids):
-                shelf.put(("dense", number, layer), h)
+            h = self._keep_dense(number, ids)
             if held:
                 self._likely[number], loss = likely(decoder, h, ids)
                 total += loss
@@ -102,7 +117,7 @@ class _Search:
 
     @torch.no_grad()
     def trials(self, candidates: list[int], bar: Bar) -> dict[int, _Trial]:
-        """By layer that is tried.
+        """By layer that is tried; parameters are kept of the best alone.
 
         One pass through the student: a trial begins at the state that enters the layer before the one that goes.
         """
@@ -110,57 +125,64 @@ class _Search:
         layers = self._student.layers
         first = min([*(layers[layers.index(one) - 1] for one in candidates), *self._student.changed])
         for number in range(len(self._batches)):  # below the first change the student is the dense model
-            self._shelf.put(("student", number), self._get("dense", number, first))
-        last = max(layers.index(one) for one in candidates)
+            self._put("student", number, self._get(("dense", first), number))
+        last, best = max(layers.index(one) for one in candidates), math.inf
         for layer, following in itertools.pairwise(layers[: last + 1]):
             if layer < first:
                 continue
             if following in candidates:
-                trials[following] = self._try(layer, following)
-                bar.advance(self._positions, f"divergence {min(trial.divergence for trial in trials.values()):.3f}")
-            else:
-                for number, (ids, _) in enumerate(self._batches):
-                    calls = self._decoder.enter(ids)[1]
-                    out = self._student.step(layer, self._get("student", number), calls)
-                    self._shelf.put(("student", number), out)
+                trial = self._try(layer, following)
+                better = trial.divergence < best
+                best = min(best, trial.divergence)
+                trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
+                trials[following] = trial if better else replace(trial, changed={})
+                bar.advance(self._positions, f"divergence {best:.3f}")
+            for number, (ids, _) in enumerate(self._batches):
+                calls = self._decoder.enter(ids)[1]
+                self._put("student", number, self._student.step(layer, self._get("student", number), calls))
         return trials
 
     def remove(self, gone: int, trial: _Trial) -> None:
         """Leave layer `gone` out for good, with the repair that its trial found."""
         self._student.layers.remove(gone)
         self._student.changed.pop(gone, None)
-        self._student.change(trial.before, mlp_output(self._decoder, trial.before).parameter, trial.weight)
+        self._student.changed[trial.before] = trial.changed
 
     def _try(self, layer: int, gone: int) -> _Trial:
-        """Take `gone` out and refit `layer`, the one before it. The student's states pass `layer` as it was."""
-        stop, write = self._student.following(gone), mlp_output(self._decoder, layer)
-        own = write.matrix(self._student.parameter(layer, write.parameter)).float()
-        fit, held_out = two_grams(own.shape, own.device)
-        for number, (ids, held) in enumerate(self._batches):
-            calls = self._decoder.enter(ids)[1]
-            with captured(write.module) as inputs:
-                out = self._student.step(layer, self._get("student", number), calls)
-            self._shelf.put(("student", number), out)
-            target = self._get("dense", number, stop)
-            if self._writes:
-                (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
-            if held:
-                self._shelf.put(("inputs", number), inputs[0].view(*out.shape[:-1], -1))
-        solved = solve(fit, held_out, RIDGES).change if self._writes else torch.zeros_like(fit.cross)
-        weight, change = write.moved(own, solved, self._decoder.dtype)
-        found = [self._after(number, ids, gone, change) for number, (ids, held) in enumerate(self._batches) if held]
+        """Take `gone` out and repair `layer`, the one before it, for this trial alone; the student stays before it."""
+        left = [one for one in self._student.layers if one != gone]
+        changed = {**self._student.changed, layer: dict(self._student.changed.get(layer, {}))}
+        place = _Place(Student(self._decoder, left, changed), self._shelf, layer, self._batches)
+        adopts = self._adopts and same_neurons(self._decoder, layer, gone)
+        if self._writes and not (adopts and take_over(place, gone, ("mlp", gone), RIDGES)):
+            refit_write(place, RIDGES)
+        found = [self._after(number, ids, place) for number, (ids, held) in enumerate(self._batches) if held]
         loss, divergence = (sum(each) / self._positions for each in zip(*found, strict=True))
-        return _Trial(layer, weight, loss, divergence)
+        return _Trial(layer, changed[layer], loss, divergence)
 
-    def _after(self, number: int, ids: Tensor, gone: int, change: Tensor) -> tuple[float, float]:
-        """Summed loss and divergence of a batch whose state, changed by the repair, enters the layer above `gone`."""
-        out = self._get("student", number)
-        h = out + (self._get("inputs", number).float() @ change).to(out.dtype)
+    def _after(self, number: int, ids: Tensor, place: Site) -> tuple[float, float]:
+        """Summed loss and divergence of a batch that goes on through the repaired layer and those above."""
         calls = self._decoder.enter(ids)[1]
-        for layer in self._student.layers:
-            if layer > gone:
-                h = self._student.step(layer, h, calls)
+        h = self._get("student", number)
+        for layer in place.student.layers:
+            if layer >= place.layer:
+                h = place.student.step(layer, h, calls)
         return loss_and_divergence(self._decoder, h, ids, self._likely[number])
 
-    def _get(self, *key: str | int) -> Tensor:
-        return self._shelf.get(key).to(self._decoder.device)
+    def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
+        """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
+        h, calls = self._decoder.enter(ids)
+        for layer in range(len(self._decoder)):
+            self._put(("dense", layer), number, h)
+            with captured(reads(self._decoder, layer)[1][0].module) as given:
+                h = self._decoder.step(layer, h, calls)
+            if self._adopts:
+                self._put(("mlp", layer), number, given[0].view(*h.shape[:-1], -1))
+        self._put(("dense", len(self._decoder)), number, h)
+        return h
+
+    def _get(self, what: Hashable, number: int) -> Tensor:
+        return self._shelf.get((what, number)).to(self._decoder.device)
+
+    def _put(self, what: Hashable, number: int, value: Tensor) -> None:
+        self._shelf.put((what, number), value)
