@@ -36,7 +36,13 @@ class Gram:
         if weight is not None:
             root = weight.flatten().float().sqrt().unsqueeze(1)
             a, e = a * root, e * root
-        self.inputs += (a.T @ a).to(self.inputs.device)
+        half = a.shape[1] // 2  # what lies above the diagonal lies below it too, and is not multiplied twice
+        first, last = a[:, :half], a[:, half:]
+        above = (first.T @ last).to(self.inputs.device)
+        self.inputs[:half, half:] += above
+        self.inputs[half:, :half] += above.T
+        self.inputs[:half, :half] += (first.T @ first).to(self.inputs.device)
+        self.inputs[half:, half:] += (last.T @ last).to(self.inputs.device)
         self.cross += (a.T @ e).to(self.cross.device)
         self.squares += float(e.square().sum())
         self.tokens += len(a)

@@ -37,7 +37,7 @@ FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
 LENGTH = 512  # tokens of a window at most
 RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
-SHORTLIST = 8  # trials a round, of those that added least when tried last; the first round tries every layer
+SHORTLIST = 6  # trials a round, of those that added least when tried last: first of all each is, without moving neurons
 
 
 def choose_repaired(
@@ -54,15 +54,15 @@ def choose_repaired(
     windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)  # of as many documents as can be
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
     deciding = held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
-    tries = [min(len(decoder) - 1 - done, SHORTLIST * effort if done else len(decoder)) for done in range(k)]
+    tries = [min(len(decoder) - 1 - done, SHORTLIST * effort) for done in range(k)]
     rounds: list[dict[str, Any]] = []
-    with Shelf() as shelf, report.bar("searching", sum(tries)) as bar:
+    with Shelf() as shelf, report.bar("searching", len(decoder) - 1 + sum(tries)) as bar:
         search = _Search(decoder, fitted, deciding, shelf)
-        candidates = list(range(1, len(decoder)))
-        known: dict[int, float] = {}  # of every layer that is left, what it added when it was tried last
+        looked = search.trials(list(range(1, len(decoder))), bar, moves=False)
+        known = {layer: trial.divergence for layer, trial in looked.items()}  # what each added when it was tried last
         reached = 0.0
         for _ in range(k):
-            trials = search.trials(candidates, bar)
+            trials = search.trials(sorted(lowest(known, SHORTLIST * effort, known)), bar)
             divergences = {layer: trial.divergence for layer, trial in trials.items()}
             (gone,) = lowest(divergences, 1, divergences)
             search.remove(gone, trials[gone])
@@ -71,7 +71,6 @@ def choose_repaired(
             rounds.append({**round_of(gone, losses, len(decoder)), "divergences": all_divergences})
             known |= {layer: divergence - reached for layer, divergence in divergences.items()}
             reached += known.pop(gone)
-            candidates = sorted(lowest(known, SHORTLIST * effort, known))
     choice = choice_of_rounds("repaired", search.dense_loss, rounds)
     choice.scores["tokens"] = {"fitted": fitted.tokens, "held_out": deciding.tokens}
     return choice
@@ -116,8 +115,8 @@ class _Search:
         self.dense_loss = total / self._positions
 
     @torch.no_grad()
-    def trials(self, candidates: list[int], bar: Bar) -> dict[int, _Trial]:
-        """By layer that is tried; parameters are kept of the best alone.
+    def trials(self, candidates: list[int], bar: Bar, *, moves: bool = True) -> dict[int, _Trial]:
+        """By layer that is tried; parameters are kept of the best alone. moves: neurons may.
 
         One pass through the student: a trial begins at the state that enters the layer before the one that goes.
         """
@@ -131,7 +130,7 @@ class _Search:
             if layer < first:
                 continue
             if following in candidates:
-                trial = self._try(layer, following)
+                trial = self._try(layer, following, moves)
                 better = trial.divergence < best
                 best = min(best, trial.divergence)
                 trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
@@ -148,12 +147,12 @@ class _Search:
         self._student.changed.pop(gone, None)
         self._student.changed[trial.before] = trial.changed
 
-    def _try(self, layer: int, gone: int) -> _Trial:
+    def _try(self, layer: int, gone: int, moves: bool) -> _Trial:
         """Take `gone` out and repair `layer`, the one before it, for this trial alone; the student stays before it."""
         left = [one for one in self._student.layers if one != gone]
         changed = {**self._student.changed, layer: dict(self._student.changed.get(layer, {}))}
         place = _Place(Student(self._decoder, left, changed), self._shelf, layer, self._batches)
-        adopts = self._adopts and same_neurons(self._decoder, layer, gone)
+        adopts = moves and self._adopts and same_neurons(self._decoder, layer, gone)
         if self._writes and not (adopts and take_over(place, gone, ("mlp", gone), RIDGES)):
             refit_write(place, RIDGES)
         found = [self._after(number, ids, place) for number, (ids, held) in enumerate(self._batches) if held]
