@@ -2,7 +2,7 @@
 
 Adjacent layers hold twice the neurons that one has room for, and many matter little. Let A (tokens, 2k) be what both
 MLPs' output matrices are given: the layer's own neurons and those of a dropped one, the latter on the layer's own
-stream, turned into the dropped layer's input by a map T as in `edit/refit.py`. Of the ridge regression of A toward
+stream, turned into the dropped layer's input by a map T as in `edit/reading.py`. Of the ridge regression of A toward
 h[stop] neurons are taken out as optimal brain surgery does (Hassibi and Stork, NIPS 1992): always those whose absence
 costs least when all others make up for it, until k are left. They become the layer's MLP.
 """
