@@ -183,6 +183,7 @@ def test_every_other_window_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> Non
         [[10, 11, 12, 13], [14, 15, 16, 17]],
     ]
     assert [batch.shape for batch in Windows(ids[:, :7], "", 0).mixed_batches(8)] == [(1, 7)] * 3
+    assert [batch.shape for batch in Windows(ids[:1], "", 0).mixed_batches(8)] == [(1, 10)]  # and no empty batch
 
 
 def test_pieces_come_from_as_many_windows_as_can_be() -> None:

@@ -38,8 +38,8 @@ class Windows:
         return int(self.ids.shape[0])
 
     def batches(self, tokens: int = 1024) -> Iterator[Tensor]:
-        """Batches of about `tokens` tokens, at least one window each."""
-        return iter(self.ids.split(max(1, tokens // self.length)))
+        """Batches of about `tokens` tokens, at least one window each; none of no windows."""
+        return iter(self.ids.split(max(1, tokens // self.length)) if len(self) else ())
 
     def mixed_batches(self, tokens: int = 1024) -> Iterator[Tensor]:
         """The same, every other window cut into windows of SHORT tokens: they come last, in batches of their own.

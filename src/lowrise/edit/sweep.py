@@ -55,6 +55,11 @@ class Site:
         own = {**self.student.changed.get(self.layer, {}), **(instead or {})}
         return lambda: self.decoder.step(self.layer, self.get("student", number), calls, own)
 
+    def carry(self) -> None:
+        """The student through the layer as it is now; "student" is then what leaves it."""
+        for number, _, calls in self.batches():
+            self.put("student", number, self.run(number, calls)())
+
     def move(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
         """The student's layer has `matrix`, W = `own` (k, d), changed from now on; by how much, once it is rounded."""
         weight, change = matrix.moved(own, change, self.decoder.dtype)
@@ -74,10 +79,9 @@ class Sweep(Site):
         self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
     ) -> None:
         kept = len(windows) - held_out
-        parts = [(rows, held) for rows, held in zip(windows.cut(kept), (False, True), strict=True) if len(rows)]
         batches = [
             (ids, held)
-            for rows, held in parts
+            for rows, held in zip(windows.cut(kept), (False, True), strict=True)
             for ids in (rows.mixed_batches(BATCH_TOKENS) if mixed else rows.batches(BATCH_TOKENS))
         ]
         super().__init__(student, shelf, start, batches)
@@ -114,8 +118,7 @@ class Sweep(Site):
 
     def pass_student(self) -> None:
         """The student through its layer as it is now, where the dense model has been already."""
-        for number, _, calls in self.batches():
-            self.put("student", number, self.run(number, calls)())
+        self.carry()
         self.up()
 
     def up(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,9 +137,8 @@ class _Search:
                 trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
                 trials[following] = trial if better else replace(trial, changed={})
                 bar.advance(self._positions, f"divergence {best:.3f}")
-            for number, (ids, _) in enumerate(self._batches):
-                calls = self._decoder.enter(ids)[1]
-                self._put("student", number, self._student.step(layer, self._get("student", number), calls))
+            if following != layers[last]:
+                _Place(self._student, self._shelf, layer, self._batches).carry()
         return trials
 
     def remove(self, gone: int, trial: _Trial) -> None:
@@ -170,14 +170,13 @@ class _Search:
 
     def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
         """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
-        h, calls = self._decoder.enter(ids)
-        for layer in range(len(self._decoder)):
-            self._put(("dense", layer), number, h)
-            with captured(reads(self._decoder, layer)[1][0].module) as given:
-                h = self._decoder.step(layer, h, calls)
-            if self._adopts:
-                self._put(("mlp", layer), number, given[0].view(*h.shape[:-1], -1))
-        self._put(("dense", len(self._decoder)), number, h)
+        readers = [reads(self._decoder, layer)[1][0].module for layer in range(len(self._decoder))]
+        with ExitStack() as stack:
+            given = [stack.enter_context(captured(module)) for module in readers] if self._adopts else []
+            for layer, h in self._decoder.states(ids):
+                self._put(("dense", layer), number, h)
+                if layer and self._adopts:
+                    self._put(("mlp", layer - 1), number, given[layer - 1].pop().view(*h.shape[:-1], -1))
         return h
 
     def _get(self, what: Hashable, number: int) -> Tensor:
