@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 
 import tiny
 from lowrise.calibration import Windows
+from lowrise.edit.refit import refit_write
 from lowrise.edit.repair import gaps, repair
 from lowrise.edit.student import Student, student_of
 from lowrise.errors import ModelError
@@ -284,6 +285,22 @@ def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPa
     assert tried == [[1, 2], [2, 3], [3, 4]]
 
 
+def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial far enough below the gap that was made last would be what it was before it."""
+    monkeypatch.setattr("lowrise.select.repaired.neurons_apart", lambda _decoder: False)
+    solved: list[int] = []
+
+    def counted(place: Any, ridges: Any) -> Any:
+        solved.append(place.layer)
+        return refit_write(place, ridges)
+
+    monkeypatch.setattr("lowrise.select.repaired.refit_write", counted)
+    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
+    gone = choice.scores["rounds"][0]["removed"]
+    again = [one for one in range(1, tiny.LAYERS) if one >= gone - 1 and one != gone]
+    assert solved == [*range(tiny.LAYERS - 1), *(one - 1 if one - 1 != gone else gone - 1 for one in again)]
+
+
 def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of windows longer than it needs, the first part of each; every other one of those is cut short."""
     monkeypatch.setattr("lowrise.select.repaired.LENGTH", 16)
@@ -324,7 +341,7 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch
     monkeypatch.setattr("lowrise.select.repaired.neurons_apart", lambda _decoder: moves)
     ridges, moved = (1e-2, 1e-1, 1.0), 0
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
-    choice = choose_repaired(decoder, tokens, deciding, 2, 1, QUIET)
+    choice = choose_repaired(decoder, tokens, deciding, 3, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
     kept, model = without(), copy.deepcopy(decoder.model)
     for round_ in choice.scores["rounds"]:

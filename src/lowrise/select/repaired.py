@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,9 +92,29 @@ class _Place(Site):
     def target(self, number: int) -> Tensor:
         return self.get(("dense", self.stop), number)
 
+    def enter_as_dense(self) -> None:
+        """Nothing is changed below: what enters the layer is what enters the dense model's."""
+        for number in range(len(self._batches)):
+            self.put("student", number, self.get(("dense", self.layer), number))
+
+    def distance(self, likely_tokens: dict[int, Likely]) -> tuple[float, float]:
+        """Summed loss and divergence of the held-out batches that go on through this layer and those above."""
+        loss = divergence = 0.0
+        for number, likely_here in likely_tokens.items():
+            ids = self._batches[number][0]
+            h, calls = self.get("student", number), self.decoder.enter(ids)[1]
+            for layer in self.student.layers:
+                if layer >= self.layer:
+                    h = self.student.step(layer, h, calls)
+            more = loss_and_divergence(self.decoder, h, ids, likely_here)
+            loss, divergence = loss + more[0], divergence + more[1]
+        return loss, divergence
+
 
 class _Search:
-    """The student so far; on the shelf, of every batch, the dense model's h[0..L] and what its MLPs are given."""
+    """The student so far. On the shelf lies, of every batch, the dense model's h[0..L] and what its MLPs are given; and
+    what trials solved, as long as the same trial would solve the same.
+    """
 
     @torch.no_grad()
     def __init__(self, decoder: Decoder, fitted: Windows, deciding: Windows, shelf: Shelf) -> None:
@@ -107,6 +126,7 @@ class _Search:
         self._batches = [(ids, held) for part, held in parts for ids in part.mixed_batches(BATCH_TOKENS)]
         self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
+        self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what lies on the shelf
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
             h = self._keep_dense(number, ids)
@@ -119,17 +139,17 @@ class _Search:
     def trials(self, candidates: list[int], bar: Bar, *, moves: bool = True) -> dict[int, _Trial]:
         """By layer that is tried; parameters are kept of the best alone. moves: neurons may.
 
-        One pass through the student: a trial begins at the state that enters the layer before the one that goes.
+        One pass through the student, from its first change up: a trial begins at the state that enters the layer before
+        the one that goes.
         """
         trials: dict[int, _Trial] = {}
         layers = self._student.layers
-        first = min([*(layers[layers.index(one) - 1] for one in candidates), *self._student.changed])
-        for number in range(len(self._batches)):  # below the first change the student is the dense model
-            self._put("student", number, self._get(("dense", first), number))
         last, best = max(layers.index(one) for one in candidates), math.inf
+        dense = min(self._student.changed, default=len(self._decoder))  # up to its entry the student is the dense model
         for layer, following in itertools.pairwise(layers[: last + 1]):
-            if layer < first:
-                continue
+            place = self._place(layer, self._student)
+            if layer <= dense and (following in candidates or layer == dense):
+                place.enter_as_dense()
             if following in candidates:
                 trial = self._try(layer, following, moves)
                 better = trial.divergence < best
@@ -137,8 +157,8 @@ class _Search:
                 trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
                 trials[following] = trial if better else replace(trial, changed={})
                 bar.advance(self._positions, f"divergence {best:.3f}")
-            if following != layers[last]:
-                _Place(self._student, self._shelf, layer, self._batches).carry()
+            if layer >= dense and following != layers[last]:
+                place.carry()
         return trials
 
     def remove(self, gone: int, trial: _Trial) -> None:
@@ -146,27 +166,28 @@ class _Search:
         self._student.layers.remove(gone)
         self._student.changed.pop(gone, None)
         self._student.changed[trial.before] = trial.changed
+        self._solved = {one: names for one, names in self._solved.items() if one < trial.before}
+
+    def _place(self, layer: int, student: Student) -> _Place:
+        return _Place(student, self._shelf, layer, self._batches)
 
     def _try(self, layer: int, gone: int, moves: bool) -> _Trial:
         """Take `gone` out and repair `layer`, the one before it, for this trial alone; the student stays before it."""
         left = [one for one in self._student.layers if one != gone]
         changed = {**self._student.changed, layer: dict(self._student.changed.get(layer, {}))}
-        place = _Place(Student(self._decoder, left, changed), self._shelf, layer, self._batches)
-        adopts = moves and self._adopts and same_neurons(self._decoder, layer, gone)
-        if self._writes and not (adopts and take_over(place, gone, ("mlp", gone), RIDGES)):
-            refit_write(place, RIDGES)
-        found = [self._after(number, ids, place) for number, (ids, held) in enumerate(self._batches) if held]
-        loss, divergence = (sum(each) / self._positions for each in zip(*found, strict=True))
+        place = self._place(layer, Student(self._decoder, left, changed))
+        adopts = self._adopts and same_neurons(self._decoder, layer, gone)
+        if gone in self._solved:
+            changed[layer] |= {name: place.get((layer, name), gone) for name in self._solved[gone]}
+        elif self._writes:
+            if not (adopts and moves and take_over(place, gone, ("mlp", gone), RIDGES)):
+                refit_write(place, RIDGES)
+            if moves or not adopts:  # what was solved without moving neurons is no trial's that moves them
+                self._solved[gone] = tuple(changed[layer])
+                for name, value in changed[layer].items():
+                    place.put((layer, name), gone, value)
+        loss, divergence = (summed / self._positions for summed in place.distance(self._likely))
         return _Trial(layer, changed[layer], loss, divergence)
-
-    def _after(self, number: int, ids: Tensor, place: Site) -> tuple[float, float]:
-        """Summed loss and divergence of a batch that goes on through the repaired layer and those above."""
-        calls = self._decoder.enter(ids)[1]
-        h = self._get("student", number)
-        for layer in place.student.layers:
-            if layer >= place.layer:
-                h = place.student.step(layer, h, calls)
-        return loss_and_divergence(self._decoder, h, ids, self._likely[number])
 
     def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
         """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
@@ -174,13 +195,7 @@ class _Search:
         with ExitStack() as stack:
             given = [stack.enter_context(captured(module)) for module in readers] if self._adopts else []
             for layer, h in self._decoder.states(ids):
-                self._put(("dense", layer), number, h)
+                self._shelf.put((("dense", layer), number), h)
                 if layer and self._adopts:
-                    self._put(("mlp", layer - 1), number, given[layer - 1].pop().view(*h.shape[:-1], -1))
+                    self._shelf.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
         return h
-
-    def _get(self, what: Hashable, number: int) -> Tensor:
-        return self._shelf.get((what, number)).to(self._decoder.device)
-
-    def _put(self, what: Hashable, number: int, value: Tensor) -> None:
-        self._shelf.put((what, number), value)
