@@ -23,6 +23,7 @@ Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
+HAVING_FORMS = ("ffn", "swiglu")  # networks that are no decoder layer, but can be written as one
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 
 
@@ -141,6 +142,12 @@ class Recipe(_Strict):
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
         if self.select not in LOOKING_AT_STATES and self.avoid_massive:
             raise ValueError(f"`avoid_massive` with presets that choose by states only, which {self.preset} does not")
+        if self.network not in HAVING_FORMS and self.form != "paper":
+            raise ValueError(
+                f"`form` with presets that put a network of two forms back only, which {self.preset} does not"
+            )
+        if self.network == "none" and self.training.loss != "mse":
+            raise ValueError(f"the training `loss` with presets that train only, which {self.preset} does not")
         if self.repair == "fold-cosine" and self.network != "none":
             raise ValueError("`repair: fold-cosine` where nothing is put back only")
         if self.select != "repaired" and self.effort != 1:

@@ -78,6 +78,12 @@ class TestCommandLine:
             ("--written", "1", ("written", "less than 1")),
             ("--effort", "0", ("effort", "greater than or equal to 1")),
             ("--effort", "2", ("`effort` with presets that search with repair only, which streamline-none does not",)),
+            ("--form", "portable", ("`form` with presets that put a network of two forms back only",)),
+            (
+                "--loss",
+                "relative",
+                ("the training `loss` with presets that train only, which streamline-none does not",),
+            ),
             ("--samples", "0", ("samples", "greater than 0")),
             ("--length", "1", ("length", "greater than 1")),
             ("--windows", "0", ("windows", "greater than 0")),
