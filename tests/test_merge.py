@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 import tiny
 from lowrise.edit.merge import Mix, merge, mix_of
+from lowrise.edit.student import student_of
 from lowrise.errors import PlanError
 from lowrise.model.alike import kinds
 from lowrise.model.decoder import Decoder
@@ -103,11 +105,17 @@ def test_a_merge_of_merges_is_a_mix_of_the_original_layers(rule: Any) -> None:
         assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
-def test_layers_of_another_kind_are_refused_by_name() -> None:
+def merge_to_repair(decoder: Decoder, edit: Merge) -> None:
+    """A merge that is repaired is no merge of the decoder's own layers."""
+    student_of(decoder, [edit])
+
+
+@pytest.mark.parametrize("way", [merge, merge_to_repair])
+def test_layers_of_another_kind_are_refused_by_name(way: Callable[[Decoder, Merge], None]) -> None:
     decoder = Decoder(tiny.model("gemma2"))
     before = weights_of(decoder)
     with pytest.raises(PlanError, match=r"gemma2.*layer 2 unlike layer 1.*sliding_attention"):
-        merge(decoder, Merge(start=1, stop=3))
+        way(decoder, Merge(start=1, stop=3))
     after = weights_of(decoder)
     assert all(torch.equal(one[name], other[name]) for one, other in zip(before, after, strict=True) for name in one)
     assert kinds(decoder) == [0, 1, 0, 1, 0, 1]

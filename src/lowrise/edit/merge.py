@@ -62,12 +62,8 @@ def mixed_parameters(layers: nn.ModuleList, mix: Mix, norms: Norms) -> dict[str,
     return made
 
 
-@torch.no_grad()
-def merge(decoder: Decoder, edit: Merge) -> None:
-    """Layer `edit.start` takes on the mix, the span's other layers go; in place.
-
-    Raises PlanError naming the first layer that is of another kind than layer `edit.start`.
-    """
+def check_alike(decoder: Decoder, edit: Merge) -> None:
+    """Raises PlanError naming the first layer that is of another kind than layer `edit.start`."""
     for layer in range(edit.start + 1, edit.stop):
         unlike = difference(decoder, edit.start, layer)
         if unlike is not None:
@@ -77,6 +73,15 @@ def merge(decoder: Decoder, edit: Merge) -> None:
                 f"layer {layer} unlike layer {edit.start} ({unlike})",
                 "merge layers of one kind, or drop the span instead",
             )
+
+
+@torch.no_grad()
+def merge(decoder: Decoder, edit: Merge) -> None:
+    """Layer `edit.start` takes on the mix, the span's other layers go; in place.
+
+    Raises PlanError as `check_alike` does.
+    """
+    check_alike(decoder, edit)
     base = decoder.layers[edit.start]
     for name, value in mixed_parameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms).items():
         base.get_parameter(name).copy_(value)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.merge import Mix, mixed_parameters
+from lowrise.edit.merge import Mix, check_alike, mixed_parameters
 from lowrise.model.decoder import Call, Decoder
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.stream import BATCH_TOKENS
@@ -64,7 +64,13 @@ class Student:
 
 
 def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
-    """The student that `edits` make of the dense decoder, not repaired. A merged layer costs one layer of memory."""
+    """The student that `edits` make of the dense decoder, not repaired. A merged layer costs one layer of memory.
+
+    Raises PlanError where a merge is of layers of different kinds.
+    """
+    for edit in edits:
+        if isinstance(edit, Merge):
+            check_alike(decoder, edit)
     gone = {layer for edit in edits for layer in range(edit.start + edit.put_back, edit.stop)}
     changed = {
         edit.start: mixed_parameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms)
