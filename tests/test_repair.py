@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 
 import tiny
 from lowrise.calibration import Windows
-from lowrise.edit.refit import refit_write
 from lowrise.edit.repair import gaps, repair
 from lowrise.edit.student import Student, student_of
+from lowrise.edit.writing import refit_write
 from lowrise.errors import ModelError
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder

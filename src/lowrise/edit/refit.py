@@ -20,16 +20,17 @@ Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lowrise.edit.gram import RIDGES, Solution, solve, two_grams, weight_of
+from lowrise.edit.gram import Solution, solve, two_grams, weight_of
 from lowrise.edit.neurons import take_over
 from lowrise.edit.reading import read_through, turn
-from lowrise.edit.sweep import Site, Sweep
+from lowrise.edit.sweep import Sweep
+from lowrise.edit.writing import refit_write
 from lowrise.model.matrices import attention_write, captured, input_of, mlp_write, reads
 from lowrise.model.neurons import neuron_count
 
@@ -115,21 +116,3 @@ def _refit_attention_write(sweep: Sweep) -> Solution:
     solution = solve(fit, held_out)
     sweep.move(write, own, solution.change[:k])
     return solution
-
-
-def refit_write(site: Site, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor]:
-    """The MLP's write, solved; and its change (k, d) as rounded. On the shelf then lie its "inputs" and what left the
-    layer before, "out".
-    """
-    write = mlp_write(site.decoder, site.layer)
-    own = write.matrix(site.student.parameter(site.layer, write.parameter)).float()
-    fit, held_out = two_grams(own.shape, own.device)
-    for number, held, calls in site.batches():
-        with captured(write.module) as inputs:
-            out = site.run(number, calls)()
-        target = site.target(number)
-        (held_out if held else fit).add(inputs[0], target.float() - out.float(), weight_of(target))
-        site.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
-        site.put("out", number, out)
-    solution = solve(fit, held_out, ridges)
-    return solution, site.move(write, own, solution.change)

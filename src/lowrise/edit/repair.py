@@ -15,13 +15,14 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.cosine_map import cosine_map
-from lowrise.edit.gram import Solution, fold, two_grams
+from lowrise.edit.gram import Solution, fold
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
+from lowrise.edit.writing import change_write, sums
 from lowrise.exact import exact
 from lowrise.model.alike import same_neurons
-from lowrise.model.matrices import captured, check_refit, mlp_write
+from lowrise.model.matrices import check_refit, mlp_write
 from lowrise.model.neurons import neurons_apart
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
@@ -97,28 +98,20 @@ def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0) -> 
 
 def _fold_layer(sweep: Sweep, how: Repair) -> Solution:
     """The dense model to the end of the gap; the student through the layer before it, with its new matrix."""
-    student, layer = sweep.student, sweep.layer
-    write = mlp_write(sweep.decoder, layer)
-    own = write.matrix(student.parameter(layer, write.parameter)).float()
-    fit, held_out = two_grams(own.shape, own.device)
-    of_held = []
-    for number, held, calls in sweep.batches():
-        target = sweep.dense(number, calls)
-        with captured(write.module) as inputs:
-            out = sweep.run(number, calls)()
-        if how == "fold":
-            (held_out if held else fit).add(inputs[0], target.float() - out.float())
-        sweep.put("out", number, out)
-        sweep.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
-        of_held.append(held)
-    solution = fold(fit, held_out, own) if how == "fold" else _turn(sweep, own, of_held)
-    sweep.leave_layer(sweep.move(write, own, solution.change))
+    write = mlp_write(sweep.decoder, sweep.layer)
+    own = write.matrix(sweep.student.parameter(sweep.layer, write.parameter)).float()
+    for number, _, calls in sweep.batches():
+        sweep.dense(number, calls)
+    fit, held_out = sums(sweep, None)
+    solution = fold(fit, held_out, own) if how == "fold" else _turn(sweep, own)
+    sweep.leave_layer(change_write(sweep, solution))
     sweep.up()
     return solution
 
 
-def _turn(sweep: Sweep, own: Tensor, of_held: list[bool]) -> Solution:
+def _turn(sweep: Sweep, own: Tensor) -> Solution:
     """ReplaceMe's map for directions; both models are at the end of the gap, the student's layer not repaired."""
+    of_held = [held for _, held, _ in sweep.batches()]
 
     def tokens(held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for number, of_this in enumerate(of_held):

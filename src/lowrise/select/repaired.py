@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.neurons import take_over
-from lowrise.edit.refit import refit_write
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Site
+from lowrise.edit.writing import refit_write
 from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured, check_refit, reads
