@@ -14,10 +14,19 @@ from lowrise.observe.shelf import Shelf
 from lowrise.observe.stream import BATCH_TOKENS
 
 
+def batches_of(fitted: Windows, held_out: Windows, *, mixed: bool) -> list[tuple[Tensor, bool]]:
+    """Token ids, and whether they are held out. mixed: every other window in short ones."""
+    return [
+        (ids, held)
+        for windows, held in ((fitted, False), (held_out, True))
+        for ids in (windows.mixed_batches(BATCH_TOKENS) if mixed else windows.batches(BATCH_TOKENS))
+    ]
+
+
 class Site:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
-    batches: token ids, and whether they are held out. What lies on the shelf has a name and the number of a batch;
+    batches: as `batches_of` makes them. What lies on the shelf has a name and the number of a batch;
     "student" is what enters the layer.
     """
 
@@ -69,7 +78,7 @@ class Site:
 
 class Sweep(Site):
     """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
-    mixed: every other window in short ones.
+    mixed: as of `batches_of`.
 
     Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
     h[layer]. On disk lie one state of both and what a repair puts there; in memory one batch.
@@ -78,13 +87,7 @@ class Sweep(Site):
     def __init__(
         self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
     ) -> None:
-        kept = len(windows) - held_out
-        batches = [
-            (ids, held)
-            for rows, held in zip(windows.cut(kept), (False, True), strict=True)
-            for ids in (rows.mixed_batches(BATCH_TOKENS) if mixed else rows.batches(BATCH_TOKENS))
-        ]
-        super().__init__(student, shelf, start, batches)
+        super().__init__(student, shelf, start, batches_of(*windows.cut(len(windows) - held_out), mixed=mixed))
         bottom = student.layers[0]
         for number, (ids, _) in enumerate(self._batches):
             h, calls = self.decoder.enter(ids)

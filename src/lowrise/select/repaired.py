@@ -20,7 +20,7 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.edit.neurons import take_over
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Site
+from lowrise.edit.sweep import Site, batches_of
 from lowrise.edit.writing import refit_write
 from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Decoder
@@ -28,7 +28,6 @@ from lowrise.model.matrices import captured, check_refit, reads
 from lowrise.model.neurons import neurons_apart
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
 from lowrise.observe.shelf import Shelf
-from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.progress import Bar, Reporter
 from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
 
@@ -122,8 +121,7 @@ class _Search:
         self._student = Student(decoder, list(range(len(decoder))))
         self._writes = check_refit(decoder)
         self._adopts = self._writes and neurons_apart(decoder)
-        parts = (fitted, False), (deciding, True)
-        self._batches = [(ids, held) for part, held in parts for ids in part.mixed_batches(BATCH_TOKENS)]
+        self._batches = batches_of(fitted, deciding, mixed=True)
         self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
         self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what lies on the shelf
