@@ -15,7 +15,7 @@ from lowrise.observe.stream import BATCH_TOKENS
 
 
 def batches_of(fitted: Windows, held_out: Windows, *, mixed: bool) -> list[tuple[Tensor, bool]]:
-    """Token ids, and whether they are held out. mixed: every other window in short ones."""
+    """Token ids, and whether they are held out. mixed: as `Windows.mixed_batches` cuts them."""
     return [
         (ids, held)
         for windows, held in ((fitted, False), (held_out, True))
