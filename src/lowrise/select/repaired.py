@@ -45,10 +45,10 @@ def choose_repaired(
     """k layers, never the first, each chosen on the model that the ones before left, repaired. Changes nothing.
 
     windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 2,048·effort. Divergences and
-    losses are means over positions, natural log. On disk lie the dense model's states of these tokens and what its MLPs
-    are given, in memory one batch, the sums of one trial (`edit/neurons.py`), one changed MLP a gap, and the dense
-    model's likeliest tokens at the deciding positions. Where `check_refit` finds that writes cannot be solved, trials
-    are drops.
+    losses are means over positions, natural log. On disk lie the dense model's states of these tokens, what its MLPs
+    are given, and at most one changed MLP a layer; in memory one batch, the sums of one trial (`edit/neurons.py`), one
+    changed MLP a gap, and the dense model's likeliest tokens at the deciding positions. Where `check_refit` finds that
+    writes cannot be solved, trials are drops.
     """
     windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)  # of as many documents as can be
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
