@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import yaml
@@ -182,14 +185,15 @@ class Preset(_Strict):
         return build_recipe({"preset": self.name}).loads_plainly
 
 
-def presets() -> dict[str, Preset]:
-    """All presets that ship, by name."""
+@cache
+def presets() -> Mapping[str, Preset]:
+    """All presets that ship, by name; their files are read once."""
     found = {}
     for file in sorted(files("lowrise").joinpath("recipes").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             name = file.name.removesuffix(".yaml")
             found[name] = Preset(name=name, **yaml.safe_load(file.read_text(encoding="utf-8")))
-    return found
+    return MappingProxyType(found)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
