@@ -9,10 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from lowrise.report import words
 from lowrise.report.charts import Chart, bokeh_script
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _DRAW = """
 (() => {
@@ -37,28 +41,39 @@ def render_page(template: str, *, title: str, charts: Mapping[str, Chart] | None
     In the template a chart is placed by `{{ chart(charts.NAME) }}` after `{% from "parts.html" import chart %}`: each
     of `charts` must be. A page without any carries no script.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
+    scripts = [bokeh_script(), _DRAW] if charts else []
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            title=title,
+            charts=charts or {},
+            chart_items=[chart.item for chart in (charts or {}).values()],
+            scripts=[Markup(script) for script in scripts],
+            script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'",
+            **values,
+        )
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what is no text
+
+
+@cache
+def _environment() -> Environment:
+    """jinja2 with the templates, each of which it compiles once."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
         loader=PackageLoader("lowrise.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh defines a thing before it names it again
-    environment.filters.update(words.FILTERS)
-    scripts = [bokeh_script(), _DRAW] if charts else []
-    page = environment.get_template(template).render(
-        title=title,
-        charts=charts or {},
-        chart_items=[chart.item for chart in (charts or {}).values()],
-        scripts=[Markup(script) for script in scripts],
-        script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'",
-        **values,
-    )
-    return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what is no text
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh defines a thing before it names it again
+    made.filters.update(words.FILTERS)
+    return made
 
 
 def _sha256(script: str) -> str:
