@@ -16,7 +16,6 @@ from lowrise.plan import CalibrationRecord
 # Tokens of the shorter windows of `mixed_batches`: a question with its answer. In long ones a token in twenty has so
 # little before it.
 SHORT = 64
-WHOLE = 4  # one window in so many of them stays whole
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,14 @@ class Windows:
         return iter(self.ids.split(max(1, tokens // self.length)) if len(self) else ())
 
     def mixed_batches(self, tokens: int = 1024) -> Iterator[Tensor]:
-        """The same, but only one window in WHOLE stays so; the others become windows of SHORT tokens, in batches apart.
+        """The same, every other window cut into windows of SHORT tokens: they come last, in batches of their own.
 
         Models are asked short questions too. Windows that hold less than two stay whole.
         """
         if self.length < 2 * SHORT:
             yield from self.batches(tokens)
             return
-        stays = torch.arange(len(self)) % WHOLE == 0
-        whole, cut = (Windows(self.ids[which], self.source, self.seed) for which in (stays, ~stays))
+        whole, cut = (Windows(self.ids[first::2], self.source, self.seed) for first in (0, 1))
         yield from whole.batches(tokens)
         yield from cut.pieces(SHORT).batches(tokens)
 
