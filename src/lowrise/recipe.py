@@ -230,6 +230,16 @@ def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
         raise _one_line(error, where) from error
 
 
+def check_values(given: dict[str, Any], where: str = "") -> None:
+    """Raises RecipeError, as `build_recipe` does, for a key that is unknown or a value that no preset could take."""
+    for key, value in given.items():
+        try:
+            Recipe.model_validate({key: value})
+        except ValidationError as error:
+            if error.errors()[0]["loc"]:  # without a place it is a matter of settings that do not go together
+                raise _one_line(error, where) from error
+
+
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
@@ -248,7 +258,9 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         remedy = close_names(str(first["loc"][-1]), owner.model_fields)
         return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    place = f"{where}: {key}" if where else f"--{key.rpartition('.')[2].replace('_', '-')}"
+    place = (
+        f"{where}: {key}" if where else f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
+    )
     found = "these settings together" if isinstance(first["input"], dict) else repr(first["input"])
     return RecipeError(place, expected, found, "correct the value")
 

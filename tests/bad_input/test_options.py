@@ -78,7 +78,11 @@ class TestCommandLine:
             ("--written", "1", ("written", "less than 1")),
             ("--effort", "0", ("effort", "greater than or equal to 1")),
             ("--effort", "2", ("`effort` with presets that search with repair only, which streamline-none does not",)),
-            ("--form", "portable", ("`form` with presets that put a network of two forms back only",)),
+            (
+                "--form",
+                "portable",
+                ("options: expected `form` with presets that put a network of two forms",),
+            ),
             (
                 "--loss",
                 "relative",

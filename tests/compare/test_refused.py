@@ -36,6 +36,10 @@ class TestRefused:
             (["--tasks", "no_such_task"], ("no_such_task",)),
             (["--tasks", "tiny_words", "--task-dir", "nowhere"], ("nowhere",)),
             (["--limit", "0"], ("limit", "greater than 0")),
+            # of presets that are not asked for
+            (["--form", "paperr"], ("--form", "'portable'", "'paperr'")),
+            (["--loss", "l1"], ("--loss", "'relative'", "'l1'")),
+            (["--effort", "0"], ("--effort", "greater than or equal to 1")),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.errors import OutputError, RecipeError, TextError
-from lowrise.recipe import HAVING_FORMS, LOOKING_AT_STATES, Recipe, build_recipe, presets
+from lowrise.recipe import HAVING_FORMS, LOOKING_AT_STATES, Recipe, build_recipe, check_values, presets
 
 FILE = "comparison.json"
 
@@ -52,6 +52,8 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     """
     _check_list("--presets", "a preset", "streamline-none,laco", names)
     _check_list("--remove", "a size", "4,8 or 25%", sizes)
+    for layer in layers:
+        check_values(layer, where)  # of what goes to no preset too
     known = presets()
     recipes = []
     for size in sizes:
