@@ -169,7 +169,7 @@ class Recipe(_Strict):
 
 def loads_plainly(network: Network, form: Form) -> bool:
     """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
-    return network in ("none", "layer") or form == "portable"
+    return network not in HAVING_FORMS or form == "portable"
 
 
 class Preset(_Strict):
@@ -258,9 +258,8 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         remedy = close_names(str(first["loc"][-1]), owner.model_fields)
         return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    place = (
-        f"{where}: {key}" if where else f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
-    )
+    option = f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
+    place = f"{where}: {key}" if where else option
     found = "these settings together" if isinstance(first["input"], dict) else repr(first["input"])
     return RecipeError(place, expected, found, "correct the value")
 

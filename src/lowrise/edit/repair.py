@@ -19,7 +19,7 @@ from lowrise.edit.gram import Solution, fold
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
-from lowrise.edit.writing import change_write, sums
+from lowrise.edit.writing import runs, sums
 from lowrise.exact import exact
 from lowrise.model.alike import same_neurons
 from lowrise.model.matrices import check_refit, mlp_write
@@ -102,16 +102,15 @@ def _fold_layer(sweep: Sweep, how: Repair) -> Solution:
     own = write.matrix(sweep.student.parameter(sweep.layer, write.parameter)).float()
     for number, _, calls in sweep.batches():
         sweep.dense(number, calls)
-    fit, held_out = sums(sweep, None)
-    solution = fold(fit, held_out, own) if how == "fold" else _turn(sweep, own)
-    sweep.leave_layer(change_write(sweep, solution))
+    solution = fold(*sums(sweep, own.shape, None), own) if how == "fold" else _turn(sweep, own)
+    sweep.leave_layer(sweep.move(write, own, solution.change))
     sweep.up()
     return solution
 
 
 def _turn(sweep: Sweep, own: Tensor) -> Solution:
     """ReplaceMe's map for directions; both models are at the end of the gap, the student's layer not repaired."""
-    of_held = [held for _, held, _ in sweep.batches()]
+    of_held = [held for _, held, _, _ in runs(sweep)]
 
     def tokens(held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for number, of_this in enumerate(of_held):

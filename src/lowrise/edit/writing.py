@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -12,33 +12,36 @@ from lowrise.model.matrices import captured, mlp_write
 
 
 def refit_write(site: Site, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor]:
-    """The matrix, solved by ridge regression; and its change (k, d) as rounded. On the shelf: as `sums` leaves it."""
-    solution = solve(*sums(site, weight_of), ridges)
-    return solution, change_write(site, solution)
-
-
-def sums(site: Site, weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
-    """Of what the matrix is given and of what the layer misses of its target, of fitted and of held-out tokens.
-
-    weight: of targets (..., d), what a token counts (...). On the shelf then lie the matrix's "inputs" and what left
-    the layer, "out".
-    """
+    """The matrix, solved by ridge regression; and its change (k, d) as rounded. On the shelf: as `runs` leaves it."""
     write = mlp_write(site.decoder, site.layer)
-    own = site.student.parameter(site.layer, write.parameter)
-    fit, held_out = two_grams(write.matrix(own).shape, own.device)
-    for number, held, calls in site.batches():
-        with captured(write.module) as inputs:
-            out = site.run(number, calls)()
+    own = write.matrix(site.student.parameter(site.layer, write.parameter)).float()
+    solution = solve(*sums(site, own.shape, weight_of), ridges)
+    return solution, site.move(write, own, solution.change)
+
+
+def sums(site: Site, shape: Sequence[int], weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
+    """Of what the matrix (k, d) is given and of what the layer misses of its target, of fitted and of held-out tokens.
+
+    weight: of targets (..., d), what a token counts (...). On the shelf: as `runs` leaves it.
+    """
+    fit, held_out = two_grams(shape, site.decoder.device)
+    for number, held, inputs, out in runs(site):
         target = site.target(number)
         counts = None if weight is None else weight(target)
-        (held_out if held else fit).add(inputs[0], target.float() - out.float(), counts)
-        site.put("inputs", number, inputs[0].view(*out.shape[:-1], -1))
-        site.put("out", number, out)
+        (held_out if held else fit).add(inputs, target.float() - out.float(), counts)
     return fit, held_out
 
 
-def change_write(site: Site, solution: Solution) -> Tensor:
-    """The matrix has the solution's change from now on; by how much, (k, d), once it is rounded."""
+def runs(site: Site) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
+    """(number, whether it is held out, what the matrix is given, what leaves the layer), of every batch.
+
+    Of those gone through, the latter two then lie on the shelf as "inputs" and "out".
+    """
     write = mlp_write(site.decoder, site.layer)
-    own = write.matrix(site.student.parameter(site.layer, write.parameter)).float()
-    return site.move(write, own, solution.change)
+    for number, held, calls in site.batches():
+        with captured(write.module) as given:
+            out = site.run(number, calls)()
+        inputs = given[0].view(*out.shape[:-1], -1)
+        site.put("inputs", number, inputs)
+        site.put("out", number, out)
+        yield number, held, inputs, out

@@ -44,17 +44,14 @@ def render_page(template: str, *, title: str, charts: Mapping[str, Chart] | None
     from markupsafe import Markup
 
     scripts = [bokeh_script(), _DRAW] if charts else []
-    page = (
-        _environment()
-        .get_template(template)
-        .render(
-            title=title,
-            charts=charts or {},
-            chart_items=[chart.item for chart in (charts or {}).values()],
-            scripts=[Markup(script) for script in scripts],
-            script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'",
-            **values,
-        )
+    found = _environment().get_template(template)
+    page = found.render(
+        title=title,
+        charts=charts or {},
+        chart_items=[chart.item for chart in (charts or {}).values()],
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'",
+        **values,
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what is no text
 

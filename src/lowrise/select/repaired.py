@@ -189,9 +189,9 @@ class _Search:
 
     def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
         """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
-        readers = [reads(self._decoder, layer)[1][0].module for layer in range(len(self._decoder))]
+        asked = range(len(self._decoder)) if self._adopts else ()
         with ExitStack() as stack:
-            given = [stack.enter_context(captured(module)) for module in readers] if self._adopts else []
+            given = [stack.enter_context(captured(reads(self._decoder, layer)[1][0].module)) for layer in asked]
             for layer, h in self._decoder.states(ids):
                 self._shelf.put((("dense", layer), number), h)
                 if layer and self._adopts:
