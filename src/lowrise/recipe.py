@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, reduce
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -87,7 +87,7 @@ class Recipe(_Strict):
     select: Select = "cosine"
     network: Network = "layer"
     form: Form = "paper"
-    repair: Repair = "none"  # in closed form, of the layers that are left, or of what stands in a span's place
+    repair: Repair = "none"  # layer by layer, of the layers that are left, or of what stands in a span's place
     effort: int = Field(1, ge=1)  # of the search with repair: tokens and trials it may take, in multiples of the usual
     avoid_massive: bool = False
     text: list[str] = []
@@ -125,16 +125,12 @@ class Recipe(_Strict):
     def _one_source(self) -> Self:
         if self.text and self.dataset is not None:
             raise ValueError("text or dataset, not both")
-        if self.written and self.select == "collapse" and self.repair == "none":
-            raise ValueError(f"`written` with presets that look at windows only, which {self.preset} does not")
         if self.written and not self.text and self.dataset is None:
             raise ValueError("`written` is a share beside `text` or `dataset`; without them the model writes all")
         return self
 
     @model_validator(mode="after")
     def _search_has_one_goal(self) -> Self:
-        if self.select != "collapse" and (self.collapse != Collapse() or self.strict):
-            raise ValueError(f"the preset {self.preset} runs no search of merges: leave `collapse` and `strict` out")
         if self.select == "collapse" and self.remove is not None and self.collapse.threshold is not None:
             raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
         return self
@@ -143,18 +139,14 @@ class Recipe(_Strict):
     def _criterion_takes_the_rest(self) -> Self:
         if self.select != "cosine" and self.network != "none":
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
-        if self.select not in LOOKING_AT_STATES and self.avoid_massive:
-            raise ValueError(f"`avoid_massive` with presets that choose by states only, which {self.preset} does not")
-        if self.network not in HAVING_FORMS and self.form != "paper":
-            raise ValueError(
-                f"`form` with presets that put a network of two forms back only, which {self.preset} does not"
-            )
-        if self.network == "none" and self.training.loss != "mse":
-            raise ValueError(f"the training `loss` with presets that train only, which {self.preset} does not")
+        for name, those in foreign_settings(self.select, self.network, self.repair).items():
+            first, *inner = name.split(".")
+            usual = type(self).model_fields[first].default
+            if reduce(getattr, inner, getattr(self, first)) != reduce(getattr, inner, usual):
+                key = name.rpartition(".")[2]
+                raise ValueError(f"`{key}` with presets that {those} only, which {self.preset} does not")
         if self.repair == "fold-cosine" and self.network != "none":
             raise ValueError("`repair: fold-cosine` where nothing is put back only")
-        if self.select != "repaired" and self.effort != 1:
-            raise ValueError(f"`effort` with presets that search with repair only, which {self.preset} does not")
         return self
 
     @property
@@ -165,6 +157,21 @@ class Recipe(_Strict):
     @property
     def loads_plainly(self) -> bool:
         return loads_plainly(self.network, self.form)
+
+
+def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[str, str]:
+    """Keys of a recipe, dots between, that such a preset does not look at; and what presets do that look at them."""
+    merges = select == "collapse"
+    looked_at = {
+        "collapse": (merges, "search merges"),
+        "strict": (merges, "search merges"),
+        "avoid_massive": (select in LOOKING_AT_STATES, "choose by states"),
+        "effort": (select == "repaired", "search with repair"),
+        "form": (network in HAVING_FORMS, "put a network of two forms back"),
+        "training.loss": (network != "none", "train"),
+        "written": (not merges or repair != "none", "look at windows"),
+    }
+    return {name: those for name, (looks, those) in looked_at.items() if not looks}
 
 
 def loads_plainly(network: Network, form: Form) -> bool:

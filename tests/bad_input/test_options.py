@@ -86,7 +86,7 @@ class TestCommandLine:
             (
                 "--loss",
                 "relative",
-                ("the training `loss` with presets that train only, which streamline-none does not",),
+                ("`loss` with presets that train only, which streamline-none does not",),
             ),
             ("--samples", "0", ("samples", "greater than 0")),
             ("--length", "1", ("length", "greater than 1")),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.errors import OutputError, RecipeError, TextError
-from lowrise.recipe import HAVING_FORMS, LOOKING_AT_STATES, Recipe, build_recipe, check_values, presets
+from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
 
 FILE = "comparison.json"
 
@@ -43,49 +43,38 @@ def read_lists(
 def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where: str) -> Asked:
     """Every preset at every size. layers: recipe settings for all rows, the later ones winning.
 
-    A setting goes to the presets that it is for: `collapse` and `strict` to those that search merges, `avoid_massive`
-    to those that choose by states, `effort` to those that search with repair, `form` to those that put a network of two
-    forms back, the training's `loss` to those that train, `samples` to those that repair or do not name their own
-    number (LaCo's ten sentences are no windows, and a search that runs the model a hundred times has few of them; a
-    repair is the better the more it gets).
+    A setting goes to the presets that look at it (`foreign_settings`), `samples` to those that repair or do not name
+    their own number (LaCo's ten sentences are no windows, and a search that runs the model a hundred times has few of
+    them; a repair is the better the more it gets).
     Raises RecipeError for an unknown preset, an empty list, a name twice; TextError for a text that cannot be read.
     """
     _check_list("--presets", "a preset", "streamline-none,laco", names)
     _check_list("--remove", "a size", "4,8 or 25%", sizes)
     for layer in layers:
         check_values(layer, where)  # of what goes to no preset too
-    known = presets()
     recipes = []
     for size in sizes:
         for name in names:
-            own = known[name].settings if name in known else {}
-            foreign = {"samples"} & own.keys() if own.get("repair", "none") == "none" else set()
-            foreign |= {"repair"} & own.keys()  # a method that is a repair is not turned into another
-            if own.get("select") == "collapse":
-                foreign |= {"written"}
-            if own.get("select") != "repaired":
-                foreign |= {"effort"}
-            if own.get("select") != "collapse":
-                foreign |= {"collapse", "strict"}
-            if own.get("select", "cosine") not in LOOKING_AT_STATES:
-                foreign |= {"avoid_massive"}
-            network = own.get("network", "layer")
-            if network not in HAVING_FORMS:
-                foreign |= {"form"}
-            mine = [{key: value for key, value in layer.items() if key not in foreign} for layer in layers]
-            if network == "none":
-                mine = [_without_loss(layer) for layer in mine]
+            own = build_recipe({"preset": name})
+            foreign = {*foreign_settings(own.select, own.network, own.repair)}
+            if own.repair != "none":  # a method that is a repair is not turned into another
+                foreign |= {"repair"}
+            elif "samples" in presets()[name].settings:
+                foreign |= {"samples"}
+            mine = [_without(layer, foreign) for layer in layers]
             recipes.append(build_recipe(*mine, {"preset": name, "remove": size}, where=where))
     if recipes[0].model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
     return Asked(recipes, {path: _sha256(path) for path in [*recipes[0].text, *recipes[0].eval_text]})
 
 
-def _without_loss(layer: dict[str, Any]) -> dict[str, Any]:
-    training = layer.get("training")
-    if not isinstance(training, dict):
-        return layer
-    return {**layer, "training": {key: value for key, value in training.items() if key != "loss"}}
+def _without(layer: dict[str, Any], names: set[str], prefix: str = "") -> dict[str, Any]:
+    """The settings but for those of these names, dots between."""
+    return {
+        key: _without(value, names, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in layer.items()
+        if f"{prefix}{key}" not in names
+    }
 
 
 def check_same(folder: Path, asked: Asked) -> None:
