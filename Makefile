@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo test test-slow test-gpu check bench clean
 
 install: $(READY)
 
@@ -23,6 +23,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow and not gpu and not network'
+
+# needs an accelerator that torch sees
+test-gpu: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -19,22 +19,23 @@ from common import demo_text, open_demo, parser, table
 from lowrise.calibration import Windows
 from lowrise.calibration.text import tokenise
 from lowrise.calibration.tokens import pack, sample
-from lowrise.observe.stream import BATCH_TOKENS
+from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 from lowrise.select.greedy import choose_greedily
 
 
 @torch.no_grad()
-def naive(model: Any, windows: Windows, removed: list[int]) -> dict[int, float]:
+def naive(decoder: Decoder, windows: Windows, removed: list[int]) -> dict[int, float]:
     """Mean loss without each further layer, `removed` ones gone already; families with `model.layers` only."""
     positions = len(windows) * (windows.length - 1)
+    model = decoder.model
     stack, losses = model.model.layers, {}
     for layer in range(len(stack)):
         if layer in removed:
             continue
         total = 0.0
         with without(model, [*removed, layer]):
-            for ids in windows.batches(BATCH_TOKENS):
+            for ids in windows.batches(decoder.batch_tokens):
                 logits = model(input_ids=ids, use_cache=False).logits
                 shifted = logits[:, :-1].contiguous().view(-1, logits.shape[-1])
                 total += float(torch.nn.functional.cross_entropy(shifted, ids[:, 1:].flatten(), reduction="sum"))
@@ -53,11 +54,11 @@ def without(model: Any, layers: list[int]) -> Iterator[None]:
         model.model.layers, model.config.num_hidden_layers = stack, count
 
 
-def naive_search(model: Any, windows: Windows, k: int) -> list[dict[int, float]]:
+def naive_search(decoder: Decoder, windows: Windows, k: int) -> list[dict[int, float]]:
     """Losses by layer of every round."""
     rounds: list[dict[int, float]] = []
     for _ in range(k):
-        rounds.append(naive(model, windows, [min(losses, key=losses.__getitem__) for losses in rounds]))
+        rounds.append(naive(decoder, windows, [min(losses, key=losses.__getitem__) for losses in rounds]))
     return rounds
 
 
@@ -77,7 +78,7 @@ def main() -> None:
     scores = choose_greedily(opened.decoder, windows, asked.remove, Reporter(quiet=True)).scores
     spent["ours"] = time.perf_counter() - began, time.process_time() - cpu
     began, cpu = time.perf_counter(), time.process_time()
-    slow = naive_search(opened.model, windows, asked.remove)
+    slow = naive_search(opened.decoder, windows, asked.remove)
     spent["naive"] = time.perf_counter() - began, time.process_time() - cpu
     same = scores["layers"] == [min(losses, key=losses.__getitem__) for losses in slow]
     apart = max(

@@ -21,12 +21,12 @@ from torch import Tensor
 from lowrise.calibration.text import tokenise
 from lowrise.calibration.tokens import Windows, pack, sample
 from lowrise.model.source import OpenModel
-from lowrise.observe.stream import BATCH_TOKENS, observe
+from lowrise.observe.stream import observe
 from lowrise.progress import Reporter
 
 
 def bare(opened: OpenModel, windows: Windows) -> None:
-    for ids in windows.batches(BATCH_TOKENS):
+    for ids in windows.batches(opened.decoder.batch_tokens):
         opened.model.base_model(input_ids=ids, use_cache=False)
 
 
@@ -78,7 +78,7 @@ def main() -> None:
             runs[given.memory_of](windows)
         print(json.dumps(peak.above))
         return
-    batches = [Windows(ids, "text", 0) for ids in windows.batches(BATCH_TOKENS)]
+    batches = [Windows(ids, "text", 0) for ids in windows.batches(opened.decoder.batch_tokens)]
     timed = {name: run for name, run in runs.items() if name != "store all states"}
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for run in timed.values():

@@ -10,7 +10,6 @@ import torch
 
 import tiny
 from lowrise.calibration import Windows, text_windows
-from lowrise.measure import perplexity as module
 from lowrise.measure.perplexity import perplexity
 from lowrise.measure.size import size
 from lowrise.model.decoder import Decoder
@@ -45,7 +44,7 @@ def test_perplexity_agrees_with_a_plain_loop_over_positions(family: str) -> None
 def test_a_batch_split_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, data = Decoder(tiny.model()), Windows(tiny.ids(6, 12), "", 0)
     whole = perplexity(decoder, data, QUIET)["value"]
-    monkeypatch.setattr(module, "_BATCH_TOKENS", 12)
+    monkeypatch.setattr(Decoder, "batch_tokens", 12)
     assert perplexity(decoder, data, QUIET)["value"] == pytest.approx(whole, rel=1e-6)
 
 

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
+from lowrise.model.decoder import Decoder
 from made_tasks import items, naive_stability, write_choice, write_items, write_tasks
 from warm import Warm
 
@@ -82,9 +83,7 @@ def logged(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
 def test_scores_are_lm_evals_own_and_stability_is_the_naive_one_of_its_logged_samples(
     measured: Callable[..., dict[str, Any]], dense: Path, shallow: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lowrise.measure import harness
-
-    monkeypatch.setattr(harness, "_BATCH_TOKENS", 1)  # one row a batch on both sides: the same float32 rounding
+    monkeypatch.setattr(Decoder, "batch_tokens", 1)  # one row a batch on both sides: the same float32 rounding
     found = measured(shallow, "--dense", dense)
     before, after = logged(dense, folder), logged(shallow, folder)
     for results, reference in ((found["dense"], before), (found, after)):

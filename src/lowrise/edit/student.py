@@ -11,7 +11,6 @@ from lowrise.calibration import Windows
 from lowrise.edit.merge import Mix, check_alike, mixed_parameters
 from lowrise.model.decoder import Call, Decoder
 from lowrise.observe.loss import next_token_loss
-from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.plan import Drop, Merge
 
 
@@ -45,7 +44,7 @@ class Student:
     def loss(self, windows: Windows) -> float:
         """Mean next-token cross-entropy, natural log."""
         total = 0.0
-        for ids in windows.batches(BATCH_TOKENS):
+        for ids in windows.batches(self.decoder.batch_tokens):
             h, calls = self.decoder.enter(ids)
             for layer in self.layers:
                 h = self.step(layer, h, calls)

@@ -11,15 +11,14 @@ from lowrise.edit.student import Student
 from lowrise.model.decoder import Call
 from lowrise.model.matrices import Matrix
 from lowrise.observe.shelf import Shelf
-from lowrise.observe.stream import BATCH_TOKENS
 
 
-def batches_of(fitted: Windows, held_out: Windows, *, mixed: bool) -> list[tuple[Tensor, bool]]:
-    """Token ids, and whether they are held out. mixed: as `Windows.mixed_batches` cuts them."""
+def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) -> list[tuple[Tensor, bool]]:
+    """Token ids, about `tokens` of them, and whether they are held out. mixed: as `Windows.mixed_batches` cuts them."""
     return [
         (ids, held)
         for windows, held in ((fitted, False), (held_out, True))
-        for ids in (windows.mixed_batches(BATCH_TOKENS) if mixed else windows.batches(BATCH_TOKENS))
+        for ids in (windows.mixed_batches(tokens) if mixed else windows.batches(tokens))
     ]
 
 
@@ -46,8 +45,16 @@ class Site:
 
     def batches(self) -> Iterator[tuple[int, bool, list[Call]]]:
         """(number, whether it is held out, the layers' calls)."""
-        for number, (ids, held) in enumerate(self._batches):
-            yield number, held, self.decoder.enter(ids)[1]
+        for number, (_, held) in enumerate(self._batches):
+            yield number, held, self.calls(number)
+
+    def calls(self, number: int) -> list[Call]:
+        """How the layers are called on a batch."""
+        return self.decoder.enter(self._batches[number][0])[1]
+
+    def numbers(self, *, held: bool) -> list[int]:
+        """Of the batches that are held out, or of those that are fitted."""
+        return [number for number, (_, one) in enumerate(self._batches) if one == held]
 
     def get(self, what: Hashable, number: int) -> Tensor:
         return self.shelf.get((what, number)).to(self.decoder.device)
@@ -87,7 +94,8 @@ class Sweep(Site):
     def __init__(
         self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
     ) -> None:
-        super().__init__(student, shelf, start, batches_of(*windows.cut(len(windows) - held_out), mixed=mixed))
+        parts = windows.cut(len(windows) - held_out)
+        super().__init__(student, shelf, start, batches_of(*parts, student.decoder.batch_tokens, mixed=mixed))
         bottom = student.layers[0]
         for number, (ids, _) in enumerate(self._batches):
             h, calls = self.decoder.enter(ids)

@@ -16,36 +16,33 @@ from lm_eval.models.huggingface import HFLM
 from lowrise.errors import TaskError
 from lowrise.measure.answers import Answer, TaskAnswers
 from lowrise.measure.quiet import quiet_lm_eval
+from lowrise.measure.rows import rows_at_once
 from lowrise.measure.tasks import FEWSHOT_SEED, LoadedTask
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Bar, Reporter
 
-_BATCH_TOKENS = 1024  # on CPU: more is no faster
-_LOGITS = 2**26  # float32 logits held at once on CPU, where nothing says in time that memory ends
 _TORCH_SEED = 1234  # what lm-eval's own command line sets
 
 
 class Harness(HFLM):  # type: ignore[misc]
     """lm-eval's view of a model that is already open. Nothing is loaded again.
 
-    Batches: on an accelerator lm-eval's own search (64 rows of the longest request, halved until they fit); on CPU as
-    many rows as the longest request leaves of 1,024 tokens.
+    Batches have as many rows as `rows_at_once` allows of the longest request. lm-eval's own search for a size takes all
+    memory that it finds, 17 GiB for a model of half a gigabyte, and leaves none to whoever shares the device.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Any) -> None:
-        on_cpu = decoder.device.type == "cpu"
         # a copy: lm-eval gives a tokenizer without a pad token one, and ours is saved with the result
         with quiet_lm_eval():
             super().__init__(
                 pretrained=decoder.model,
                 tokenizer=copy.deepcopy(tokenizer),
                 backend="causal",
-                batch_size=1 if on_cpu else "auto",
+                batch_size=1,
             )
         self.tokens: dict[tuple[str, str], int] = {}
         self.lengths: dict[tuple[str, str], int] = {}
-        self._logit_columns = int(decoder.model.get_output_embeddings().weight.shape[0])
-        self._on_cpu = on_cpu
+        self._decoder = decoder
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -68,8 +65,7 @@ class Harness(HFLM):  # type: ignore[misc]
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def _fit_batch(self, longest: int) -> None:
-        if self._on_cpu:
-            self.batch_size_per_gpu = max(1, min(_BATCH_TOKENS, _LOGITS // self._logit_columns) // longest)
+        self.batch_size_per_gpu = rows_at_once(self._decoder, longest)
 
 
 def evaluate(lm: Harness, loaded: LoadedTask, limit: int | None, report: Reporter) -> TaskAnswers:

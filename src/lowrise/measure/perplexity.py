@@ -10,11 +10,9 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.exact import exact_sum
+from lowrise.measure.rows import rows_at_once
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
-
-_BATCH_TOKENS = 1024
-_LOGITS = 2**26  # float32 logits held at once
 
 
 @torch.no_grad()
@@ -24,8 +22,7 @@ def perplexity(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str
     Sums are in float64.
     """
     total = 0.0
-    vocabulary = decoder.model.get_output_embeddings().weight.shape[0]
-    rows = max(1, min(_BATCH_TOKENS, _LOGITS // vocabulary) // windows.length)
+    rows = rows_at_once(decoder, windows.length)
     with report.bar("perplexity", len(windows)) as bar:
         for ids in windows.batches(rows * windows.length):
             ids = ids.to(decoder.device)

@@ -23,6 +23,9 @@ from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.splice import check_against_stock, renumber, splice_config
 from lowrise.model.support import refuse_config, refuse_stack
 
+_BATCH_TOKENS = 1024
+_ACCELERATOR_BATCH_TOKENS = 8192
+
 
 @dataclass(frozen=True)
 class Call:
@@ -121,6 +124,11 @@ class Decoder:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.layers.parameters()).dtype
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch, about: on CPU more are no faster, an accelerator would idle on so few."""
+        return _BATCH_TOKENS if self.device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
 
     def names(self, layer: int) -> LayerNames:
         return layer_names(self.family, self.layers[layer])

@@ -11,7 +11,6 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.flattened import FlattenedSimilarity
 from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
-from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.observe.weights import adjacent_matrices
 from lowrise.progress import Reporter
 
@@ -28,7 +27,7 @@ def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, A
     layers = len(decoder)
     similarity, flattened, massive = SpanSimilarity(layers), FlattenedSimilarity(layers), MassiveActivations(layers)
     with report.bar("observing", len(windows)) as bar:
-        for ids in windows.batches(BATCH_TOKENS):
+        for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids):
                 similarity.add(layer, h)
                 flattened.add(layer, h)

@@ -15,8 +15,6 @@ from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.progress import Reporter
 
-BATCH_TOKENS = 1024
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -48,7 +46,7 @@ def observe(decoder: Decoder, windows: Windows, report: Reporter) -> Observation
     massive = MassiveActivations(len(decoder))
     angular = AngularDistance(len(decoder))
     with report.bar("observing", len(windows)) as bar:
-        for ids in windows.batches(BATCH_TOKENS):
+        for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids):
                 norm = torch.linalg.vector_norm(h.float(), dim=-1)
                 similarity.add(layer, h)

@@ -121,7 +121,7 @@ class _Search:
         self._student = Student(decoder, list(range(len(decoder))))
         self._writes = check_refit(decoder)
         self._adopts = self._writes and neurons_apart(decoder)
-        self._batches = batches_of(fitted, deciding, mixed=True)
+        self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
         self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
         self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what lies on the shelf

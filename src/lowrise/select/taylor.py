@@ -14,7 +14,6 @@ from lowrise.errors import RecipeError
 from lowrise.exact import exact_sum
 from lowrise.model.decoder import Decoder
 from lowrise.observe.loss import losses_by_piece
-from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.progress import Reporter
 from lowrise.select.choice import Choice, lowest, spans_of
 
@@ -44,7 +43,7 @@ def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporte
     parameters = [list(layer.parameters()) for layer in decoder.layers]
     gradients: list[list[Tensor | None]] = [[None] * len(own) for own in parameters]
     with report.bar("gradients", len(windows)) as bar:
-        for ids in windows.batches(BATCH_TOKENS):
+        for ids in windows.batches(decoder.batch_tokens):
             _add_gradients(decoder, ids, parameters, gradients)
             bar.advance(ids.numel(), steps=len(ids))
     positions = len(windows) * (windows.length - 1)

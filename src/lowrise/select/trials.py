@@ -11,7 +11,6 @@ from lowrise.calibration import Windows
 from lowrise.model.decoder import Call, Decoder
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.shelf import Shelf
-from lowrise.observe.stream import BATCH_TOKENS
 from lowrise.progress import Bar
 
 
@@ -27,7 +26,7 @@ class Trials:
     @torch.no_grad()
     def __init__(self, decoder: Decoder, windows: Windows, shelf: Shelf) -> None:
         self._decoder, self._shelf = decoder, shelf
-        self._batches = list(windows.batches(BATCH_TOKENS))
+        self._batches = list(windows.batches(decoder.batch_tokens))
         self._positions = len(windows) * (windows.length - 1)
         self.layers = list(range(len(decoder)))
         self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its state on the shelf enters

@@ -1,0 +1,69 @@
+"""What runs on an accelerator is what runs on the CPU, but for rounding. Run by `pytest -m gpu` where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from lowrise.calibration import Windows
+from lowrise.edit.repair import repair
+from lowrise.edit.student import Student
+from lowrise.model.decoder import Decoder
+from lowrise.progress import Reporter
+from lowrise.select.repaired import choose_repaired
+from refusals import Main
+
+pytestmark = pytest.mark.gpu
+
+QUIET = Reporter(quiet=True)
+PRESETS = ["refit", "replaceme", "replaceme-cosine", "streamline", "laco", "greedy-perplexity", "block-influence"]
+
+
+def on_both(family: str) -> list[Decoder]:
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None
+    return [Decoder(tiny.model(family).to(device)) for device in ("cpu", accelerator)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["refit", "fold", "fold-cosine"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_repairs_are_those_of_the_cpu(family: str, how: Any) -> None:
+    losses, moved = [], []
+    for decoder in on_both(family):
+        student = Student(decoder, [0, 1, 4, 5])
+        fits = repair(student, Windows(tiny.ids(64, 32), "test", 0), 8, how, QUIET)
+        losses.append(student.loss(Windows(tiny.ids(16, 32, 1), "test", 0)))
+        moved.append([(fit.layer, fit.stop, fit.neurons) for fit in fits])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert moved[0] == moved[1]
+
+
+@torch.no_grad()
+def test_the_search_is_that_of_the_cpu() -> None:
+    found = []
+    for decoder in on_both("llama"):
+        fitted, deciding = Windows(tiny.ids(64, 32), "test", 0), Windows(tiny.ids(16, 32, 1), "test", 0)
+        choice = choose_repaired(decoder, fitted, deciding, 2, 1, QUIET)
+        found.append(choice.scores["rounds"][0]["divergences"])
+    for one, other in zip(*found, strict=True):
+        assert one == other or one == pytest.approx(other, rel=1e-2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs_where_auto_leads(
+    preset: str, main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    size = ["--threshold", "0.1"] if preset == "laco" else ["--remove", "2"]
+    arguments = ["run", tiny_folder, "--preset", preset, "--text", text_file, "--out", out, *size, "--quiet"]
+    calibration = [] if preset == "laco" else ["--samples", "64", "--length", "32"]
+    status, _, errors = main(*arguments, *calibration, "--eval-text", text_file, "--windows", "4")
+    assert (status, errors) == (0, "")
+    results = json.loads((out / "lowrise" / "results.json").read_text())
+    assert results["perplexity"]
