@@ -1,4 +1,4 @@
-"""The main job on a real model: SmolLM2-135M without 8 of its 30 layers, those left refit in closed form.
+"""The main job on a real model: SmolLM2-135M without 8 of its 30 layers, those left refit.
 
 Which layers go says block influence, in seconds; the search of the default preset does better and takes ten minutes.
 

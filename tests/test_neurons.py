@@ -107,6 +107,7 @@ def test_sums_of_some_rows_are_those_of_an_mlp_that_has_no_others() -> None:
     assert found.tokens == part.tokens
 
 
+@pytest.mark.usefixtures("regressions_alone")
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("kept", "takes"), [([0, 2, 3, 5], [0, 3]), ([0, 3, 4, 5], [0])], ids=["two gaps", "a gap of two"]

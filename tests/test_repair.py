@@ -50,6 +50,7 @@ def without(*gone: int) -> list[int]:
     return [layer for layer in range(tiny.LAYERS) if layer not in gone]
 
 
+@pytest.mark.usefixtures("regressions_alone")
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["refit", "fold"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -176,13 +177,14 @@ def test_other_families_are_refit_too(name: str) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in decoder.layers.state_dict().items())
 
 
+@pytest.mark.usefixtures("regressions_alone")
 @torch.no_grad()
 @pytest.mark.parametrize("short", [64, 8])
 def test_how_tokens_are_batched_changes_nothing(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lowrise.calibration.tokens.SHORT", short)
     found = []
     for size in (32, 4096):
-        monkeypatch.setattr("lowrise.edit.sweep.BATCH_TOKENS", size)
+        monkeypatch.setattr(Decoder, "batch_tokens", size)
         student = Student(make("qwen2"), without(2, 3))
         repair(student, windows(), HELD_OUT, "refit", QUIET)
         found.append(student.loss(windows(seed=1)))

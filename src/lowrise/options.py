@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {
     ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
     "repair": Annotated[
-        str | None, typer.Option(help="In closed form, after the cut: none, fold, fold-cosine or refit.")
+        str | None, typer.Option(help="Layer by layer, after the cut: none, fold, fold-cosine or refit.")
     ],
     "effort": Annotated[
         str | None, typer.Option(help="refit: tokens and trials of its search, 1 or more.", metavar="N")

@@ -10,7 +10,7 @@ missing behind it, the change of W is argmin Σ ‖A·X - E‖²/‖h‖, h the 
 The MLP's write aims at h[stop], stop the next layer that is kept. Attention's aims at the dense layer's stream behind
 its attention; but before a gap, where there is no such state, at h[stop] too, solved together with the MLP's write,
 whose part is not kept: what the MLP can make up for is not attention's to learn. Before a gap the layer also takes over
-neurons of those that go (`edit/neurons.py`).
+neurons of those that go (`edit/neurons.py`), and its MLP then follows a gradient (`edit/descent.py`).
 
 Where a norm or a factor stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, Granite), no closed form
 solves for it, and the reading matrices are solved alone: they need no more than that the layers above read the stream.
@@ -26,6 +26,7 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 
+from lowrise.edit.descent import descend
 from lowrise.edit.gram import Solution, solve, two_grams, weight_of
 from lowrise.edit.neurons import take_over
 from lowrise.edit.reading import read_through, turn
@@ -35,14 +36,15 @@ from lowrise.model.matrices import attention_write, captured, input_of, mlp_writ
 from lowrise.model.neurons import neuron_count
 
 
-def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int]:
+def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int, bool]:
     """Solve the layer at hand, and both models go on to the next.
 
     lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
     has nothing to give. Returned is the solution of the MLP's write, but before a gap with `before` as it was before
-    the attention's, None where only reads are solved, as they are without `writes`; and how many neurons it has of
-    others. Of a token, the dense layer is run once, the student's twice and to its MLP twice more, and for every lender
-    that is asked once and twice a block of its neurons: a matrix is solved on what the matrices before it have become.
+    the attention's, None where only reads are solved, as they are without `writes`; how many neurons it has of others;
+    and whether its MLP moved downhill. Of a token, the dense layer is run once, the student's twice and to its MLP
+    twice more; before a gap also once and twice a block of neurons for every lender that is asked, and once an epoch of
+    the descent: a matrix is solved on what the matrices before it have become.
     """
     layer = sweep.layer
     attention, mlp = reads(sweep.decoder, layer)
@@ -52,7 +54,7 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     read_through(sweep, mlp, turn(sweep, _mlp_of(sweep, layer), mlp))
     if first is None:
         sweep.pass_student()
-        return None, 0
+        return None, 0, False
     others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
         taken = take_over(sweep, lender, _mlp_of(sweep, lender))
@@ -60,11 +62,12 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
             break
         for rows in taken:
             others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
+    downhill = sweep.gap and descend(sweep)
     last, change = refit_write(sweep)
     sweep.leave_layer(change)
     before = first.before if sweep.gap else last.before
     sweep.up()
-    return Solution(last.change, last.ridge, before, last.after), int(others.sum())
+    return Solution(last.change, last.ridge, before, last.after), int(others.sum()), downhill
 
 
 def _mlp_of(sweep: Sweep, layer: int) -> Hashable:

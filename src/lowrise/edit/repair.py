@@ -33,7 +33,8 @@ from lowrise.recipe import Repair
 class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
-    neurons: how many of its MLP's were taken over from layers that go. before, after: mean error of a held-out token:
+    neurons: how many of its MLP's were taken over from layers that go. downhill: whether its MLP then followed a
+    gradient (`edit/descent.py`). before, after: mean error of a held-out token:
     ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are counted, ‖E‖² of `fold` and of a trained network,
     1 - cos of `fold-cosine`. None where only reads were solved, which are not measured by h[stop].
     """
@@ -44,6 +45,7 @@ class Fit:
     before: float | None
     after: float | None
     neurons: int = 0
+    downhill: bool = False
 
 
 def gaps(student: Student) -> list[tuple[int, int]]:
@@ -90,10 +92,10 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     return fits
 
 
-def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0) -> Fit:
+def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0, downhill: bool = False) -> Fit:
     if solution is None:
         return Fit(layer, stop, None, None, None)
-    return Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons)
+    return Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons, downhill)
 
 
 def _fold_layer(sweep: Sweep, how: Repair) -> Solution:

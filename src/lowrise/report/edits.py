@@ -10,7 +10,7 @@ from lowrise.report import words
 
 
 class Solved(Protocol):
-    """What a closed form did at one layer of the original model. before: None where only reads were solved."""
+    """What a repair did at one layer of the original model. before: None where only reads were solved."""
 
     @property
     def layer(self) -> int: ...
@@ -18,6 +18,8 @@ class Solved(Protocol):
     def before(self) -> float | None: ...
     @property
     def neurons(self) -> int: ...
+    @property
+    def downhill(self) -> bool: ...
 
 
 def describe(edit: Edit) -> str:
@@ -52,8 +54,8 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
 
 
 def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:
-    """What a closed-form repair did and whose neurons moved, as sentences."""
-    found = describe_repair(edits, fits), neurons_taken(fits)
+    """What a repair did, whose neurons moved and which MLPs then followed a gradient, as sentences."""
+    found = describe_repair(edits, fits), neurons_taken(fits), moved_downhill(fits)
     return [f"{words.capitalize_first(one)}." for one in found if one is not None]
 
 
@@ -61,3 +63,10 @@ def neurons_taken(fits: Sequence[Solved]) -> str | None:
     """Which layers took over neurons of those that go, and how many; None if none did."""
     by = [f"{fit.neurons:,} by layer {fit.layer}" for fit in fits if fit.neurons]
     return f"MLP neurons taken over from layers that go: {', '.join(by)}" if by else None
+
+
+def moved_downhill(fits: Sequence[Solved]) -> str | None:
+    """Which layers' MLPs followed a gradient; None if none did."""
+    layers = [str(fit.layer) for fit in fits if fit.downhill]
+    where = f"layer{'' if len(layers) == 1 else 's'} {', '.join(layers)}"
+    return f"then the MLP of {where} moved downhill, toward the dense model's states alone" if layers else None

@@ -138,6 +138,7 @@ class Repair(_Loose):
     layer: int
     before: float | None = None
     neurons: int = 0
+    downhill: bool = False
 
 
 class Results(Measured):

@@ -1,0 +1,143 @@
+"""The part of refit that follows a gradient, of one layer's MLP: what moves, how far, and who judges."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from lowrise.calibration import Windows
+from lowrise.edit import descent
+from lowrise.edit.descent import descend
+from lowrise.edit.repair import repair
+from lowrise.edit.student import Student
+from lowrise.edit.sweep import Sweep
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import mlp_write
+from lowrise.model.neurons import parameters
+from lowrise.observe.shelf import Shelf
+from lowrise.progress import Reporter
+from ridges import HELD_OUT
+
+QUIET = Reporter(quiet=True)
+FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # plain, biased, transposed, parallel, fused
+LAYER, STOP = 2, 4
+
+
+def windows(rows: int = 64, seed: int = 0) -> Windows:
+    return Windows(tiny.ids(rows, 32, seed), "test", 0)
+
+
+@pytest.fixture
+def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
+    """Before the gap [3, 4) of a tiny model, the dense model behind it."""
+    decoder = Decoder(tiny.model(getattr(request, "param", "llama")))
+    kept = [layer for layer in range(tiny.LAYERS) if not LAYER < layer < STOP]
+    with torch.no_grad(), Shelf() as shelf:
+        made = Sweep(Student(decoder, kept), windows(), HELD_OUT, shelf, LAYER, mixed=False)
+        for number, _, calls in made.batches():
+            made.dense(number, calls)
+        yield made
+
+
+def names_of(sweep: Sweep) -> list[str]:
+    return [*parameters(sweep.decoder, LAYER), mlp_write(sweep.decoder, LAYER).parameter]
+
+
+def error(sweep: Sweep, held: bool) -> torch.Tensor:
+    """Mean ‖out - h[stop]‖²/‖h[stop]‖, written plainly."""
+    total, tokens = torch.zeros(()), 0
+    for number, one, calls in sweep.batches():
+        if one == held:
+            target = sweep.target(number)
+            apart = (sweep.run(number, calls)() - target).square().sum(-1) / target.norm(dim=-1)
+            total, tokens = total + apart.sum(), tokens + apart.numel()
+    return total / tokens
+
+
+@pytest.mark.parametrize("sweep", FAMILIES, indirect=True)
+def test_held_out_tokens_are_met_better_and_nothing_but_the_mlp_moves(sweep: Sweep) -> None:
+    before = float(error(sweep, held=True))
+    descend(sweep)
+    assert float(error(sweep, held=True)) < 0.99 * before
+    assert set(sweep.student.changed) == {LAYER}
+    assert set(sweep.student.changed[LAYER]) == set(names_of(sweep))
+
+
+def test_the_dense_models_own_numbers_and_gradients_stay(sweep: Sweep) -> None:
+    before = copy.deepcopy(sweep.decoder.model.state_dict())
+    descend(sweep)
+    assert all(torch.equal(value, before[name]) for name, value in sweep.decoder.model.state_dict().items())
+    assert all(value.grad is None for value in sweep.decoder.model.parameters())
+    assert not any(value.requires_grad for value in sweep.student.changed[LAYER].values())
+
+
+def test_one_step_is_adams(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first: every weight goes as far against the sign of its gradient, a tenth of a step while it warms up."""
+    monkeypatch.setattr(descent, "EPOCHS", 1)
+    monkeypatch.setattr(Decoder, "batch_tokens", 10**6)
+    with torch.no_grad(), Shelf() as shelf:
+        one = Sweep(sweep.student, windows(), HELD_OUT, shelf, LAYER, mixed=False)
+        for number, _, calls in one.batches():
+            one.dense(number, calls)
+        layer = one.decoder.layers[LAYER]
+        own = {name: layer.get_parameter(name) for name in names_of(one)}
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(error(one, held=False), list(own.values()))
+        descend(one)
+        for (name, value), gradient in zip(own.items(), gradients, strict=True):
+            step = 0.1 * descent.STEP / one.decoder.hidden_size**0.5 * value.square().mean().sqrt()
+            expected = value - step * gradient / (gradient.abs() + 1e-8)
+            assert torch.allclose(one.student.changed[LAYER][name], expected, atol=1e-6)
+
+
+def test_what_held_out_tokens_do_not_like_is_not_taken(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "STEP", 1e4)
+    descend(sweep)
+    assert sweep.student.changed == {}
+
+
+def test_the_best_epoch_is_taken_and_not_the_last(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[float] = []
+    measure = descent._held_out_error
+
+    def noted(*arguments: Any) -> float:
+        reached.append(measure(*arguments))
+        return reached[-1]
+
+    monkeypatch.setattr(descent, "_held_out_error", noted)
+    monkeypatch.setattr(descent, "STEP", 30.0)
+    descend(sweep)
+    assert len(reached) == 1 + descent.EPOCHS
+    assert min(reached) < reached[-1]  # or the test shows nothing
+    assert float(error(sweep, held=True)) == pytest.approx(min(reached), rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kept", "moved"), [([0, 1, 3, 5], [1, 3]), ([0, 1, 2, 5], [2]), ([2, 3, 4, 5], [])])
+def test_layers_before_gaps_descend(kept: list[int], moved: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def noted(site: Sweep) -> None:
+        seen.append(site.layer)
+        descend(site)
+
+    monkeypatch.setattr("lowrise.edit.refit.descend", noted)
+    repair(Student(Decoder(tiny.model()), kept), windows(16), HELD_OUT, "refit", QUIET)
+    assert seen == moved
+
+
+@torch.no_grad()
+def test_half_precision_descends_too() -> None:
+    found = []
+    for epochs in (0, descent.EPOCHS):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(descent, "EPOCHS", epochs)
+            student = Student(Decoder(tiny.model().to(torch.bfloat16)), [0, 1, 2, 4, 5])
+            fits = repair(student, windows(), HELD_OUT, "refit", QUIET)
+            found.append(next(fit.after for fit in fits if fit.layer == 2))
+    assert found[1] < found[0]  # type: ignore[operator]
