@@ -34,14 +34,20 @@ def on_both(family: str) -> list[Decoder]:
 @pytest.mark.parametrize("how", ["refit", "fold", "fold-cosine"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
 def test_repairs_are_those_of_the_cpu(family: str, how: Any) -> None:
-    losses, moved = [], []
+    """By the errors they leave: losses of random models hardly tell repairs apart."""
+    found = []
     for decoder in on_both(family):
-        student = Student(decoder, [0, 1, 4, 5])
-        fits = repair(student, Windows(tiny.ids(64, 32), "test", 0), 8, how, QUIET)
-        losses.append(student.loss(Windows(tiny.ids(16, 32, 1), "test", 0)))
-        moved.append([(fit.layer, fit.stop, fit.neurons) for fit in fits])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    assert moved[0] == moved[1]
+        fits = repair(Student(decoder, [0, 1, 4, 5]), Windows(tiny.ids(512, 32), "test", 0), 64, how, QUIET)
+        found.append({fit.layer: fit for fit in fits})
+    ours, theirs = found
+    assert ours.keys() == theirs.keys()
+    for layer, fit in ours.items():
+        assert fit.after == pytest.approx(theirs[layer].after, rel=0.05 if fit.descended else 1e-2)
+        assert (fit.stop, fit.neurons, fit.descended) == (
+            theirs[layer].stop,
+            theirs[layer].neurons,
+            theirs[layer].descended,
+        )
 
 
 @torch.no_grad()

@@ -179,14 +179,15 @@ def test_other_families_are_refit_too(name: str) -> None:
 
 @pytest.mark.usefixtures("regressions_alone")
 @torch.no_grad()
-@pytest.mark.parametrize("short", [64, 8])
-def test_how_tokens_are_batched_changes_nothing(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("how", "short"), [("refit", 64), ("refit", 8), ("fold", 64), ("fold-cosine", 64)])
+def test_how_tokens_are_batched_changes_nothing(how: Any, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lowrise.calibration.tokens.SHORT", short)
+    monkeypatch.setattr("lowrise.edit.cosine_map.STEP_TOKENS", 32)
     found = []
     for size in (32, 4096):
         monkeypatch.setattr(Decoder, "batch_tokens", size)
         student = Student(make("qwen2"), without(2, 3))
-        repair(student, windows(), HELD_OUT, "refit", QUIET)
+        repair(student, windows(), HELD_OUT, how, QUIET)
         found.append(student.loss(windows(seed=1)))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 

@@ -56,10 +56,10 @@ def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder:
     assert {repair["layer"] for repair in results["repairs"]} >= before_gaps
     taken = [f"{one['neurons']} by layer {one['layer']}" for one in results["repairs"] if one["neurons"]]
     assert bool(taken) == (kind == "refit")
-    downhill = [str(one["layer"]) for one in results["repairs"] if one["downhill"]]
-    assert {*map(int, downhill)} == (before_gaps if kind == "refit" else set())
+    descended = [str(one["layer"]) for one in results["repairs"] if one["descended"]]
+    assert {*map(int, descended)} == (before_gaps if kind == "refit" else set())
     for text in (page, card):
-        assert (f"{', '.join(downhill)} moved downhill" in text) == bool(downhill)
+        assert (f"{', '.join(descended)} on, each toward" in text) == bool(descended)
         assert ("MLP neurons taken over from layers that go: " + ", ".join(taken) in text) == bool(taken)
 
 
@@ -74,7 +74,7 @@ def test_a_run_says_what_every_layer_before_a_gap_made_of_it(
     gaps = [(edit["start"] - 1, edit["stop"]) for edit in plan["edits"] if edit["start"] > 0]
     told = re.findall(
         r"layer (\d+) meets h\[(\d+)\]: error on held-out tokens 0\.\d+ of what it was(?:, λ [\d.e-]+)?"
-        r"(?:, \d+ neurons taken over from layers that go)?(?:, MLP moved downhill)?$",
+        r"(?:, \d+ neurons taken over from layers that go)?(?:, then gradient descent on its MLP)?$",
         errors,
         re.MULTILINE,
     )

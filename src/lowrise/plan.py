@@ -60,9 +60,9 @@ class _Span(_Strict):
 
 class Drop(_Span):
     """The span goes. `fold` also gives the last layer before it a new MLP output matrix, `refit` new matrices to it and
-    to all layers above, in closed form.
+    to all layers above, layer by layer.
 
-    They are solved on the calibration tokens when the plan is applied (`edit/repair.py`): plans stay small.
+    They are found on the calibration tokens when the plan is applied (`edit/repair.py`): plans stay small.
     """
 
     kind: Literal["drop", "fold", "refit"] = "drop"

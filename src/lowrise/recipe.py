@@ -141,9 +141,10 @@ class Recipe(_Strict):
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
         for name, those in foreign_settings(self.select, self.network, self.repair).items():
             first, *inner = name.split(".")
-            usual = type(self).model_fields[first].default
-            if reduce(getattr, inner, getattr(self, first)) != reduce(getattr, inner, usual):
-                key = name.rpartition(".")[2]
+            value, usual = getattr(self, first), type(self).model_fields[first].default
+            if reduce(getattr, inner, value) != reduce(getattr, inner, usual):
+                nested = isinstance(value, BaseModel) and not inner
+                key = _difference(value, usual) if nested else [first, *inner][-1]
                 raise ValueError(f"`{key}` with presets that {those} only, which {self.preset} does not")
         if self.repair == "fold-cosine" and self.network != "none":
             raise ValueError("`repair: fold-cosine` where nothing is put back only")
@@ -157,6 +158,11 @@ class Recipe(_Strict):
     @property
     def loads_plainly(self) -> bool:
         return loads_plainly(self.network, self.form)
+
+
+def _difference(one: BaseModel, other: BaseModel) -> str:
+    """The first key whose values differ: what was given, where the other is as usual."""
+    return next(key for key, value in one if value != getattr(other, key))
 
 
 def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[str, str]:

@@ -88,6 +88,8 @@ class TestCommandLine:
                 "relative",
                 ("`loss` with presets that train only, which streamline-none does not",),
             ),
+            ("--threshold", "0.5", ("`threshold` with presets that search merges only, which streamline-none",)),
+            ("--norms", "merge", ("`norms` with presets that search merges only, which streamline-none",)),
             ("--samples", "0", ("samples", "greater than 0")),
             ("--length", "1", ("length", "greater than 1")),
             ("--windows", "0", ("windows", "greater than 0")),

@@ -13,6 +13,7 @@ import pytest
 import tiny
 from comparisons import SMALL, Arguments, row_states
 from lowrise.compare import steps
+from lowrise.compare.asked import ask
 from lowrise.compare.child import Ended
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
@@ -52,6 +53,23 @@ def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked:
     assert "streamline-none" in printed
     assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
     assert "laco-last" in comparison_page(results)
+
+
+@pytest.mark.parametrize(("repair", "written"), [("none", 0.0), ("refit", 0.5)])
+def test_a_setting_goes_to_the_rows_that_look_at_it(text_file: Path, repair: str, written: float) -> None:
+    """A search of merges looks at sentences alone, but what is to be repaired is fitted on windows."""
+    given = {
+        "model": "M",
+        "text": [str(text_file)],
+        "written": 0.5,
+        "repair": repair,
+        "effort": 2,
+        "avoid_massive": True,
+    }
+    laco, refit, cosine = ask(["laco", "refit", "streamline-none"], ["2"], [given], "").recipes
+    assert (laco.repair, laco.written, laco.effort, laco.avoid_massive) == (repair, written, 1, False)
+    assert (refit.repair, refit.written, refit.effort, refit.avoid_massive) == ("refit", 0.5, 2, False)
+    assert (cosine.repair, cosine.written, cosine.effort, cosine.avoid_massive) == (repair, 0.5, 1, True)
 
 
 @pytest.mark.usefixtures("ran")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lowrise.plan import Drop, Merge, Replace
-from lowrise.report.edits import describe, describe_repair, moved_downhill, neurons_taken
+from lowrise.report.edits import descended, describe, describe_repair, neurons_taken
 from lowrise.report.folder import Repair
 
 DROP = Drop(start=2, stop=4)
@@ -43,11 +43,11 @@ def test_neurons_are_counted_by_the_layer_that_took_them() -> None:
     assert neurons_taken(fits[1:2]) is None
 
 
-def test_mlps_that_followed_a_gradient_are_named() -> None:
-    fits = [Repair(layer=3, downhill=True), Repair(layer=5), Repair(layer=8, downhill=True)]
-    assert moved_downhill(fits) == "then the MLP of layers 3, 8 moved downhill, toward the dense model's states alone"
-    assert "of layer 3 moved" in str(moved_downhill(fits[:1]))
-    assert moved_downhill(fits[1:2]) is None
+def test_mlps_fitted_on_by_gradient_descent_are_named() -> None:
+    fits = [Repair(layer=3, descended=True), Repair(layer=5), Repair(layer=8, descended=True)]
+    assert "gradient descent (Adam) then fitted the MLPs of layers 3, 8 on" in str(descended(fits))
+    assert "the MLP of layer 3 on" in str(descended(fits[:1]))
+    assert descended(fits[1:2]) is None
 
 
 def test_a_network_is_repaired_in_its_own_last_matrix() -> None:

@@ -12,6 +12,7 @@ from lowrise.errors import OutputError, RecipeError, TextError
 from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
 
 FILE = "comparison.json"
+KINDS = {"select", "network", "repair"}  # settings that decide which others a row looks at
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     for size in sizes:
         for name in names:
             own = build_recipe({"preset": name})
-            foreign = {*foreign_settings(own.select, own.network, own.repair)}
+            foreign = set()
             if own.repair != "none":  # a method that is a repair is not turned into another
-                foreign |= {"repair"}
+                foreign = {"repair"}
             elif "samples" in presets()[name].settings:
-                foreign |= {"samples"}
+                foreign = {"samples"}
+            kinds = [{key: layer[key] for key in KINDS - foreign if key in layer} for layer in layers]
+            row = build_recipe(*kinds, {"preset": name}, where=where)
+            foreign |= {*foreign_settings(row.select, row.network, row.repair)}
             mine = [_without(layer, foreign) for layer in layers]
             recipes.append(build_recipe(*mine, {"preset": name, "remove": size}, where=where))
     if recipes[0].model is None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lowrise.exact import exact_sum
 
-# The published settings but for the batch, which is one of ours: about 1,024 tokens.
+# The published settings but for the tokens of a step.
 EPOCHS = 10
+STEP_TOKENS = 1024
 LEARNING_RATE = 1e-4
 
 Tokens = tuple[Tensor, Tensor, Tensor]
@@ -33,11 +34,12 @@ def cosine_map(batches: Callable[[], Iterator[Tokens]], held_out: Callable[[], I
     optimiser = torch.optim.Adam([change], lr=LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(EPOCHS):
-            for m, out, target in batches():
-                optimiser.zero_grad()
-                loss = 1 - torch.cosine_similarity(out + m @ change, target, dim=-1).mean()
-                loss.backward()
-                optimiser.step()
+            for batch in batches():
+                for m, out, target in zip(*(part.split(STEP_TOKENS) for part in batch), strict=True):
+                    optimiser.zero_grad()
+                    loss = 1 - torch.cosine_similarity(out + m @ change, target, dim=-1).mean()
+                    loss.backward()
+                    optimiser.step()
     found = torch.eye(d, device=device) + change.detach()
     return found, before, _distance(held_out(), found)
 

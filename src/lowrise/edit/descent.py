@@ -1,7 +1,7 @@
-"""An MLP moved downhill, all its matrices together, where no closed form solves for them.
+"""Block reconstruction: an MLP fitted on by gradient descent where no closed form solves for its first matrices.
 
 The regressions let a layer read what it used to read and write what is missing. Which neurons would do that best is no
-linear question. So before a gap the MLP's matrices follow the gradient of the objective of its write,
+linear question. So before a gap all matrices of the MLP follow the gradient of the objective of its write,
 Σ ‖out - h[stop]‖²/‖h[stop]‖, by Adam (Kingma and Ba, arXiv 1412.6980). No gradient leaves the layer, and nothing but
 the dense model's states is aimed at.
 """
@@ -9,6 +9,7 @@ the dense model's states is aimed at.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +21,40 @@ from lowrise.model.matrices import mlp_write
 from lowrise.model.neurons import parameters
 
 EPOCHS = 6
-# What Adam moves a weight by at most, in root mean squares of its matrix; over √d, so that what the matrix makes moves
-# alike in narrow and in wide models.
-STEP = 0.5
-WARM_UP = 10  # batches, for Adam's second moments
+STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
+# What a step moves a weight by at most, in root mean squares of its matrix; over √d, so that what the matrix makes
+# moves alike in narrow and in wide models.
+RATE = 0.5
+WARM_UP = 10  # steps, for Adam's second moments
 
 
 def descend(site: Site) -> bool:
     """The student's MLP becomes what met the held-out tokens best after any epoch, or stays as it is; whether it moved.
 
     Of a token, the layer is run once an epoch, and its MLP differentiated. Memory: the MLP's parameters in float32 six
-    times, and a batch's activations in the layer.
+    times, and the activations of a step in the layer. A layer whose own code forbids gradients stays as it is.
     """
     student, layer = site.student, site.layer
     names = [*parameters(site.decoder, layer), mlp_write(site.decoder, layer).parameter]
     moved = {name: nn.Parameter(student.parameter(layer, name).float().clone()) for name in names}
-    fitted, held_out = site.numbers(held=False), site.numbers(held=True)
-    optimizer, schedule = _adam(list(moved.values()), site.decoder.hidden_size, max(1, EPOCHS * len(fitted)))
-    least = _held_out_error(site, moved, held_out)
+    fitted = site.numbers(held=False)
+    steps = EPOCHS * sum(site.count(number, STEP_TOKENS) for number in fitted)
+    optimizer, schedule = _adam(list(moved.values()), site.decoder.hidden_size, max(1, steps))
+    least = _held_out_error(site, moved)
     best: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     for _ in range(EPOCHS):
         for place in torch.randperm(len(fitted), generator=generator).tolist():
-            with torch.enable_grad():
-                error = _errors(site, moved, fitted[place]).mean()
-                # of these alone: the layer's other parameters, which stay, want no gradient
-                gradients = torch.autograd.grad(error, list(moved.values()))
-            for value, gradient in zip(moved.values(), gradients, strict=True):
-                value.grad = gradient
-            optimizer.step()
-            schedule.step()
-        now = _held_out_error(site, moved, held_out)
+            for errors in _errors(site, moved, fitted[place], gradients=True):
+                if not errors.requires_grad:
+                    return False
+                # of the errors' sum, and of these parameters alone: those that stay want no gradient
+                gradients = torch.autograd.grad(errors, list(moved.values()), torch.ones_like(errors))
+                for value, gradient in zip(moved.values(), gradients, strict=True):
+                    value.grad = gradient
+                optimizer.step()
+                schedule.step()
+        now = _held_out_error(site, moved)
         if now < least:
             least, best = now, {name: value.detach().clone() for name, value in moved.items()}
     for name, new in best.items():
@@ -59,9 +63,9 @@ def descend(site: Site) -> bool:
 
 
 def _adam(moved: list[nn.Parameter], d: int, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
-    """Adam, and its way up for the first steps and down to 0 at the last."""
+    """Adam, and its rate, up in the first steps and down to 0 at the last."""
     groups = [
-        {"params": [value], "lr": STEP / math.sqrt(d) * float(value.detach().square().mean().sqrt())} for value in moved
+        {"params": [value], "lr": RATE / math.sqrt(d) * float(value.detach().square().mean().sqrt())} for value in moved
     ]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
@@ -69,14 +73,20 @@ def _adam(moved: list[nn.Parameter], d: int, steps: int) -> tuple[torch.optim.Ad
     )
 
 
-def _errors(site: Site, moved: dict[str, nn.Parameter], number: int) -> Tensor:
-    """‖out - h[stop]‖²/‖h[stop]‖ of a batch, (batch, tokens)."""
-    rounded = {name: value.to(site.decoder.dtype) for name, value in moved.items()}
-    out, target = site.run(number, site.calls(number), rounded)(), site.target(number)
-    return (out.float() - target.float()).square().sum(-1) * weight_of(target)
+def _errors(site: Site, moved: dict[str, nn.Parameter], number: int, *, gradients: bool) -> Iterator[Tensor]:
+    """‖out - h[stop]‖²/‖h[stop]‖, (rows, tokens), of a batch, so many tokens at a time as make a step."""
+    for h, target, calls in site.pieces(number, STEP_TOKENS):
+        with torch.set_grad_enabled(gradients):
+            rounded = {name: value.to(site.decoder.dtype) for name, value in moved.items()}
+            out = site.step(h, calls, rounded)
+            errors = (out.float() - target.float()).square().sum(-1) * weight_of(target)
+        yield errors
 
 
-@torch.no_grad()
-def _held_out_error(site: Site, moved: dict[str, nn.Parameter], held_out: list[int]) -> float:
-    errors = [_errors(site, moved, number) for number in held_out]
-    return float(sum(exact_sum(one) for one in errors)) / max(1, sum(one.numel() for one in errors))
+def _held_out_error(site: Site, moved: dict[str, nn.Parameter]) -> float:
+    """Mean of a token."""
+    total, tokens = 0.0, 0
+    for number in site.numbers(held=True):
+        for errors in _errors(site, moved, number, gradients=False):
+            total, tokens = total + float(exact_sum(errors)), tokens + errors.numel()
+    return total / max(1, tokens)

@@ -42,7 +42,7 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
     has nothing to give. Returned is the solution of the MLP's write, but before a gap with `before` as it was before
     the attention's, None where only reads are solved, as they are without `writes`; how many neurons it has of others;
-    and whether its MLP moved downhill. Of a token, the dense layer is run once, the student's twice and to its MLP
+    and whether its MLP descended. Of a token, the dense layer is run once, the student's twice and to its MLP
     twice more; before a gap also once and twice a block of neurons for every lender that is asked, and once an epoch of
     the descent: a matrix is solved on what the matrices before it have become.
     """
@@ -62,12 +62,15 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
             break
         for rows in taken:
             others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
-    downhill = sweep.gap and descend(sweep)
-    last, change = refit_write(sweep)
+    solved = None if others.any() else refit_write(sweep)  # neurons that were chosen come with their write solved
+    descended = sweep.gap and descend(sweep)
+    if solved is None or descended:
+        solved = refit_write(sweep)
+    last, change = solved
     sweep.leave_layer(change)
     before = first.before if sweep.gap else last.before
     sweep.up()
-    return Solution(last.change, last.ridge, before, last.after), int(others.sum()), downhill
+    return Solution(last.change, last.ridge, before, last.after), int(others.sum()), descended
 
 
 def _mlp_of(sweep: Sweep, layer: int) -> Hashable:

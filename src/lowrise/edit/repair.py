@@ -1,4 +1,4 @@
-"""Closed-form repair of a cut, from the bottom up, in one pass over the tokens.
+"""Repair of a cut, layer by layer, from the bottom up, in one pass over the tokens.
 
 `refit` solves all matrices from the first gap up anew (`edit/refit.py`). `fold` and `fold-cosine`, ReplaceMe's (arXiv
 2505.02819), change the MLP's output matrix W of the last layer before a gap to W·T, T (d, d), so that what leaves the
@@ -33,7 +33,7 @@ from lowrise.recipe import Repair
 class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
-    neurons: how many of its MLP's were taken over from layers that go. downhill: whether its MLP then followed a
+    neurons: how many of its MLP's were taken over from layers that go. descended: whether its MLP then followed a
     gradient (`edit/descent.py`). before, after: mean error of a held-out token:
     ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are counted, ‖E‖² of `fold` and of a trained network,
     1 - cos of `fold-cosine`. None where only reads were solved, which are not measured by h[stop].
@@ -45,7 +45,7 @@ class Fit:
     before: float | None
     after: float | None
     neurons: int = 0
-    downhill: bool = False
+    descended: bool = False
 
 
 def gaps(student: Student) -> list[tuple[int, int]]:
@@ -61,11 +61,12 @@ def gaps(student: Student) -> list[tuple[int, int]]:
 def repair(student: Student, windows: Windows, held_out: int, how: Repair, report: Reporter) -> list[Fit]:
     """Solve matrices anew, in place; of every layer that was solved what came of it, from the bottom up.
 
-    held_out: so many windows, the last ones, choose λ and are fitted by nothing. Dense model and student go through
-    the layers side by side, and a layer that both have passed is the student's from then on; a plan of it must have
-    passed `check_writes` or `check_refit`. On disk lie, of all tokens, one state of both, the inputs of one layer's
-    matrices and those of the MLPs in the gap behind it; in memory one batch, two matrices' sums, one layer's new
-    parameters, and, while neurons move, four float64 matrices of up to (2k, 2k), k neurons a layer (`edit/neurons.py`).
+    held_out: so many windows, the last ones, choose λ and epochs and are fitted by nothing. Dense model and student go
+    through the layers side by side, and a layer that both have passed is the student's from then on; a plan of it must
+    have passed `check_writes` or `check_refit`. On disk lie, of all tokens, one state of both, the inputs of one
+    layer's matrices and those of the MLPs in the gap behind it; in memory one batch, two matrices' sums, one layer's
+    new parameters, while neurons move four float64 matrices of up to (2k, 2k), k neurons a layer (`edit/neurons.py`),
+    and then, with Adam's moments, its MLP six times in float32 (`edit/descent.py`).
     """
     before_gaps = [layer for layer, _ in gaps(student)]
     bottom = student.layers[0]
@@ -92,10 +93,10 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     return fits
 
 
-def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0, downhill: bool = False) -> Fit:
+def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0, descended: bool = False) -> Fit:
     if solution is None:
         return Fit(layer, stop, None, None, None)
-    return Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons, downhill)
+    return Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons, descended)
 
 
 def _fold_layer(sweep: Sweep, how: Repair) -> Solution:

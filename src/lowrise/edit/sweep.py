@@ -46,15 +46,24 @@ class Site:
     def batches(self) -> Iterator[tuple[int, bool, list[Call]]]:
         """(number, whether it is held out, the layers' calls)."""
         for number, (_, held) in enumerate(self._batches):
-            yield number, held, self.calls(number)
-
-    def calls(self, number: int) -> list[Call]:
-        """How the layers are called on a batch."""
-        return self.decoder.enter(self._batches[number][0])[1]
+            yield number, held, self.decoder.enter(self._batches[number][0])[1]
 
     def numbers(self, *, held: bool) -> list[int]:
         """Of the batches that are held out, or of those that are fitted."""
         return [number for number, (_, one) in enumerate(self._batches) if one == held]
+
+    def pieces(self, number: int, tokens: int) -> Iterator[tuple[Tensor, Tensor, list[Call]]]:
+        """(what enters the layer, its target, the layers' calls), about `tokens` tokens of a batch at a time."""
+        parts = (self._batches[number][0], self.get("student", number), self.target(number))
+        for ids, h, target in zip(*(part.split(self._rows(number, tokens)) for part in parts), strict=True):
+            yield h, target, self.decoder.enter(ids)[1]
+
+    def count(self, number: int, tokens: int) -> int:
+        """How many pieces there are."""
+        return -(-len(self._batches[number][0]) // self._rows(number, tokens))
+
+    def _rows(self, number: int, tokens: int) -> int:
+        return max(1, tokens // self._batches[number][0].shape[1])
 
     def get(self, what: Hashable, number: int) -> Tensor:
         return self.shelf.get((what, number)).to(self.decoder.device)
@@ -68,8 +77,12 @@ class Site:
 
     def run(self, number: int, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Callable[[], Tensor]:
         """The student's layer on a batch, as it is now, but for what `instead` gives."""
+        return lambda: self.step(self.get("student", number), calls, instead)
+
+    def step(self, h: Tensor, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The same from what enters the layer, (batch, tokens, hidden)."""
         own = {**self.student.changed.get(self.layer, {}), **(instead or {})}
-        return lambda: self.decoder.step(self.layer, self.get("student", number), calls, own)
+        return self.decoder.step(self.layer, h, calls, own)
 
     def carry(self) -> None:
         """The student through the layer as it is now; "student" is then what leaves it."""

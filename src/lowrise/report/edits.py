@@ -19,7 +19,7 @@ class Solved(Protocol):
     @property
     def neurons(self) -> int: ...
     @property
-    def downhill(self) -> bool: ...
+    def descended(self) -> bool: ...
 
 
 def describe(edit: Edit) -> str:
@@ -54,8 +54,8 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
 
 
 def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:
-    """What a repair did, whose neurons moved and which MLPs then followed a gradient, as sentences."""
-    found = describe_repair(edits, fits), neurons_taken(fits), moved_downhill(fits)
+    """What a repair did, whose neurons moved and which MLPs were fitted on by gradient descent, as sentences."""
+    found = describe_repair(edits, fits), neurons_taken(fits), descended(fits)
     return [f"{words.capitalize_first(one)}." for one in found if one is not None]
 
 
@@ -65,8 +65,10 @@ def neurons_taken(fits: Sequence[Solved]) -> str | None:
     return f"MLP neurons taken over from layers that go: {', '.join(by)}" if by else None
 
 
-def moved_downhill(fits: Sequence[Solved]) -> str | None:
-    """Which layers' MLPs followed a gradient; None if none did."""
-    layers = [str(fit.layer) for fit in fits if fit.downhill]
-    where = f"layer{'' if len(layers) == 1 else 's'} {', '.join(layers)}"
-    return f"then the MLP of {where} moved downhill, toward the dense model's states alone" if layers else None
+def descended(fits: Sequence[Solved]) -> str | None:
+    """Which layers' MLPs were fitted on by gradient descent; None if none was."""
+    layers = [str(fit.layer) for fit in fits if fit.descended]
+    if not layers:
+        return None
+    mlps = f"MLP of layer {layers[0]}" if len(layers) == 1 else f"MLPs of layers {', '.join(layers)}"
+    return f"gradient descent (Adam) then fitted the {mlps} on, each toward the dense model's states behind its gap"

@@ -133,12 +133,12 @@ class Training(_Loose):
 
 
 class Repair(_Loose):
-    """What was solved in closed form at one layer of the original model (`edit/repair.py`, Fit)."""
+    """What was solved or fitted at one layer of the original model (`edit/repair.py`, Fit)."""
 
     layer: int
     before: float | None = None
     neurons: int = 0
-    downhill: bool = False
+    descended: bool = False
 
 
 class Results(Measured):
