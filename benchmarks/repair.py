@@ -2,8 +2,8 @@
 
     python benchmarks/repair.py [--model M] [--text FILE] [--samples 32] [--length 512] [--start 12] [--stop 20]
 
-Each way runs over the same windows in a process of its own; "with descent" is the whole of ours, whose last step the
-naive way does not make. The bound that ours must keep: two sets of sums (AᵀA, AᵀE
+Each way runs over the same windows in a process of its own; "with descent" is the whole of ours, with windows cut short
+too, which the naive way does not know. The bound that ours must keep: two sets of sums (AᵀA, AᵀE
 of the fitted and of the held-out tokens, A the neurons of two layers), what solves them, one layer's new matrices, and
 one batch.
 """
@@ -38,7 +38,11 @@ def whole(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
 
 
 def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
-    with mock.patch("lowrise.edit.refit.descend"):
+    """What the naive way does: no descent, no window cut short."""
+    with (
+        mock.patch("lowrise.edit.refit.descend", lambda _site: False),
+        mock.patch("lowrise.calibration.tokens.SHORT", windows.length),
+    ):
         whole(decoder, windows, held_out, kept)
 
 
