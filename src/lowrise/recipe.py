@@ -143,8 +143,7 @@ class Recipe(_Strict):
             first, *inner = name.split(".")
             value, usual = getattr(self, first), type(self).model_fields[first].default
             if reduce(getattr, inner, value) != reduce(getattr, inner, usual):
-                nested = isinstance(value, BaseModel) and not inner
-                key = _difference(value, usual) if nested else [first, *inner][-1]
+                key = name.rpartition(".")[2]
                 raise ValueError(f"`{key}` with presets that {those} only, which {self.preset} does not")
         if self.repair == "fold-cosine" and self.network != "none":
             raise ValueError("`repair: fold-cosine` where nothing is put back only")
@@ -160,16 +159,11 @@ class Recipe(_Strict):
         return loads_plainly(self.network, self.form)
 
 
-def _difference(one: BaseModel, other: BaseModel) -> str:
-    """The first key whose values differ: what was given, where the other is as usual."""
-    return next(key for key, value in one if value != getattr(other, key))
-
-
 def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[str, str]:
     """Keys of a recipe, dots between, that such a preset does not look at; and what presets do that look at them."""
     merges = select == "collapse"
     looked_at = {
-        "collapse": (merges, "search merges"),
+        **{f"collapse.{key}": (merges, "search merges") for key in Collapse.model_fields},
         "strict": (merges, "search merges"),
         "avoid_massive": (select in LOOKING_AT_STATES, "choose by states"),
         "effort": (select == "repaired", "search with repair"),

@@ -45,8 +45,8 @@ class Site:
 
     def batches(self) -> Iterator[tuple[int, bool, list[Call]]]:
         """(number, whether it is held out, the layers' calls)."""
-        for number, (_, held) in enumerate(self._batches):
-            yield number, held, self.decoder.enter(self._batches[number][0])[1]
+        for number, (ids, held) in enumerate(self._batches):
+            yield number, held, self.decoder.enter(ids)[1]
 
     def numbers(self, *, held: bool) -> list[int]:
         """Of the batches that are held out, or of those that are fitted."""
