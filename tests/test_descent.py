@@ -1,4 +1,4 @@
-"""The part of refit that follows a gradient, of one layer's MLP: what moves, how far, and who judges."""
+"""The part of refit that follows a gradient, of one layer: what moves, how far, and who judges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import mlp_write
+from lowrise.model.matrices import attention_write, mlp_write, reads
 from lowrise.model.neurons import parameters
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
@@ -44,8 +44,14 @@ def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
         yield made
 
 
+def of_attention(sweep: Sweep) -> list[str]:
+    matrices = (*reads(sweep.decoder, LAYER)[0], attention_write(sweep.decoder, LAYER))
+    return [matrix.parameter for matrix in matrices]
+
+
 def names_of(sweep: Sweep) -> list[str]:
-    return [*parameters(sweep.decoder, LAYER), mlp_write(sweep.decoder, LAYER).parameter]
+    mlp = [*parameters(sweep.decoder, LAYER), mlp_write(sweep.decoder, LAYER).parameter]
+    return of_attention(sweep) + mlp
 
 
 def error(sweep: Sweep, held: bool) -> torch.Tensor:
@@ -60,7 +66,7 @@ def error(sweep: Sweep, held: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("sweep", FAMILIES, indirect=True)
-def test_held_out_tokens_are_met_better_and_nothing_but_the_mlp_moves(sweep: Sweep) -> None:
+def test_held_out_tokens_are_met_better_and_nothing_but_the_layer_moves(sweep: Sweep) -> None:
     before = float(error(sweep, held=True))
     descend(sweep)
     assert float(error(sweep, held=True)) < 0.99 * before
@@ -91,7 +97,8 @@ def test_one_step_is_adams(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> Non
             gradients = torch.autograd.grad(error(one, held=False), list(own.values()))
         descend(one)
         for (name, value), gradient in zip(own.items(), gradients, strict=True):
-            step = 0.1 * descent.RATE / one.decoder.hidden_size**0.5 * value.square().mean().sqrt()
+            rate = descent.ATTENTION_RATE if name in of_attention(one) else descent.RATE
+            step = 0.1 * rate / one.decoder.hidden_size**0.5 * value.square().mean().sqrt()
             assert torch.allclose(one.student.changed[LAYER][name], value - step * gradient.sign(), atol=1e-5)
 
 
@@ -129,18 +136,22 @@ def test_where_no_neurons_move_it_is_no_worse_than_the_regression(family: str, m
     assert found[1] <= found[0]  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("sweep", ["llama"], indirect=True)
-def test_a_layer_whose_code_forbids_gradients_stays(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlp = type(sweep.decoder.layers[LAYER].mlp)
-    monkeypatch.setattr(mlp, "forward", torch.no_grad()(mlp.forward))
+@pytest.mark.parametrize("forbids", ["mlp", "layer"])
+def test_what_code_keeps_gradients_from_stays(sweep: Sweep, forbids: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = sweep.decoder.layers[LAYER]
+    module = type(layer.mlp if forbids == "mlp" else layer)
+    monkeypatch.setattr(module, "forward", torch.no_grad()(module.forward))
     for parameter in sweep.decoder.model.parameters():
         parameter.requires_grad_(False)
-    assert descend(sweep) is False
-    assert sweep.student.changed == {}
+    assert descend(sweep) is (forbids == "mlp")
+    new = sweep.student.changed.get(LAYER, {})
+    moved = {name for name, value in new.items() if not torch.equal(value, layer.get_parameter(name))}
+    assert moved == (set(of_attention(sweep)) if forbids == "mlp" else set())
 
 
 def test_what_held_out_tokens_do_not_like_is_not_taken(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "RATE", 1e4)
+    monkeypatch.setattr(descent, "ATTENTION_RATE", 1e4)
     descend(sweep)
     assert sweep.student.changed == {}
 

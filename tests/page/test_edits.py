@@ -43,10 +43,10 @@ def test_neurons_are_counted_by_the_layer_that_took_them() -> None:
     assert neurons_taken(fits[1:2]) is None
 
 
-def test_mlps_fitted_on_by_gradient_descent_are_named() -> None:
+def test_layers_fitted_on_by_gradient_descent_are_named() -> None:
     fits = [Repair(layer=3, descended=True), Repair(layer=5), Repair(layer=8, descended=True)]
-    assert "gradient descent (Adam) then fitted the MLPs of layers 3, 8 on" in str(descended(fits))
-    assert "the MLP of layer 3 on" in str(descended(fits[:1]))
+    assert "gradient descent (Adam) then fitted layers 3, 8 on, each toward" in str(descended(fits))
+    assert "then fitted layer 3 on toward" in str(descended(fits[:1]))
     assert descended(fits[1:2]) is None
 
 

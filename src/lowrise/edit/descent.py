@@ -1,9 +1,9 @@
-"""Block reconstruction: an MLP fitted on by gradient descent where no closed form solves for its first matrices.
+"""Block reconstruction: a layer fitted on by gradient descent where no closed form solves for its first matrices.
 
-The regressions let a layer read what it used to read and write what is missing. Which neurons would do that best is no
-linear question. So before a gap all matrices of the MLP follow the gradient of the objective of its write,
-Σ ‖out - h[stop]‖²/‖h[stop]‖, by Adam (Kingma and Ba, arXiv 1412.6980). No gradient leaves the layer, and nothing but
-the dense model's states is aimed at.
+The regressions let a layer read what it used to read and write what is missing. Which neurons would do that best, and
+which tokens should be looked at, are no linear questions. So before a gap all matrices of the layer follow the gradient
+of the objective of its write, Σ ‖out - h[stop]‖²/‖h[stop]‖, by Adam (Kingma and Ba, arXiv 1412.6980). No gradient
+leaves the layer, and nothing but the dense model's states is aimed at.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from torch import Tensor, nn
 from lowrise.edit.gram import weight_of
 from lowrise.edit.sweep import Site
 from lowrise.exact import exact_sum
-from lowrise.model.matrices import mlp_write
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import attention_write, mlp_write, reads
 from lowrise.model.neurons import parameters
 
 EPOCHS = 6
 STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
 # What a step moves a weight by at most, in root mean squares of its matrix; over √d, so that what the matrix makes
-# moves alike in narrow and in wide models.
-RATE = 0.5
+# moves alike in narrow and in wide models. Attention is unstable at more than its own.
+RATE, ATTENTION_RATE = 0.5, 0.25
 WARM_UP = 10  # steps, for Adam's second moments
 
 
 def descend(site: Site) -> bool:
-    """The student's MLP becomes what met the held-out tokens best after any epoch, or stays as it is; whether it moved.
+    """The student's layer becomes what met the held-out tokens best after any epoch, or stays; whether it moved.
 
-    Of a token, the layer is run once an epoch, and its MLP differentiated. Memory: the MLP's parameters in float32 six
-    times, and the activations of a step in the layer. A layer whose own code forbids gradients stays as it is.
+    Of a token, the layer is run and differentiated once an epoch. Memory: its matrices in float32 six times, and the
+    activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
     """
     student, layer = site.student, site.layer
-    names = [*parameters(site.decoder, layer), mlp_write(site.decoder, layer).parameter]
-    moved = {name: nn.Parameter(student.parameter(layer, name).float().clone()) for name in names}
+    rates = _rates(site.decoder, layer)
+    moved = {name: nn.Parameter(student.parameter(layer, name).float().clone()) for name in rates}
     fitted = site.numbers(held=False)
     steps = EPOCHS * sum(site.count(number, STEP_TOKENS) for number in fitted)
-    optimizer, schedule = _adam(list(moved.values()), site.decoder.hidden_size, max(1, steps))
+    optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, steps))
     least = _held_out_error(site, moved)
     best: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
@@ -49,7 +50,8 @@ def descend(site: Site) -> bool:
                 if not errors.requires_grad:
                     return False
                 # of the errors' sum, and of these parameters alone: those that stay want no gradient
-                gradients = torch.autograd.grad(errors, list(moved.values()), torch.ones_like(errors))
+                ones = torch.ones_like(errors)
+                gradients = torch.autograd.grad(errors, list(moved.values()), ones, allow_unused=True)
                 for value, gradient in zip(moved.values(), gradients, strict=True):
                     value.grad = gradient
                 optimizer.step()
@@ -62,11 +64,19 @@ def descend(site: Site) -> bool:
     return bool(best)
 
 
-def _adam(moved: list[nn.Parameter], d: int, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
-    """Adam, and its rate, up in the first steps and down to 0 at the last."""
-    groups = [
-        {"params": [value], "lr": RATE / math.sqrt(d) * float(value.detach().square().mean().sqrt())} for value in moved
-    ]
+def _rates(decoder: Decoder, layer: int) -> dict[str, float]:
+    """By path in the layer, of every parameter that moves."""
+    attention = (*reads(decoder, layer)[0], attention_write(decoder, layer))
+    mlp = (*parameters(decoder, layer), mlp_write(decoder, layer).parameter)
+    rates = {matrix.parameter: ATTENTION_RATE for matrix in attention} | dict.fromkeys(mlp, RATE)
+    return {name: rate / math.sqrt(decoder.hidden_size) for name, rate in rates.items()}
+
+
+def _adam(
+    moved: list[tuple[nn.Parameter, float]], steps: int
+) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
+    """Adam, and its rates, up in the first steps and down to 0 at the last."""
+    groups = [{"params": [value], "lr": rate * float(value.detach().square().mean().sqrt())} for value, rate in moved]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / steps)

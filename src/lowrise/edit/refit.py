@@ -10,7 +10,7 @@ missing behind it, the change of W is argmin Σ ‖A·X - E‖²/‖h‖, h the 
 The MLP's write aims at h[stop], stop the next layer that is kept. Attention's aims at the dense layer's stream behind
 its attention; but before a gap, where there is no such state, at h[stop] too, solved together with the MLP's write,
 whose part is not kept: what the MLP can make up for is not attention's to learn. Before a gap the layer also takes over
-neurons of those that go (`edit/neurons.py`), and its MLP then follows a gradient (`edit/descent.py`).
+neurons of those that go (`edit/neurons.py`), and all its matrices then follow a gradient (`edit/descent.py`).
 
 Where a norm or a factor stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, Granite), no closed form
 solves for it, and the reading matrices are solved alone: they need no more than that the layers above read the stream.
@@ -42,7 +42,7 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
     lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
     has nothing to give. Returned is the solution of the MLP's write, but before a gap with `before` as it was before
     the attention's, None where only reads are solved, as they are without `writes`; how many neurons it has of others;
-    and whether its MLP descended. Of a token, the dense layer is run once, the student's twice and to its MLP
+    and whether it descended. Of a token, the dense layer is run once, the student's twice and to its MLP
     twice more; before a gap also once and twice a block of neurons for every lender that is asked, and once an epoch of
     the descent: a matrix is solved on what the matrices before it have become.
     """

@@ -33,7 +33,7 @@ from lowrise.recipe import Repair
 class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
-    neurons: how many of its MLP's were taken over from layers that go. descended: whether its MLP then followed a
+    neurons: how many of its MLP's were taken over from layers that go. descended: whether it then followed a
     gradient (`edit/descent.py`). before, after: mean error of a held-out token:
     ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are counted, ‖E‖² of `fold` and of a trained network,
     1 - cos of `fold-cosine`. None where only reads were solved, which are not measured by h[stop].
@@ -66,7 +66,7 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     have passed `check_writes` or `check_refit`. On disk lie, of all tokens, one state of both, the inputs of one
     layer's matrices and those of the MLPs in the gap behind it; in memory one batch, two matrices' sums, one layer's
     new parameters, while neurons move four float64 matrices of up to (2k, 2k), k neurons a layer (`edit/neurons.py`),
-    and then, with Adam's moments, its MLP six times in float32 (`edit/descent.py`).
+    and then, with Adam's moments, a layer six times in float32 (`edit/descent.py`).
     """
     before_gaps = [layer for layer, _ in gaps(student)]
     bottom = student.layers[0]

@@ -70,7 +70,7 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
         share = fit.after / fit.before if fit.before else math.nan
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
-        how += ", then gradient descent on its MLP" if fit.descended else ""
+        how += ", then gradient descent" if fit.descended else ""
         report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{how}")
         if fit.after > fit.before:
             report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")

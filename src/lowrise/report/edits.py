@@ -54,7 +54,7 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
 
 
 def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:
-    """What a repair did, whose neurons moved and which MLPs were fitted on by gradient descent, as sentences."""
+    """What a repair did, whose neurons moved and which layers were fitted on by gradient descent, as sentences."""
     found = describe_repair(edits, fits), neurons_taken(fits), descended(fits)
     return [f"{words.capitalize_first(one)}." for one in found if one is not None]
 
@@ -66,9 +66,10 @@ def neurons_taken(fits: Sequence[Solved]) -> str | None:
 
 
 def descended(fits: Sequence[Solved]) -> str | None:
-    """Which layers' MLPs were fitted on by gradient descent; None if none was."""
+    """Which layers were fitted on by gradient descent; None if none was."""
     layers = [str(fit.layer) for fit in fits if fit.descended]
     if not layers:
         return None
-    mlps = f"MLP of layer {layers[0]}" if len(layers) == 1 else f"MLPs of layers {', '.join(layers)}"
-    return f"gradient descent (Adam) then fitted the {mlps} on, each toward the dense model's states behind its gap"
+    named = f"layer {layers[0]} on" if len(layers) == 1 else f"layers {', '.join(layers)} on, each"
+    gap = "the gap" if len(layers) == 1 else "its gap"
+    return f"gradient descent (Adam) then fitted {named} toward the dense model's states behind {gap}"
