@@ -87,6 +87,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "paper": {"preset": "streamline-ffn", "training": {"epochs": 2}, "samples": 10},
     "merge": {"preset": "laco-mean", "collapse": {"combine": 3}},
     "search": {"preset": "refit", "samples": 64},
+    "span search": {"preset": "refit-span", "samples": 64},
     "weights": {"preset": "block-influence", "samples": 10},
 }
 

@@ -23,7 +23,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.observe.stream import observe
 from lowrise.progress import Reporter
-from lowrise.select.repaired import choose_repaired
+from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from lowrise.select.taylor import choose_by_taylor
 
 QUIET = Reporter(quiet=True)
@@ -89,12 +89,13 @@ def _representations(_decoder: Decoder) -> None:
         lambda decoder: perplexity(decoder, windows(), QUIET),
         lambda _decoder: choose_by_taylor(Decoder(tiny.model("llama", num_hidden_layers=8)), windows(4), 1, QUIET),
         lambda decoder: choose_repaired(decoder, windows(), windows(4), 1, 1, QUIET),
+        lambda decoder: choose_repaired_span(decoder, windows(), windows(4), 2, 1, QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(64), 4, "refit", QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), 4, "fold", QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), 4, "fold-cosine", QUIET),
         _representations,
     ],
-    ids=["observe", "perplexity", "taylor", "search", "refit", "fold", "fold-cosine", "laco"],
+    ids=["observe", "perplexity", "taylor", "search", "span", "refit", "fold", "fold-cosine", "laco"],
 )
 def test_float64_is_made_by_nothing_else(use: Any) -> None:
     decoder = Decoder(tiny.model("llama"))

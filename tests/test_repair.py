@@ -23,7 +23,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import check_refit, check_writes, mlp_write, reads
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
-from lowrise.select.repaired import choose_repaired
+from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from naive import apart, naive_adopt, naive_fold, naive_refit, through
 from ridges import HELD_OUT, best_ridge
 
@@ -375,3 +375,36 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch
         model = models[removed]
     assert bool(moved) is moves
     assert choice.scores["loss"]["dense"] == pytest.approx(perplexity(decoder, deciding, QUIET)["loss"], abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_the_search_for_a_span_takes_what_trying_every_span_takes(family: str) -> None:
+    """A copy a trial; where writes cannot be solved, a trial is a drop."""
+    decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
+    choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
+    both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
+    losses: list[float | None] = [None]
+    divergences: list[float | None] = [None]
+    for start in range(1, tiny.LAYERS - 1):
+        trial, left = Decoder(copy.deepcopy(decoder.model)), without(start, start + 1)
+        if family not in NORMED:
+            write, target = mlp_write(trial, start - 1), dict(decoder.states(both.ids))[start + 2]
+            a, out = through(trial, list(range(start)), both, write.module)
+            change = best_ridge(a, target - out, 1 / target.norm(dim=-1), (1e-2, 1e-1, 1.0)).float()
+            trial.layers[start - 1].get_parameter(write.parameter).add_(write.weight(change))
+        losses.append(Student(trial, left).loss(deciding))
+        divergences.append(divergence(decoder, trial, left, deciding))
+    assert choice.scores["losses"] == pytest.approx(losses, abs=1e-4)
+    assert choice.scores["divergences"] == pytest.approx(divergences, abs=1e-4)
+    best = min(range(1, len(divergences)), key=lambda start: divergences[start] or 0.0)
+    assert choice.spans == [(best, best + 2)]
+    assert choice.scores["loss"]["after"] == choice.scores["losses"][best]
+
+
+def test_the_search_for_a_span_changes_nothing_and_never_takes_the_first_layer() -> None:
+    decoder = make("llama")
+    before = copy.deepcopy(decoder.model.state_dict())
+    choice = choose_repaired_span(decoder, windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
+    assert choice.spans == [(1, tiny.LAYERS)]
+    assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())

@@ -40,7 +40,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("preset", "kind"),
-    [("refit", "refit"), ("replaceme", "fold"), ("replaceme-cosine", "fold")],
+    [("refit", "refit"), ("refit-span", "refit"), ("replaceme", "fold"), ("replaceme-cosine", "fold")],
 )
 def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder: Path, preset: str, kind: str) -> None:
     out, results, plan = cut("--preset", preset)

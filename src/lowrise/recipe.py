@@ -16,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lowrise.errors import RecipeError, close_names
 
 Select = Literal[
-    "cosine", "collapse", "block-influence", "angular", "greedy-perplexity", "taylor", "tail", "random", "repaired"
+    "cosine",
+    "collapse",
+    "block-influence",
+    "angular",
+    "greedy-perplexity",
+    "taylor",
+    "tail",
+    "random",
+    "repaired",
+    "repaired-span",
 ]
 Network = Literal["none", "ffn", "swiglu", "layer"]
 Form = Literal["paper", "portable"]
@@ -25,6 +34,7 @@ Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
+SEARCHING_WITH_REPAIR = ("repaired", "repaired-span")
 LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
 HAVING_FORMS = ("ffn", "swiglu")  # networks that are no decoder layer, but can be written as one
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
@@ -166,7 +176,7 @@ def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[s
         **{f"collapse.{key}": (merges, "search merges") for key in Collapse.model_fields},
         "strict": (merges, "search merges"),
         "avoid_massive": (select in LOOKING_AT_STATES, "choose by states"),
-        "effort": (select == "repaired", "search with repair"),
+        "effort": (select in SEARCHING_WITH_REPAIR, "search with repair"),
         "form": (network in HAVING_FORMS, "put a network of two forms back"),
         "training.loss": (network != "none", "train"),
         "written": (not merges or repair != "none", "look at windows"),

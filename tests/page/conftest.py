@@ -13,7 +13,7 @@ from pages import make_folders
 @pytest.fixture(scope="session")
 def finished(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One output folder a kind of edit; tests copy before they change."""
-    kinds = ("layer", "none", "paper", "merge", "search", "weights")
+    kinds = ("layer", "none", "paper", "merge", "search", "span search", "weights")
     return make_folders(tmp_path_factory.mktemp("finished"), tiny_folder, text_file, kinds)
 
 

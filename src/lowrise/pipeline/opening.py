@@ -18,7 +18,7 @@ from lowrise.pipeline.repairing import check_repairs
 from lowrise.plan import Merge, Replace, network_edit
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
-from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.recipe import SEARCHING_WITH_REPAIR, Recipe, layers_to_remove
 from lowrise.select.collapse import check_settings
 from lowrise.select.taylor import layers_that_may_go
 
@@ -53,7 +53,7 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
-    if recipe.select == "repaired":
+    if recipe.select in SEARCHING_WITH_REPAIR:
         check_refit(opened.decoder)
     if recipe.select == "collapse":
         check_repairs(opened.decoder, [Merge(start=0, stop=2, rule=recipe.collapse.rule, repair=recipe.repair)])

@@ -24,7 +24,7 @@ from lowrise.select.collapse import collapse
 from lowrise.select.cosine import choose_span
 from lowrise.select.greedy import choose_greedily
 from lowrise.select.random import choose_at_random
-from lowrise.select.repaired import choose_repaired
+from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from lowrise.select.tail import choose_tail
 from lowrise.select.taylor import choose_by_taylor
 
@@ -114,9 +114,10 @@ def _by_other_means(recipe: Recipe, opened: OpenModel, windows: Windows, n: int,
             return choose_greedily(decoder, windows, n, report)
         case "taylor":
             return choose_by_taylor(decoder, windows, n, report)
-        case "repaired":
+        case "repaired" | "repaired-span":
             fitted, held_out = windows_to_refit(opened, windows).split(recipe.training.validation)
-            return choose_repaired(decoder, fitted, held_out, n, recipe.effort, report)
+            choose = choose_repaired if recipe.select == "repaired" else choose_repaired_span
+            return choose(decoder, fitted, held_out, n, recipe.effort, report)
         case "tail":
             return choose_tail(len(decoder), n)
         case "random":

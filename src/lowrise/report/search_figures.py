@@ -30,6 +30,11 @@ class _SearchScores(BaseModel):
     rounds: list[_Round] = Field(min_length=1)
 
 
+class _SpanScores(BaseModel):
+    span: int
+    divergences: list[float | None]
+
+
 class _Weights(BaseModel):
     layers: list[int]
     influence: list[float] | None = None
@@ -60,6 +65,26 @@ def search_chart(plan: Plan) -> Chart | None:
     hover(made, marks, [("layer", "@x"), ("round", "@round"), (what, "@y{0.0000}")])
     sentence = f"{len(rounds)} rounds, each without the layer of the lowest {what} on what the rounds before left."
     return finish(made, "search", "What would one layer less cost?", sentence, wide=True)
+
+
+def spans_chart(plan: Plan) -> Chart | None:
+    """Every span of a search for one, by the layer where it begins."""
+    try:
+        scores = _SpanScores.model_validate(plan.scores)
+    except ValidationError:
+        return None
+    known = [(start, value) for start, value in enumerate(scores.divergences) if value is not None]
+    if not known:
+        return None
+    made = canvas("first layer of the span", "held-out divergence without it", height=280)
+    whole_numbers(made)
+    starts, values = map(list, zip(*known, strict=True))
+    points = line(made, starts, values, "every span", DENSE)
+    gone = [(edit.start, value) for edit in plan.edits for start, value in known if start == edit.start]
+    source = {"x": [start for start, _ in gone], "y": [value for _, value in gone]}
+    hover(made, [points, _taken_out(made, source)], [("layer", "@x"), ("divergence", "@y{0.0000}")])
+    sentence = f"Each without {scores.span} layers, the layer before them solved anew to write what they led to."
+    return finish(made, "spans", "Which layers are bridged best?", sentence, wide=True)
 
 
 def weights_chart(plan: Plan) -> Chart | None:

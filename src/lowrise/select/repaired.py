@@ -1,9 +1,9 @@
-"""refit's search: one layer after the other, always the one that the REPAIRED model misses least.
+"""refit's searches: one layer after the other, or the one span, always what the REPAIRED model misses least.
 
 A similarity says how much a layer writes, not whether the others can be made to write it. So a trial here takes the
 layer out, lets the layer before it take over neurons of that one (`edit/neurons.py`) and write what meets the dense
 model's state behind the gap, and asks how far the next-token distributions on held-out tokens are from the dense
-model's. Of the repair's other steps a trial makes none.
+model's. Of the repair's other steps a trial makes none; of a span's it makes the write alone.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def choose_repaired(
     changed MLP a gap, and the dense model's likeliest tokens at the deciding positions. Where `check_refit` finds that
     writes cannot be solved, trials are drops.
     """
-    windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)  # of as many documents as can be
-    fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
-    deciding = held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
+    fitted, deciding = _spent(windows, held_out, effort)
     tries = [min(len(decoder) - 1 - done, SHORTLIST * effort) for done in range(k)]
     rounds: list[dict[str, Any]] = []
     with Shelf() as shelf, report.bar("searching", len(decoder) - 1 + sum(tries)) as bar:
@@ -73,6 +71,42 @@ def choose_repaired(
     choice = choice_of_rounds("repaired", search.dense_loss, rounds)
     choice.scores["tokens"] = {"fitted": fitted.tokens, "held_out": deciding.tokens}
     return choice
+
+
+def choose_repaired_span(
+    decoder: Decoder, windows: Windows, held_out: Windows, k: int, effort: int, report: Reporter
+) -> Choice:
+    """The span of k layers, without the first, that the layer before it bridges best. Changes nothing.
+
+    Tokens and numbers as of `choose_repaired`. On disk lie the dense model's states; in memory one batch, two matrices'
+    sums, one changed matrix, and the dense model's likeliest tokens at the deciding positions.
+    """
+    fitted, deciding = _spent(windows, held_out, effort)
+    starts = range(1, len(decoder) - k + 1)
+    losses: dict[int, float] = {}
+    divergences: dict[int, float] = {}
+    with Shelf() as shelf, report.bar("searching", len(starts)) as bar:
+        search = _Search(decoder, fitted, deciding, shelf, moves=False)
+        for start in starts:
+            losses[start], divergences[start] = search.span(start, start + k)
+            bar.advance(fitted.tokens, f"divergence {min(divergences.values()):.3f}")
+    (best,) = lowest(divergences, 1, starts)
+    scores = {
+        "criterion": "repaired-span",
+        "span": k,
+        "divergences": [None, *divergences.values()],
+        "losses": [None, *losses.values()],
+        "loss": {"dense": search.dense_loss, "after": losses[best]},
+        "tokens": {"fitted": fitted.tokens, "held_out": deciding.tokens},
+    }
+    return Choice([(best, best + k)], scores)
+
+
+def _spent(windows: Windows, held_out: Windows, effort: int) -> tuple[Windows, Windows]:
+    """What is fitted and what decides: of as many documents as can be."""
+    windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)
+    fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
+    return fitted, held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
 
 
 @dataclass(frozen=True)
@@ -112,15 +146,18 @@ class _Place(Site):
 
 class _Search:
     """The student so far. On the shelf lies, of every batch, the dense model's h[0..L] and what its MLPs are given; and
-    what trials solved, as long as the same trial would solve the same.
+    what trials solved, as long as the same trial would solve the same. moves: neurons may; without, what MLPs are given
+    is not kept.
     """
 
     @torch.no_grad()
-    def __init__(self, decoder: Decoder, fitted: Windows, deciding: Windows, shelf: Shelf) -> None:
+    def __init__(
+        self, decoder: Decoder, fitted: Windows, deciding: Windows, shelf: Shelf, *, moves: bool = True
+    ) -> None:
         self._decoder, self._shelf = decoder, shelf
         self._student = Student(decoder, list(range(len(decoder))))
         self._writes = check_refit(decoder)
-        self._adopts = self._writes and neurons_apart(decoder)
+        self._adopts = moves and self._writes and neurons_apart(decoder)
         self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
         self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
@@ -158,6 +195,17 @@ class _Search:
             if layer >= dense and following != layers[last]:
                 place.carry()
         return trials
+
+    @torch.no_grad()
+    def span(self, start: int, stop: int) -> tuple[float, float]:
+        """Held-out loss and divergence of the dense model without [start, stop), when layer start - 1 writes anew."""
+        left = [one for one in range(len(self._decoder)) if not start <= one < stop]
+        place = self._place(start - 1, Student(self._decoder, left))
+        place.enter_as_dense()
+        if self._writes:
+            refit_write(place, RIDGES)
+        loss, divergence = place.distance(self._likely)
+        return loss / self._positions, divergence / self._positions
 
     def remove(self, gone: int, trial: _Trial) -> None:
         """Leave layer `gone` out for good, with the repair that its trial found."""
