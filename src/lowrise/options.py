@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="Layer by layer, after the cut: none, fold, fold-cosine or refit.")
     ],
     "effort": Annotated[
-        str | None, typer.Option(help="refit: tokens and trials of its search, 1 or more.", metavar="N")
+        str | None, typer.Option(help="refit, refit-span: tokens (and trials) of the search, 1 or more.", metavar="N")
     ],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")

@@ -28,7 +28,7 @@ from refusals import Main
         ("paper", {"s-replaced": 3, "s-network": 1, "s-kept": 6}, {"spans", "pairs", "layers", "norms", "training-0"}),
         ("merge", {"s-merged": 4, "s-kept": 6}, {"trials"}),
         ("search", {"s-dropped": 2, "s-kept": 8}, {"search"}),
-        ("span search", {"s-dropped": 2, "s-kept": 8}, {"spans"}),
+        ("span search", {"s-dropped": 2, "s-kept": 8}, {"bridges"}),
         ("weights", {"s-dropped": 2, "s-kept": 8}, {"weights", "pairs", "layers", "norms"}),
     ],
 )

@@ -51,7 +51,7 @@ class _CollapseScores(BaseModel):
 
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
-    """By name: layers, spans, pairs, norms, trials, search, weights, training-N, tasks, speed."""
+    """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, tasks, speed."""
     seen = contents.observation
     found: list[Chart | None] = [
         _spans(contents.plan),

@@ -77,7 +77,7 @@ def report_page(contents: Contents) -> str:
     )
 
 
-_WHY = ("spans", "trials", "search", "weights", "pairs", "layers", "norms")
+_WHY = ("spans", "trials", "search", "bridges", "weights", "pairs", "layers", "norms")
 
 
 def _lead(contents: Contents) -> str:

@@ -31,7 +31,8 @@ class _SearchScores(BaseModel):
 
 
 class _SpanScores(BaseModel):
-    span: int
+    span: int = Field(ge=1)
+    bridged: bool
     divergences: list[float | None]
 
 
@@ -80,11 +81,13 @@ def spans_chart(plan: Plan) -> Chart | None:
     whole_numbers(made)
     starts, values = map(list, zip(*known, strict=True))
     points = line(made, starts, values, "every span", DENSE)
-    gone = [(edit.start, value) for edit in plan.edits for start, value in known if start == edit.start]
+    gone = [(start, value) for start, value in known if start in {edit.start for edit in plan.edits}]
     source = {"x": [start for start, _ in gone], "y": [value for _, value in gone]}
     hover(made, [points, _taken_out(made, source)], [("layer", "@x"), ("divergence", "@y{0.0000}")])
-    sentence = f"Each without {scores.span} layers, the layer before them solved anew to write what they led to."
-    return finish(made, "spans", "Which layers are bridged best?", sentence, wide=True)
+    without = "one layer" if scores.span == 1 else f"{scores.span} layers"
+    repaired = "what the layer before writes solved anew" if scores.bridged else "nothing repaired"
+    sentence = f"Each without {without}, {repaired}; all starts were tried but the first layer."
+    return finish(made, "bridges", "Which layers are missed least?", sentence, wide=True)
 
 
 def weights_chart(plan: Plan) -> Chart | None:

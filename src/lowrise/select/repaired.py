@@ -78,8 +78,9 @@ def choose_repaired_span(
 ) -> Choice:
     """The span of k layers, without the first, that the layer before it bridges best. Changes nothing.
 
-    Tokens and numbers as of `choose_repaired`. On disk lie the dense model's states; in memory one batch, two matrices'
-    sums, one changed matrix, and the dense model's likeliest tokens at the deciding positions.
+    Tokens and numbers as of `choose_repaired`, and trials are drops where they are there. On disk lie the dense model's
+    states; in memory one batch, two matrices' sums, one changed matrix, and the dense model's likeliest tokens at the
+    deciding positions.
     """
     fitted, deciding = _spent(windows, held_out, effort)
     starts = range(1, len(decoder) - k + 1)
@@ -94,6 +95,7 @@ def choose_repaired_span(
     scores = {
         "criterion": "repaired-span",
         "span": k,
+        "bridged": search.writes,
         "divergences": [None, *divergences.values()],
         "losses": [None, *losses.values()],
         "loss": {"dense": search.dense_loss, "after": losses[best]},
@@ -147,7 +149,7 @@ class _Place(Site):
 class _Search:
     """The student so far. On the shelf lies, of every batch, the dense model's h[0..L] and what its MLPs are given; and
     what trials solved, as long as the same trial would solve the same. moves: neurons may; without, what MLPs are given
-    is not kept.
+    is not kept. writes: whether trials solve what a layer writes, or are drops.
     """
 
     @torch.no_grad()
@@ -156,8 +158,8 @@ class _Search:
     ) -> None:
         self._decoder, self._shelf = decoder, shelf
         self._student = Student(decoder, list(range(len(decoder))))
-        self._writes = check_refit(decoder)
-        self._adopts = moves and self._writes and neurons_apart(decoder)
+        self.writes = check_refit(decoder)
+        self._adopts = moves and self.writes and neurons_apart(decoder)
         self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
         self._positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
@@ -202,7 +204,7 @@ class _Search:
         left = [one for one in range(len(self._decoder)) if not start <= one < stop]
         place = self._place(start - 1, Student(self._decoder, left))
         place.enter_as_dense()
-        if self._writes:
+        if self.writes:
             refit_write(place, RIDGES)
         loss, divergence = place.distance(self._likely)
         return loss / self._positions, divergence / self._positions
@@ -225,7 +227,7 @@ class _Search:
         adopts = self._adopts and same_neurons(self._decoder, layer, gone)
         if gone in self._solved:
             changed[layer] |= {name: place.get((layer, name), gone) for name in self._solved[gone]}
-        elif self._writes:
+        elif self.writes:
             if not (adopts and moves and take_over(place, gone, ("mlp", gone), RIDGES)):
                 refit_write(place, RIDGES)
             if moves or not adopts:  # what was solved without moving neurons is no trial's that moves them

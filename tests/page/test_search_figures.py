@@ -1,0 +1,66 @@
+"""The chart of a search for one span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lowrise.plan import Plan
+from lowrise.report.search_figures import spans_chart
+
+
+def plan(span: int, scores: dict[str, Any]) -> Plan:
+    """Of six layers, [2, 2 + span) gone."""
+    return Plan.model_validate(
+        {
+            "model": {"source": "m", "revision": None, "family": "llama", "layers": 6, "sha256": "0" * 64},
+            "preset": "refit-span",
+            "calibration": {"source": "t", "tokens": 64, "sha256": "0" * 64, "seed": 0, "samples": 2, "length": 32},
+            "edits": [{"start": 2, "stop": 2 + span, "kind": "refit"}],
+            "scores": scores,
+            "layers_after": 6 - span,
+            "parameters_before": 6,
+            "parameters_after": 5,
+        }
+    )
+
+
+def sources(item: Any) -> Iterator[dict[str, Any]]:
+    """The columns of every source of a figure's JSON."""
+    if isinstance(item, dict) and item.get("name") == "ColumnDataSource":
+        yield dict(item["attributes"]["data"]["entries"])
+    for part in item.values() if isinstance(item, dict) else item if isinstance(item, list) else ():
+        yield from sources(part)
+
+
+@pytest.mark.parametrize(
+    ("span", "bridged", "says"),
+    [
+        (2, True, "Each without 2 layers, what the layer before writes solved anew;"),
+        (1, True, "Each without one layer, what the layer before writes solved anew;"),
+        (2, False, "Each without 2 layers, nothing repaired;"),
+    ],
+)
+def test_it_marks_what_went_and_says_what_a_trial_was(span: int, bridged: bool, says: str) -> None:
+    divergences = [None, 0.4, 0.3, 0.5, 0.6]
+    chart = spans_chart(plan(span, {"span": span, "bridged": bridged, "divergences": divergences}))
+    assert chart is not None
+    assert chart.sentence.startswith(says)
+    columns = [(one["x"], one["y"]) for one in sources(chart.item)]
+    assert ([1, 2, 3, 4], divergences[1:]) in columns
+    assert ([2], [0.3]) in columns
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {},
+        {"span": -2, "bridged": True, "divergences": [None, 0.1]},
+        {"span": 2, "bridged": True, "divergences": [None, None]},
+        {"span": 2, "divergences": ["a"]},
+    ],
+)
+def test_it_is_left_out_where_nothing_can_be_drawn(scores: dict[str, Any]) -> None:
+    assert spans_chart(plan(2, scores)) is None
