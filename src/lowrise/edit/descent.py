@@ -24,7 +24,7 @@ from lowrise.model.neurons import parameters
 EPOCHS = 6
 STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
 # What a step moves a weight by at most, in root mean squares of its matrix; over √d, so that what the matrix makes
-# moves alike in narrow and in wide models. Attention is unstable at more than its own.
+# moves alike in narrow and in wide models. Attention is unstable at three times its own.
 RATE, ATTENTION_RATE = 0.5, 0.25
 WARM_UP = 10  # steps, for Adam's second moments
 
