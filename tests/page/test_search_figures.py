@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lowrise.plan import Plan
-from lowrise.report.search_figures import spans_chart
+from lowrise.report.search_figures import bridges_chart
 
 
 def plan(span: int, scores: dict[str, Any]) -> Plan:
@@ -45,7 +45,7 @@ def sources(item: Any) -> Iterator[dict[str, Any]]:
 )
 def test_it_marks_what_went_and_says_what_a_trial_was(span: int, bridged: bool, says: str) -> None:
     divergences = [None, 0.4, 0.3, 0.5, 0.6]
-    chart = spans_chart(plan(span, {"span": span, "bridged": bridged, "divergences": divergences}))
+    chart = bridges_chart(plan(span, {"span": span, "bridged": bridged, "divergences": divergences}))
     assert chart is not None
     assert chart.sentence.startswith(says)
     columns = [(one["x"], one["y"]) for one in sources(chart.item)]
@@ -63,4 +63,4 @@ def test_it_marks_what_went_and_says_what_a_trial_was(span: int, bridged: bool, 
     ],
 )
 def test_it_is_left_out_where_nothing_can_be_drawn(scores: dict[str, Any]) -> None:
-    assert spans_chart(plan(2, scores)) is None
+    assert bridges_chart(plan(2, scores)) is None

@@ -23,7 +23,7 @@ from lowrise.report.charts import (
 from lowrise.report.folder import Contents, Curve
 from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
-from lowrise.report.search_figures import search_chart, spans_chart, weights_chart
+from lowrise.report.search_figures import bridges_chart, search_chart, weights_chart
 
 
 class _CosineScores(BaseModel):
@@ -57,7 +57,7 @@ def charts_of(contents: Contents) -> dict[str, Chart]:
         _spans(contents.plan),
         _trials(contents.plan),
         search_chart(contents.plan),
-        spans_chart(contents.plan),
+        bridges_chart(contents.plan),
         weights_chart(contents.plan),
         *(
             []

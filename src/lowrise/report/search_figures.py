@@ -30,7 +30,7 @@ class _SearchScores(BaseModel):
     rounds: list[_Round] = Field(min_length=1)
 
 
-class _SpanScores(BaseModel):
+class _BridgeScores(BaseModel):
     span: int = Field(ge=1)
     bridged: bool
     divergences: list[float | None]
@@ -68,10 +68,10 @@ def search_chart(plan: Plan) -> Chart | None:
     return finish(made, "search", "What would one layer less cost?", sentence, wide=True)
 
 
-def spans_chart(plan: Plan) -> Chart | None:
+def bridges_chart(plan: Plan) -> Chart | None:
     """Every span of a search for one, by the layer where it begins."""
     try:
-        scores = _SpanScores.model_validate(plan.scores)
+        scores = _BridgeScores.model_validate(plan.scores)
     except ValidationError:
         return None
     known = [(start, value) for start, value in enumerate(scores.divergences) if value is not None]

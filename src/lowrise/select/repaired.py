@@ -206,8 +206,7 @@ class _Search:
         place.enter_as_dense()
         if self.writes:
             refit_write(place, RIDGES)
-        loss, divergence = place.distance(self._likely)
-        return loss / self._positions, divergence / self._positions
+        return self._missed(place)
 
     def remove(self, gone: int, trial: _Trial) -> None:
         """Leave layer `gone` out for good, with the repair that its trial found."""
@@ -234,8 +233,12 @@ class _Search:
                 self._solved[gone] = tuple(changed[layer])
                 for name, value in changed[layer].items():
                     place.put((layer, name), gone, value)
-        loss, divergence = (summed / self._positions for summed in place.distance(self._likely))
-        return _Trial(layer, changed[layer], loss, divergence)
+        return _Trial(layer, changed[layer], *self._missed(place))
+
+    def _missed(self, place: _Place) -> tuple[float, float]:
+        """Mean loss and divergence of a held-out position, by the place's student."""
+        loss, divergence = place.distance(self._likely)
+        return loss / self._positions, divergence / self._positions
 
     def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
         """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
