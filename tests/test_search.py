@@ -1,0 +1,183 @@
+"""The searches of refit, for layers and for a span, against trying everything on copies, on tiny models."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from lowrise.calibration import Windows
+from lowrise.edit.student import Student
+from lowrise.edit.writing import refit_write
+from lowrise.measure.perplexity import perplexity
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import mlp_write
+from lowrise.progress import Reporter
+from lowrise.select.repaired import choose_repaired, choose_repaired_span
+from naive import naive_adopt, through
+from ridges import best_ridge
+
+QUIET = Reporter(quiet=True)
+
+
+def make(family: str) -> Decoder:
+    return Decoder(tiny.model(family))
+
+
+def windows(rows: int = 16, seed: int = 0) -> Windows:
+    return Windows(tiny.ids(rows, 32, seed), "test", 0)
+
+
+def without(*gone: int) -> list[int]:
+    return [layer for layer in range(tiny.LAYERS) if layer not in gone]
+
+
+def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
+    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
+    assert sorted(choice.scores["layers"]) == list(range(1, tiny.LAYERS))
+    tried = [sum(loss is not None for loss in one["losses"]) for one in choice.scores["rounds"]]
+    assert tried == [2, 2, 2, 2, 1]
+
+
+def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divergence grows from round to round: a layer that was tried late would look worse than one tried early."""
+    adds = {1: 0.1, 2: 0.2, 3: 0.25, 4: 0.28, 5: 0.33}
+    removed: list[int] = []
+
+    def trials(_search: Any, candidates: list[int], _bar: Any, **_how: Any) -> dict[int, Any]:
+        reached = sum(adds[layer] for layer in removed)
+        return {one: SimpleNamespace(loss=0.0, divergence=reached + adds[one]) for one in candidates}
+
+    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
+    monkeypatch.setattr("lowrise.select.repaired._Search.trials", trials)
+    monkeypatch.setattr("lowrise.select.repaired._Search.remove", lambda _search, gone, _trial: removed.append(gone))
+    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 3, 1, QUIET)
+    tried = [[n for n, value in enumerate(one["losses"]) if value is not None] for one in choice.scores["rounds"]]
+    assert tried == [[1, 2], [2, 3], [3, 4]]
+
+
+def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial far enough below the gap that was made last would be what it was before it."""
+    monkeypatch.setattr("lowrise.select.repaired.neurons_apart", lambda _decoder: False)
+    solved: list[int] = []
+
+    def counted(place: Any, ridges: Any) -> Any:
+        solved.append(place.layer)
+        return refit_write(place, ridges)
+
+    monkeypatch.setattr("lowrise.select.repaired.refit_write", counted)
+    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
+    gone = choice.scores["rounds"][0]["removed"]
+    again = [one for one in range(1, tiny.LAYERS) if one >= gone - 1 and one != gone]
+    assert solved == [*range(tiny.LAYERS - 1), *(one - 1 if one - 1 != gone else gone - 1 for one in again)]
+
+
+def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of windows longer than it needs, the first part of each; every other one of those is cut short."""
+    monkeypatch.setattr("lowrise.select.repaired.LENGTH", 16)
+    monkeypatch.setattr("lowrise.calibration.tokens.SHORT", 8)
+    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 128)
+    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 64)
+    decoder, fitted, deciding = make("llama"), windows(8), windows(4, seed=1)
+    seen, enter = set(), decoder.enter
+
+    def watched(ids: torch.Tensor) -> Any:
+        seen.update((len(row), tuple(row[:8].tolist())) for row in ids)
+        return enter(ids)
+
+    monkeypatch.setattr(decoder, "enter", watched)
+    choose_repaired(decoder, fitted, deciding, 1, 1, QUIET)
+    firsts = [tuple(row[:8].tolist()) for rows in (fitted.ids, deciding.ids) for row in rows]
+    assert {start for length, start in seen if length == 16} == set(firsts[::2])
+    assert {start for length, start in seen if length == 8} > set(firsts[1::2])
+
+
+def divergence(dense: Decoder, decoder: Decoder, layers: list[int], tokens: Windows) -> float:
+    """Mean KL over positions of the dense model's 64 likeliest tokens and all the others as one."""
+    h, calls = decoder.enter(tokens.ids)
+    for layer in layers:
+        h = decoder.step(layer, h, calls)
+    q = decoder.leave(h, tokens.ids).double().softmax(-1)[:, :-1]
+    p = dense.model(input_ids=tokens.ids).logits.double().softmax(-1)[:, :-1]
+    top = p.topk(64).indices
+    p, q = (torch.cat([one.gather(-1, top), 1 - one.gather(-1, top).sum(-1, keepdim=True)], -1) for one in (p, q))
+    return float((p * (p / q).log()).sum(-1).mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a naive search: a copy a trial, repaired in place, its loss measured from the embeddings."""
+    moves = family == "llama"
+    monkeypatch.setattr("lowrise.select.repaired.neurons_apart", lambda _decoder: moves)
+    ridges, moved = (1e-2, 1e-1, 1.0), 0
+    decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
+    choice = choose_repaired(decoder, tokens, deciding, 3, 1, QUIET)
+    both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
+    kept, model = without(), copy.deepcopy(decoder.model)
+    for round_ in choice.scores["rounds"]:
+        losses, divergences, models = {}, {}, {}
+        for gone in kept[1:]:
+            trial = Decoder(copy.deepcopy(model))
+            left = [layer for layer in kept if layer != gone]
+            before = kept[kept.index(gone) - 1]
+            # only the layer before the one that goes is changed, toward the state of the dense model
+            stop = next((layer for layer in left if layer > gone), tiny.LAYERS)
+            target = dict(decoder.states(both.ids))[stop]
+            below = left[: left.index(before) + 1]
+            if moves and naive_adopt(trial, decoder, below, gone, torch.arange(48), both, target, ridges):
+                moved += 1
+            else:
+                write = mlp_write(trial, before)
+                a, out = through(trial, below, both, write.module)
+                change = best_ridge(a, target - out, 1 / target.norm(dim=-1), ridges).float()
+                trial.layers[before].get_parameter(write.parameter).add_(write.weight(change))
+            losses[gone], models[gone] = Student(trial, left).loss(deciding), trial.model
+            divergences[gone] = divergence(decoder, trial, left, deciding)
+        assert round_["losses"] == pytest.approx([losses.get(layer) for layer in range(tiny.LAYERS)], abs=1e-4)
+        all_of_them = [divergences.get(layer) for layer in range(tiny.LAYERS)]
+        assert round_["divergences"] == pytest.approx(all_of_them, abs=1e-4)
+        removed = min(divergences, key=lambda layer: divergences[layer])
+        assert round_["removed"] == removed
+        kept.remove(removed)
+        model = models[removed]
+    assert bool(moved) is moves
+    assert choice.scores["loss"]["dense"] == pytest.approx(perplexity(decoder, deciding, QUIET)["loss"], abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_the_search_for_a_span_takes_what_trying_every_span_takes(family: str) -> None:
+    """A copy a trial; where writes cannot be solved, a trial is a drop."""
+    decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
+    choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
+    both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
+    losses: list[float | None] = [None]
+    divergences: list[float | None] = [None]
+    for start in range(1, tiny.LAYERS - 1):
+        trial, left = Decoder(copy.deepcopy(decoder.model)), without(start, start + 1)
+        if family != "gemma2":
+            write, target = mlp_write(trial, start - 1), dict(decoder.states(both.ids))[start + 2]
+            a, out = through(trial, list(range(start)), both, write.module)
+            change = best_ridge(a, target - out, 1 / target.norm(dim=-1), (1e-2, 1e-1, 1.0)).float()
+            trial.layers[start - 1].get_parameter(write.parameter).add_(write.weight(change))
+        losses.append(Student(trial, left).loss(deciding))
+        divergences.append(divergence(decoder, trial, left, deciding))
+    assert choice.scores["losses"] == pytest.approx(losses, abs=1e-4)
+    assert choice.scores["divergences"] == pytest.approx(divergences, abs=1e-4)
+    best = min(range(1, len(divergences)), key=lambda start: divergences[start] or 0.0)
+    assert choice.spans == [(best, best + 2)]
+    assert choice.scores["loss"]["after"] == choice.scores["losses"][best]
+
+
+def test_the_search_for_a_span_changes_nothing_and_never_takes_the_first_layer() -> None:
+    decoder = make("llama")
+    before = copy.deepcopy(decoder.model.state_dict())
+    choice = choose_repaired_span(decoder, windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
+    assert choice.spans == [(1, tiny.LAYERS)]
+    assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
