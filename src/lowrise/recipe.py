@@ -277,8 +277,9 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     option = f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
     place = f"{where}: {key}" if where else option
-    found = "these settings together" if isinstance(first["input"], dict) else repr(first["input"])
-    return RecipeError(place, expected, found, "correct the value")
+    if isinstance(first["input"], dict):
+        return RecipeError(place, expected, "these settings together", "leave one of them out")
+    return RecipeError(place, expected, repr(first["input"]), "correct the value")
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:

@@ -77,7 +77,14 @@ class TestCommandLine:
             ("--repair", "glue", ("repair", "'refit'", "'glue'")),
             ("--written", "1", ("written", "less than 1")),
             ("--effort", "0", ("effort", "greater than or equal to 1")),
-            ("--effort", "2", ("`effort` with presets that search with repair only, which streamline-none does not",)),
+            (
+                "--effort",
+                "2",
+                (
+                    "`effort` with presets that search with repair only, which streamline-none does not",
+                    "leave one of them out",
+                ),
+            ),
             (
                 "--form",
                 "portable",
