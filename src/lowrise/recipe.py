@@ -277,8 +277,8 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     option = f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
     place = f"{where}: {key}" if where else option
-    if isinstance(first["input"], dict):
-        return RecipeError(place, expected, "these settings together", "leave one of them out")
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
+        return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
     return RecipeError(place, expected, repr(first["input"]), "correct the value")
 
 

@@ -130,6 +130,7 @@ class TestRecipe:
             ("samples: many\n", ("recipe.yaml: samples", "integer", "'many'")),
             ("samples: 0\n", ("recipe.yaml: samples", "greater than 0", "found 0")),
             ("training: 3\n", ("recipe.yaml: training", "found 3")),
+            ("text: {a: 1}\n", ("recipe.yaml: text", "list", "found {'a': 1}; correct the value")),
             ("training: {learning_rate: -1}\n", ("recipe.yaml: training.learning_rate", "greater than 0", "-1")),
             (
                 "training: {learning_rate: 1.0e-6}\n",
