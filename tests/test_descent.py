@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import tiny
-from lowrise.calibration import Windows
 from lowrise.edit import descent
 from lowrise.edit.descent import descend
 from lowrise.edit.repair import repair
@@ -22,14 +21,11 @@ from lowrise.model.neurons import parameters
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from ridges import HELD_OUT
+from tiny import windows
 
 QUIET = Reporter(quiet=True)
 FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # plain, biased, transposed, parallel, fused
 LAYER, STOP = 2, 4
-
-
-def windows(rows: int = 64, seed: int = 0) -> Windows:
-    return Windows(tiny.ids(rows, 32, seed), "test", 0)
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
     decoder = Decoder(tiny.model(getattr(request, "param", "llama")))
     kept = [layer for layer in range(tiny.LAYERS) if not LAYER < layer < STOP]
     with torch.no_grad(), Shelf() as shelf:
-        made = Sweep(Student(decoder, kept), windows(), HELD_OUT, shelf, LAYER, mixed=False)
+        made = Sweep(Student(decoder, kept), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
         for number, _, calls in made.batches():
             made.dense(number, calls)
         yield made
@@ -88,7 +84,7 @@ def test_one_step_is_adams(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(descent, "STEP_TOKENS", 10**6)
     monkeypatch.setattr(Decoder, "batch_tokens", 10**6)
     with torch.no_grad(), Shelf() as shelf:
-        one = Sweep(sweep.student, windows(), HELD_OUT, shelf, LAYER, mixed=False)
+        one = Sweep(sweep.student, windows(64), HELD_OUT, shelf, LAYER, mixed=False)
         for number, _, calls in one.batches():
             one.dense(number, calls)
         layer = one.decoder.layers[LAYER]
@@ -118,7 +114,7 @@ def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytes
     for size in (128, 1024):
         monkeypatch.setattr(Decoder, "batch_tokens", size)
         taken.append(0)
-        fits = repair(Student(Decoder(tiny.model()), [0, 1, 2, 4, 5]), windows(), HELD_OUT, "refit", QUIET)
+        fits = repair(Student(Decoder(tiny.model()), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
         found.append(next(fit.after for fit in fits if fit.stop != fit.layer + 1))
     assert taken[0] == taken[1] == descent.EPOCHS * (64 - HELD_OUT) * 32 // 128
     assert found[0] == pytest.approx(found[1], rel=0.1)
@@ -131,7 +127,7 @@ def test_where_no_neurons_move_it_is_no_worse_than_the_regression(family: str, m
     found = []
     for epochs in (0, descent.EPOCHS):
         monkeypatch.setattr(descent, "EPOCHS", epochs)
-        fits = repair(Student(Decoder(tiny.model(family)), [0, 1, 2, 4, 5]), windows(), HELD_OUT, "refit", QUIET)
+        fits = repair(Student(Decoder(tiny.model(family)), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
         found.append(next(fit.after for fit in fits if fit.layer == LAYER))
     assert found[1] <= found[0]  # type: ignore[operator]
 
@@ -193,6 +189,6 @@ def test_half_precision_descends_too() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(descent, "EPOCHS", epochs)
             student = Student(Decoder(tiny.model().to(torch.bfloat16)), [0, 1, 2, 4, 5])
-            fits = repair(student, windows(), HELD_OUT, "refit", QUIET)
+            fits = repair(student, windows(64), HELD_OUT, "refit", QUIET)
             found.append(next(fit.after for fit in fits if fit.layer == 2))
     assert found[1] < found[0]  # type: ignore[operator]

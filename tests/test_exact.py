@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 import lowrise
 import tiny
-from lowrise.calibration import Windows
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.exact import exact, exact_sum
@@ -25,6 +24,7 @@ from lowrise.observe.stream import observe
 from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from lowrise.select.taylor import choose_by_taylor
+from tiny import windows
 
 QUIET = Reporter(quiet=True)
 SOURCE = Path(lowrise.__file__).parent
@@ -71,10 +71,6 @@ def _place() -> str:
     while frame is not None and SOURCE not in Path(frame.f_code.co_filename).parents:
         frame = frame.f_back
     return "" if frame is None else Path(frame.f_code.co_filename).name
-
-
-def windows(rows: int = 16) -> Windows:
-    return Windows(tiny.ids(rows, 32), "test", 0)
 
 
 def _representations(_decoder: Decoder) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import tiny
-from lowrise.calibration import Windows
 from lowrise.edit.gram import Gram
 from lowrise.edit.neurons import MOST_INPUTS, WHILE_CHOOSING, adopt, blocks, cheapest_out
 from lowrise.edit.repair import repair
@@ -21,6 +20,7 @@ from lowrise.model.neurons import chosen, neurons_apart, parameters
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from naive import apart, naive_refit
+from tiny import windows
 
 QUIET = Reporter(quiet=True)
 FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # gated, biased, transposed, parallel, fused
@@ -29,10 +29,6 @@ HELD_OUT = 4
 
 def make(family: str) -> Decoder:
     return Decoder(copy.deepcopy(tiny.model(family)))
-
-
-def windows(rows: int = 64, seed: int = 0) -> Windows:
-    return Windows(tiny.ids(rows, 32, seed), "test", 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -117,14 +113,14 @@ def test_a_whole_repair_with_neurons_is_the_naive_one(
     kept: list[int], takes: list[int], blocks: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lowrise.edit.neurons.MOST_INPUTS", most)
-    tokens, ours, naive = windows(), make("llama"), make("llama")
+    tokens, ours, naive = windows(64), make("llama"), make("llama")
     for decoder, layer in itertools.product((ours, naive), (1, 2, 4)):  # MLPs that are missed
         if layer not in kept:
             decoder.layers[layer].get_parameter("mlp.down_proj.weight").mul_(4)
     fits = repair(Student(ours, kept), tokens, HELD_OUT, "refit", QUIET)
     naive_refit(naive, kept, tokens, blocks)
     assert [fit.layer for fit in fits if fit.neurons] == takes
-    assert apart(ours, naive, kept, windows(seed=1)) < 3e-4
+    assert apart(ours, naive, kept, windows(64, seed=1)) < 3e-4
 
 
 def idle_layer_before_a_gap() -> Decoder:
@@ -181,7 +177,7 @@ def test_neurons_taken_over_meet_the_dense_state_better_on_tokens_of_their_own(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def error() -> float:
-        decoder, tokens, other = make(family), windows(), windows(8, seed=1)
+        decoder, tokens, other = make(family), windows(64), windows(8, seed=1)
         write = mlp_write(decoder, 3)
         decoder.layers[3].get_parameter(write.parameter).mul_(4)  # an MLP that is missed
         targets: dict[int, Tensor] = dict(decoder.states(other.ids))
@@ -245,12 +241,12 @@ def test_sums_that_are_no_numbers_take_over_nothing(monkeypatch: pytest.MonkeyPa
         return made[0], made[1]
 
     monkeypatch.setattr("lowrise.edit.neurons.two_grams", two)
-    fits = repair(Student(make("llama"), [0, 1, 2, 4, 5]), windows(), HELD_OUT, "refit", QUIET)
+    fits = repair(Student(make("llama"), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
     assert {fit.neurons for fit in fits} == {0}
 
 
 def test_layers_of_another_kind_lend_nothing() -> None:
     decoder = make("llama")
     decoder.layers[3].mlp.act_fn = torch.nn.GELU()
-    fits = repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), HELD_OUT, "refit", QUIET)
+    fits = repair(Student(decoder, [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
     assert {fit.neurons for fit in fits} == {0}

@@ -12,7 +12,6 @@ import transformers
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 import tiny
-from lowrise.calibration import Windows
 from lowrise.edit.repair import gaps, repair
 from lowrise.edit.student import Student, student_of
 from lowrise.errors import ModelError
@@ -23,6 +22,7 @@ from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
 from naive import apart, naive_fold, naive_refit
 from ridges import HELD_OUT
+from tiny import windows, without
 
 QUIET = Reporter(quiet=True)
 FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox", "opt", "phi3"]  # plain, biased, transposed, parallel, fused
@@ -37,14 +37,6 @@ def original(family: str) -> Any:
 
 def make(family: str) -> Decoder:
     return Decoder(copy.deepcopy(original(family)))
-
-
-def windows(rows: int = 16, seed: int = 0) -> Windows:
-    return Windows(tiny.ids(rows, 32, seed), "test", 0)
-
-
-def without(*gone: int) -> list[int]:
-    return [layer for layer in range(tiny.LAYERS) if layer not in gone]
 
 
 @pytest.mark.usefixtures("regressions_alone")

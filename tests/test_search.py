@@ -20,20 +20,13 @@ from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from naive import naive_adopt, through
 from ridges import best_ridge
+from tiny import windows, without
 
 QUIET = Reporter(quiet=True)
 
 
 def make(family: str) -> Decoder:
     return Decoder(tiny.model(family))
-
-
-def windows(rows: int = 16, seed: int = 0) -> Windows:
-    return Windows(tiny.ids(rows, 32, seed), "test", 0)
-
-
-def without(*gone: int) -> list[int]:
-    return [layer for layer in range(tiny.LAYERS) if layer not in gone]
 
 
 def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from lowrise.calibration import Windows
+
 LAYERS = 6
 VOCABULARY = 300
 _COMMON = {
@@ -62,6 +64,16 @@ def model(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
 
 def ids(rows: int = 2, tokens: int = 24, seed: int = 0) -> torch.Tensor:
     return torch.randint(2, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def windows(rows: int = 16, seed: int = 0) -> Windows:
+    """Of 32 tokens."""
+    return Windows(ids(rows, 32, seed), "test", 0)
+
+
+def without(*gone: int) -> list[int]:
+    """The layers that stay."""
+    return [layer for layer in range(LAYERS) if layer not in gone]
 
 
 def text(words: int = 4000, seed: int = 0) -> str:
