@@ -63,9 +63,11 @@ def error(sweep: Sweep, held: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("sweep", FAMILIES, indirect=True)
 def test_held_out_tokens_are_met_better_and_nothing_but_the_layer_moves(sweep: Sweep) -> None:
-    before = float(error(sweep, held=True))
-    descend(sweep)
-    assert float(error(sweep, held=True)) < 0.99 * before
+    own = float(error(sweep, held=True))
+    before, after = descend(sweep)
+    assert before == pytest.approx(own, rel=1e-5)
+    assert after == pytest.approx(float(error(sweep, held=True)), rel=1e-5)
+    assert after < 0.99 * before
     assert set(sweep.student.changed) == {LAYER}
     assert set(sweep.student.changed[LAYER]) == set(names_of(sweep))
 
@@ -139,7 +141,8 @@ def test_what_code_keeps_gradients_from_stays(sweep: Sweep, forbids: str, monkey
     monkeypatch.setattr(module, "forward", torch.no_grad()(module.forward))
     for parameter in sweep.decoder.model.parameters():
         parameter.requires_grad_(False)
-    assert descend(sweep) is (forbids == "mlp")
+    before, after = descend(sweep)
+    assert (after < before) is (forbids == "mlp")
     new = sweep.student.changed.get(LAYER, {})
     moved = {name for name, value in new.items() if not torch.equal(value, layer.get_parameter(name))}
     assert moved == (set(of_attention(sweep)) if forbids == "mlp" else set())
@@ -148,19 +151,20 @@ def test_what_code_keeps_gradients_from_stays(sweep: Sweep, forbids: str, monkey
 def test_what_held_out_tokens_do_not_like_is_not_taken(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "RATE", 1e4)
     monkeypatch.setattr(descent, "ATTENTION_RATE", 1e4)
-    descend(sweep)
+    before, after = descend(sweep)
+    assert before == after
     assert sweep.student.changed == {}
 
 
 def test_the_best_epoch_is_taken_and_not_the_last(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[float] = []
-    measure = descent._held_out_error
+    measure = descent.held_out_error
 
     def noted(*arguments: Any) -> float:
         reached.append(measure(*arguments))
         return reached[-1]
 
-    monkeypatch.setattr(descent, "_held_out_error", noted)
+    monkeypatch.setattr(descent, "held_out_error", noted)
     monkeypatch.setattr(descent, "RATE", 30.0)
     descend(sweep)
     assert len(reached) == 1 + descent.EPOCHS
@@ -173,7 +177,7 @@ def test_the_best_epoch_is_taken_and_not_the_last(sweep: Sweep, monkeypatch: pyt
 def test_layers_before_gaps_descend(kept: list[int], moved: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def noted(site: Sweep) -> bool:
+    def noted(site: Sweep) -> tuple[float, float]:
         seen.append(site.layer)
         return descend(site)
 

@@ -228,26 +228,36 @@ def test_two_repairs_in_one_plan_are_refused(
 
 
 @pytest.mark.parametrize("family", ["olmo2", "gemma3_text"])
-@pytest.mark.parametrize("preset", ["tail", "streamline-ffn"])
-def test_what_a_norm_stands_behind_is_refit_in_other_ways(
-    main: Main, text_file: Path, tmp_path: Path, family: str, preset: str
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_norm_stands_behind_is_refit_and_where_it_is_unknown_in_what_it_reads_alone(
+    main: Main, text_file: Path, tmp_path: Path, family: str, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of layers the reading matrices alone; a network of the paper's form has a last matrix of its own."""
+    if not known:
+        monkeypatch.setattr("lowrise.model.refittable.norms_as_known", lambda _decoder: False)
     model = tiny.save(tmp_path / "model", family)
-    arguments = ["--preset", preset, "--repair", "refit", "--remove", "2", "--text", text_file, *QUICK]
+    arguments = ["--preset", "random", "--seed", "1", "--repair", "refit", "--remove", "2", "--text", text_file, *QUICK]
     status, _, errors = main("run", model, *arguments, "--out", tmp_path / "out")
     assert (status, errors) == (0, "")
-    if preset == "tail":
-        plan = json.loads((tmp_path / "out" / "lowrise" / "plan.json").read_text())
-        changed = changed_matrices(model, tmp_path / "out", plan)
-        assert {name for _, name in changed} == {"self_attn.q_proj", "mlp.up_proj"}
-        results = json.loads((tmp_path / "out" / "lowrise" / "results.json").read_text())
-        assert [(one["layer"], one["before"], one["neurons"]) for one in results["repairs"]] == [
-            (2, None, 0),
-            (5, None, 0),
-        ]
-        card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-        assert "the matrices that read the stream, in the layers that are left from 2 on" in card
+    plan = json.loads((tmp_path / "out" / "lowrise" / "plan.json").read_text())
+    changed = changed_matrices(model, tmp_path / "out", plan)
+    results = json.loads((tmp_path / "out" / "lowrise" / "results.json").read_text())
+    assert {one["written"] for one in results["repairs"]} == {known}
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    said = "the matrices of the layers" if known else "the matrices that read the stream, in the layers"
+    assert f"{said} that are left from {results['repairs'][0]['layer']} on" in card
+    writes = {"self_attn.o_proj", "mlp.down_proj"}
+    gaps = {edit["start"] - 1 for edit in plan["edits"]}
+    assert writes & {name for layer, name in changed if layer not in gaps} == (writes if known else set())
+
+
+@pytest.mark.parametrize("family", ["olmo2", "gemma3_text"])
+def test_a_network_of_the_papers_form_has_a_last_matrix_of_its_own(
+    main: Main, text_file: Path, tmp_path: Path, family: str
+) -> None:
+    model = tiny.save(tmp_path / "model", family)
+    arguments = ["--preset", "streamline-ffn", "--repair", "refit", "--remove", "2", "--text", text_file, *QUICK]
+    status, _, errors = main("run", model, *arguments, "--out", tmp_path / "out")
+    assert (status, errors) == (0, "")
 
 
 @pytest.mark.parametrize("options", [["--preset", "replaceme"], ["--preset", "tail", "--repair", "fold"]])

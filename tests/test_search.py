@@ -12,10 +12,12 @@ import torch
 import tiny
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
+from lowrise.edit.sweep import Sweep
 from lowrise.edit.writing import refit_write
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import mlp_write
+from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from naive import naive_adopt, through
@@ -144,9 +146,12 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_the_search_for_a_span_takes_what_trying_every_span_takes(family: str) -> None:
+@pytest.mark.parametrize(("family", "solved"), [("llama", True), ("gpt2", True), ("llama", False)])
+def test_the_search_for_a_span_takes_what_trying_every_span_takes(
+    family: str, solved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A copy a trial; where writes cannot be solved, a trial is a drop."""
+    monkeypatch.setattr("lowrise.select.repaired.check_refit", lambda _decoder: solved)
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
     choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
@@ -154,7 +159,7 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(family: str) -
     divergences: list[float | None] = [None]
     for start in range(1, tiny.LAYERS - 1):
         trial, left = Decoder(copy.deepcopy(decoder.model)), without(start, start + 1)
-        if family != "gemma2":
+        if solved:
             write, target = mlp_write(trial, start - 1), dict(decoder.states(both.ids))[start + 2]
             a, out = through(trial, list(range(start)), both, write.module)
             change = best_ridge(a, target - out, 1 / target.norm(dim=-1), (1e-2, 1e-1, 1.0)).float()
@@ -166,6 +171,24 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(family: str) -
     best = min(range(1, len(divergences)), key=lambda start: divergences[start] or 0.0)
     assert choice.spans == [(best, best + 2)]
     assert choice.scores["loss"]["after"] == choice.scores["losses"][best]
+
+
+@torch.no_grad()
+def test_behind_a_norm_trials_take_the_step_that_a_repair_takes() -> None:
+    decoder, tokens, deciding = make("gemma2"), windows(12), windows(4, seed=1)
+    choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
+    both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
+    losses: list[float | None] = [None]
+    for start in range(1, tiny.LAYERS - 1):
+        trial = Student(Decoder(copy.deepcopy(decoder.model)), without(start, start + 1))
+        with Shelf() as shelf:
+            sweep = Sweep(trial, both, len(deciding), shelf, start - 1, mixed=False)
+            for number, _, calls in sweep.batches():
+                sweep.dense(number, calls)
+            refit_write(sweep, (1e-2, 1e-1, 1.0))
+        losses.append(trial.loss(deciding))
+    assert choice.scores["bridged"]
+    assert choice.scores["losses"] == pytest.approx(losses, abs=1e-4)
 
 
 def test_the_search_for_a_span_changes_nothing_and_never_takes_the_first_layer() -> None:

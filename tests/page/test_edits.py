@@ -20,15 +20,19 @@ REFIT = [Drop(start=0, stop=2, kind="refit"), Merge(start=4, stop=6, repair="ref
     [
         ([DROP], [], None),
         ([], [], None),
-        (FOLDED, [Repair(layer=1, before=2.0)], "a linear map folded into the MLP output matrix of layer 1"),
-        (FOLDED, [Repair(layer=1, before=2.0), Repair(layer=7, before=1.0)], "MLP output matrices of layers 1, 7"),
+        (FOLDED, [Repair(layer=1)], "a linear map folded into the MLP output matrix of layer 1"),
+        (FOLDED, [Repair(layer=1), Repair(layer=7)], "MLP output matrices of layers 1, 7"),
         ([Drop(start=0, stop=2, kind="fold")], [], None),
         (
             REFIT,
-            [Repair(layer=2, before=1.0), Repair(layer=3)],
+            [Repair(layer=2), Repair(layer=3)],
             "refit the matrices of the layers that are left from 2 on",
         ),
-        (REFIT, [Repair(layer=2)], "refit the matrices that read the stream, in the layers that are left from 2 on"),
+        (
+            REFIT,
+            [Repair(layer=2, written=False)],
+            "refit the matrices that read the stream, in the layers that are left from 2 on",
+        ),
     ],
     ids=["none", "nothing", "one gap of two edits", "two gaps", "no layer before", "refit", "reads alone"],
 )
@@ -56,4 +60,4 @@ def test_a_network_is_repaired_in_its_own_last_matrix() -> None:
     assert plain == "layers [3, 5) replaced by one trained `ffn` network in its paper form"
     assert folded == f"{plain}; a linear map folded into its last matrix"
     assert refit == f"{plain}; a ridge regression refit its last matrix"
-    assert describe_repair(edits[1:2], [Repair(layer=3, before=1.0)]) is None
+    assert describe_repair(edits[1:2], [Repair(layer=3)]) is None

@@ -9,17 +9,18 @@ leaves the layer, and nothing but the dense model's states is aimed at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from lowrise.edit.gram import weight_of
 from lowrise.edit.sweep import Site
-from lowrise.exact import exact_sum
+from lowrise.edit.writing import held_out_error
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import attention_write, mlp_write, reads
+from lowrise.model.matrices import attention_write, mlp_output, reads
 from lowrise.model.neurons import parameters
+from lowrise.model.norms import scales
 
 EPOCHS = 6
 STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
@@ -29,8 +30,11 @@ RATE, ATTENTION_RATE = 0.5, 0.25
 WARM_UP = 10  # steps, for Adam's second moments
 
 
-def descend(site: Site) -> bool:
-    """The student's layer becomes what met the held-out tokens best after any epoch, or stays; whether it moved.
+@torch.no_grad()
+def descend(site: Site) -> tuple[float, float]:
+    """The student's layer becomes what met the held-out tokens best after any epoch, or stays.
+
+    Returned is the mean error of a held-out token before and after; equal where the layer stays.
 
     Of a token, the layer is run and differentiated once an epoch. Memory: its matrices in float32 six times, and the
     activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
@@ -41,14 +45,14 @@ def descend(site: Site) -> bool:
     fitted = site.numbers(held=False)
     steps = EPOCHS * sum(site.count(number, STEP_TOKENS) for number in fitted)
     optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, steps))
-    least = _held_out_error(site, moved)
+    before = least = held_out_error(site, _rounded(site, moved))
     best: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     for _ in range(EPOCHS):
         for place in torch.randperm(len(fitted), generator=generator).tolist():
-            for errors in _errors(site, moved, fitted[place], gradients=True):
+            for errors in _errors(site, moved, fitted[place]):
                 if not errors.requires_grad:
-                    return False
+                    return before, before
                 # of the errors' sum, and of these parameters alone: those that stay want no gradient
                 ones = torch.ones_like(errors)
                 gradients = torch.autograd.grad(errors, list(moved.values()), ones, allow_unused=True)
@@ -56,18 +60,17 @@ def descend(site: Site) -> bool:
                     value.grad = gradient
                 optimizer.step()
                 schedule.step()
-        now = _held_out_error(site, moved)
+        now = held_out_error(site, _rounded(site, moved))
         if now < least:
             least, best = now, {name: value.detach().clone() for name, value in moved.items()}
-    for name, new in best.items():
-        student.change(layer, name, new.to(site.decoder.dtype))
-    return bool(best)
+    site.take(_rounded(site, best))
+    return before, least
 
 
 def _rates(decoder: Decoder, layer: int) -> dict[str, float]:
     """By path in the layer, of every parameter that moves."""
     attention = (*reads(decoder, layer)[0], attention_write(decoder, layer))
-    mlp = (*parameters(decoder, layer), mlp_write(decoder, layer).parameter)
+    mlp = (*parameters(decoder, layer), mlp_output(decoder, layer).parameter, *scales(decoder, layer))
     rates = {matrix.parameter: ATTENTION_RATE for matrix in attention} | dict.fromkeys(mlp, RATE)
     return {name: rate / math.sqrt(decoder.hidden_size) for name, rate in rates.items()}
 
@@ -83,20 +86,14 @@ def _adam(
     )
 
 
-def _errors(site: Site, moved: dict[str, nn.Parameter], number: int, *, gradients: bool) -> Iterator[Tensor]:
+def _errors(site: Site, moved: Mapping[str, Tensor], number: int) -> Iterator[Tensor]:
     """‖out - h[stop]‖²/‖h[stop]‖, (rows, tokens), of a batch, so many tokens at a time as make a step."""
     for h, target, calls in site.pieces(number, STEP_TOKENS):
-        with torch.set_grad_enabled(gradients):
-            rounded = {name: value.to(site.decoder.dtype) for name, value in moved.items()}
-            out = site.step(h, calls, rounded)
+        with torch.enable_grad():
+            out = site.step(h, calls, _rounded(site, moved))
             errors = (out.float() - target.float()).square().sum(-1) * weight_of(target)
         yield errors
 
 
-def _held_out_error(site: Site, moved: dict[str, nn.Parameter]) -> float:
-    """Mean of a token."""
-    total, tokens = 0.0, 0
-    for number in site.numbers(held=True):
-        for errors in _errors(site, moved, number, gradients=False):
-            total, tokens = total + float(exact_sum(errors)), tokens + errors.numel()
-    return total / max(1, tokens)
+def _rounded(site: Site, moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(site.decoder.dtype) for name, value in moved.items()}

@@ -12,8 +12,9 @@ its attention; but before a gap, where there is no such state, at h[stop] too, s
 whose part is not kept: what the MLP can make up for is not attention's to learn. Before a gap the layer also takes over
 neurons of those that go (`edit/neurons.py`), and all its matrices then follow a gradient (`edit/descent.py`).
 
-Where a norm or a factor stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, Granite), no closed form
-solves for it, and the reading matrices are solved alone: they need no more than that the layers above read the stream.
+Where a norm stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, GLM-4), the solution is a step,
+taken as far as held-out tokens like it (`edit/write.py`), and no neurons move. Where something else stands there, the
+reading matrices are solved alone, and before a gap the layer descends as everywhere.
 
 Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py`).
 """
@@ -24,37 +25,41 @@ from collections.abc import Hashable
 from contextlib import ExitStack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowrise.edit.descent import descend
+from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, solve, two_grams, weight_of
 from lowrise.edit.neurons import take_over
 from lowrise.edit.reading import read_through, turn
 from lowrise.edit.sweep import Sweep
-from lowrise.edit.writing import refit_write
-from lowrise.model.matrices import attention_write, captured, input_of, mlp_write, reads
+from lowrise.edit.write import Write, attention_of, mlp_of
+from lowrise.edit.writing import mean_error, refit_write, step
+from lowrise.model.decoder import Call
+from lowrise.model.matrices import captured, input_of, reads
 from lowrise.model.neurons import neuron_count
 
 
-def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solution | None, int, bool]:
+def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
     """Solve the layer at hand, and both models go on to the next.
 
     lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
-    has nothing to give. Returned is the solution of the MLP's write, but before a gap with `before` as it was before
-    the attention's, None where only reads are solved, as they are without `writes`; how many neurons it has of others;
-    and whether it descended. Of a token, the dense layer is run once, the student's twice and to its MLP
-    twice more; before a gap also once and twice a block of neurons for every lender that is asked, and once an epoch of
-    the descent: a matrix is solved on what the matrices before it have become.
+    has nothing to give. Returned is what came of the MLP's write, but before a gap with `before` as it was before the
+    attention's; without `writes`, where only reads are solved, what came of the descent. Of a token, the dense layer is
+    run once, the student's twice and to its MLP twice more; before a gap also once and twice a block of neurons for
+    every lender that is asked, and once an epoch of the descent: a matrix is solved on what the matrices before it have
+    become.
     """
-    layer = sweep.layer
+    layer, stop = sweep.layer, sweep.stop
     attention, mlp = reads(sweep.decoder, layer)
     _pass_dense(sweep, writes, lenders)
     read_through(sweep, attention, turn(sweep, "attention", attention))
     first = _refit_attention_write(sweep) if writes else None
     read_through(sweep, mlp, turn(sweep, _mlp_of(sweep, layer), mlp))
     if first is None:
+        before, after = descend(sweep) if sweep.gap else (None, None)
         sweep.pass_student()
-        return None, 0, False
+        return Fit(layer, stop, None, before, after, descended=before != after, written=False)
     others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
         taken = take_over(sweep, lender, _mlp_of(sweep, lender))
@@ -63,14 +68,20 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> tuple[Solutio
         for rows in taken:
             others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
     solved = None if others.any() else refit_write(sweep)  # neurons that were chosen come with their write solved
-    descended = sweep.gap and descend(sweep)
+    descended = False
+    if sweep.gap:
+        before, after = descend(sweep)
+        descended = after < before
     if solved is None or descended:
         solved = refit_write(sweep)
     last, change = solved
-    sweep.leave_layer(change)
+    if change is None:
+        sweep.carry()
+    else:
+        sweep.leave_layer(change)
     before = first.before if sweep.gap else last.before
     sweep.up()
-    return Solution(last.change, last.ridge, before, last.after), int(others.sum()), descended
+    return Fit(layer, stop, last.ridge, before, last.after, int(others.sum()), descended)
 
 
 def _mlp_of(sweep: Sweep, layer: int) -> Hashable:
@@ -85,40 +96,57 @@ def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
     decoder, layer = sweep.decoder, sweep.layer
     readers: dict[Hashable, nn.Module] = {"attention": reads(decoder, layer)[0][0].module}
     readers |= {_mlp_of(sweep, one): reads(decoder, one)[1][0].module for one in (layer, *lenders)}
-    write = attention_write(decoder, layer) if writes and not sweep.gap else None
+    write = attention_of(decoder, layer, decoder.layers[layer].get_parameter) if writes and not sweep.gap else None
     for number, _, calls in sweep.batches():
         with ExitStack() as stack:
             given = {what: stack.enter_context(captured(module)) for what, module in readers.items()}
             if write is not None:
                 entering = stack.enter_context(captured(decoder.layers[layer]))
-                heads = stack.enter_context(captured(write.module))
+                heads = stack.enter_context(captured(write.matrix.module))
             h = sweep.dense(number, calls)
         for what, (value,) in given.items():
             sweep.put(what, number, value.view(*h.shape[:-1], -1))
         if write is not None:
-            own = write.matrix(decoder.layers[layer].get_parameter(write.parameter))
-            sweep.put("attended", number, entering[0] + (heads[0] @ own).view_as(h))
+            wrote = write.given(heads[0].flatten(0, -2)).float() @ write.own
+            sweep.put("attended", number, entering[0] + wrote.to(h.dtype).view_as(h))
 
 
 def _refit_attention_write(sweep: Sweep) -> Solution:
-    student, layer = sweep.student, sweep.layer
-    write, mlp = attention_write(sweep.decoder, layer), mlp_write(sweep.decoder, layer)
-    own = write.matrix(student.parameter(layer, write.parameter)).float()
-    k, d = own.shape
-    beside = neuron_count(sweep.decoder, layer) if sweep.gap else 0
-    fit, held_out = two_grams((k + beside, d), own.device)
+    write = attention_of(sweep.decoder, sweep.layer, sweep.parameter)
+    beside = mlp_of(sweep.decoder, sweep.layer, sweep.parameter) if sweep.gap else None
+    k, d = write.own.shape
+    fit, held_out = two_grams((k if beside is None else k + len(beside.own), d), write.own.device)
     for number, held, calls in sweep.batches():
-        if sweep.gap:
-            with captured(write.module) as heads, captured(mlp.module) as neurons:
-                out = sweep.run(number, calls)().float()
-            a = torch.cat([heads[0].flatten(0, -2), neurons[0].flatten(0, -2)], 1)
-            target = sweep.target(number)
-        else:
-            with captured(sweep.decoder.layers[layer]) as entering:
-                a = input_of(write.module, sweep.run(number, calls)).flatten(0, -2)
-            target = sweep.get("attended", number)
-            out = entering[0].float() + (a.float() @ own).view_as(target)
-        (held_out if held else fit).add(a, target.float() - out, weight_of(target))
+        a, target, missing = _behind_attention(sweep, write, beside, number, calls)
+        (held_out if held else fit).add(a, missing, weight_of(target))
     solution = solve(fit, held_out)
-    sweep.move(write, own, solution.change[:k])
-    return solution
+    if write.norm is None:
+        sweep.move(write.matrix, write.own, solution.change[:k])
+        return solution
+
+    def error() -> float:
+        now = attention_of(sweep.decoder, sweep.layer, sweep.parameter)
+        return mean_error(_behind_attention(sweep, now, beside, *each)[1:] for each in sweep.held_out())
+
+    alone = Solution(solution.change[:k], solution.ridge, solution.before, solution.after)
+    return step(sweep, write, fit, alone, error)
+
+
+def _behind_attention(
+    sweep: Sweep, write: Write, beside: Write | None, number: int, calls: list[Call]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(what attention's `write`, and the MLP's `beside` it, is given, the target, what is missing of it), of a batch.
+
+    beside: None where no gap follows, and the target is then the stream behind attention.
+    """
+    if beside is not None:
+        with captured(write.matrix.module) as heads, captured(beside.matrix.module) as neurons:
+            out = sweep.run(number, calls)().float()
+        inputs = (one.given(each[0].flatten(0, -2)) for one, each in ((write, heads), (beside, neurons)))
+        a, target = torch.cat([*inputs], 1), sweep.target(number)
+    else:
+        with captured(sweep.decoder.layers[sweep.layer]) as entering:
+            a = write.given(input_of(write.matrix.module, sweep.run(number, calls)).flatten(0, -2))
+        target = sweep.get("attended", number)
+        out = entering[0].float() + (a.float() @ write.own).view_as(target)
+    return a, target, target.float() - out

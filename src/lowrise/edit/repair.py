@@ -8,44 +8,26 @@ layer meets h[stop], the dense model's state behind the gap.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.cosine_map import cosine_map
+from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, fold
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
+from lowrise.edit.write import mlp_of
 from lowrise.edit.writing import runs, sums
 from lowrise.exact import exact
 from lowrise.model.alike import same_neurons
-from lowrise.model.matrices import check_refit, mlp_write
 from lowrise.model.neurons import neurons_apart
+from lowrise.model.refittable import check_refit
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from lowrise.recipe import Repair
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
-
-    neurons: how many of its MLP's were taken over from layers that go. descended: whether it then followed a
-    gradient (`edit/descent.py`). before, after: mean error of a held-out token:
-    ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are counted, ‖E‖² of `fold` and of a trained network,
-    1 - cos of `fold-cosine`. None where only reads were solved, which are not measured by h[stop].
-    """
-
-    layer: int
-    stop: int
-    ridge: float | None
-    before: float | None
-    after: float | None
-    neurons: int = 0
-    descended: bool = False
 
 
 def gaps(student: Student) -> list[tuple[int, int]]:
@@ -84,29 +66,23 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
             if how == "refit":
                 between = range(layer + 1, stop) if adopts else ()
                 lenders = [other for other in between if same_neurons(student.decoder, layer, other)]
-                fits.append(_fit(layer, stop, *refit_layer(sweep, writes, lenders)))
+                fits.append(refit_layer(sweep, writes, lenders))
             elif layer in before_gaps:
-                fits.append(_fit(layer, stop, _fold_layer(sweep, how)))
+                folded = _fold_layer(sweep, how)
+                fits.append(Fit(layer, stop, folded.ridge, folded.before, folded.after))
             else:
                 sweep.pass_on()
             bar.advance(windows.tokens, f"layer {layer}")
     return fits
 
 
-def _fit(layer: int, stop: int, solution: Solution | None, neurons: int = 0, descended: bool = False) -> Fit:
-    if solution is None:
-        return Fit(layer, stop, None, None, None)
-    return Fit(layer, stop, solution.ridge, solution.before, solution.after, neurons, descended)
-
-
 def _fold_layer(sweep: Sweep, how: Repair) -> Solution:
     """The dense model to the end of the gap; the student through the layer before it, with its new matrix."""
-    write = mlp_write(sweep.decoder, sweep.layer)
-    own = write.matrix(sweep.student.parameter(sweep.layer, write.parameter)).float()
+    write = mlp_of(sweep.decoder, sweep.layer, sweep.parameter)
     for number, _, calls in sweep.batches():
         sweep.dense(number, calls)
-    solution = fold(*sums(sweep, own.shape, None), own) if how == "fold" else _turn(sweep, own)
-    sweep.leave_layer(sweep.move(write, own, solution.change))
+    solution = fold(*sums(sweep, write, None), write.own) if how == "fold" else _turn(sweep, write.own)
+    sweep.leave_layer(sweep.move(write.matrix, write.own, solution.change))
     sweep.up()
     return solution
 

@@ -48,6 +48,11 @@ class Site:
         for number, (ids, held) in enumerate(self._batches):
             yield number, held, self.decoder.enter(ids)[1]
 
+    def held_out(self) -> Iterator[tuple[int, list[Call]]]:
+        """(number, the layers' calls) of the batches that are held out."""
+        for number in self.numbers(held=True):
+            yield number, self.decoder.enter(self._batches[number][0])[1]
+
     def numbers(self, *, held: bool) -> list[int]:
         """Of the batches that are held out, or of those that are fitted."""
         return [number for number, (_, one) in enumerate(self._batches) if one == held]
@@ -88,6 +93,15 @@ class Site:
         """The student through the layer as it is now; "student" is then what leaves it."""
         for number, _, calls in self.batches():
             self.put("student", number, self.run(number, calls)())
+
+    def parameter(self, name: str) -> Tensor:
+        """The layer's, by path, as it is now."""
+        return self.student.parameter(self.layer, name)
+
+    def take(self, parameters: Mapping[str, Tensor]) -> None:
+        """The student's layer has these, by path, from now on."""
+        for name, value in parameters.items():
+            self.student.change(self.layer, name, value)
 
     def move(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
         """The student's layer has `matrix`, W = `own` (k, d), changed from now on; by how much, once it is rounded."""

@@ -1,43 +1,76 @@
-"""What a layer's MLP writes, solved anew: its last matrix."""
+"""What a layer's MLP writes, solved anew: its last matrix, and what a norm behind it scales by.
+
+Behind a norm a solution is a step (`edit/write.py`), taken whole, by half or by a quarter, whichever meets the held-out
+tokens first, or not at all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from lowrise.edit.gram import RIDGES, Gram, Solution, solve, two_grams, weight_of
 from lowrise.edit.sweep import Site
-from lowrise.model.matrices import captured, mlp_write
+from lowrise.edit.write import Write, mlp_of
+from lowrise.exact import exact_sum
+from lowrise.model.matrices import captured, mlp_output
+
+STEPS = (1.0, 0.5, 0.25)
 
 
-def refit_write(site: Site, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor]:
-    """The matrix, solved by ridge regression; and its change (k, d) as rounded. On the shelf: as `runs` leaves it."""
-    write = mlp_write(site.decoder, site.layer)
-    own = write.matrix(site.student.parameter(site.layer, write.parameter)).float()
-    solution = solve(*sums(site, own.shape, weight_of), ridges)
-    return solution, site.move(write, own, solution.change)
+def refit_write(site: Site, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor | None]:
+    """The MLP's write, solved by ridge regression; and its matrix's change (k, d) as rounded, None where a norm stands
+    behind it. On the shelf: as `runs` leaves it.
+    """
+    write = mlp_of(site.decoder, site.layer, site.parameter)
+    fit, held_out = sums(site, write, weight_of)
+    solution = solve(fit, held_out, ridges)
+    if write.norm is None:
+        return solution, site.move(write.matrix, write.own, solution.change)
+    return step(site, write, fit, solution, lambda: held_out_error(site)), None
 
 
-def sums(site: Site, shape: Sequence[int], weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
-    """Of what the matrix (k, d) is given and of what the layer misses of its target, of fitted and of held-out tokens.
+def step(site: Site, write: Write, fit: Gram, solution: Solution, error: Callable[[], float]) -> Solution:
+    """As much of `solution` as is taken behind a norm, of a `write` of the layer at hand. fit: what it was solved on.
+
+    error: mean error of a held-out token, by the layer as it then is.
+    """
+    if solution.ridge is None:
+        return solution
+    tried = write.moved(solution.change, fit, site.decoder.dtype)
+    before = {name: site.parameter(name) for name in tried}
+    for share in STEPS:
+        if share < 1:
+            tried = write.moved(share * solution.change, fit, site.decoder.dtype)
+        site.take(tried)
+        after = error()
+        if after < solution.before:
+            return Solution(share * solution.change, solution.ridge, solution.before, after)
+    site.take(before)
+    return Solution(torch.zeros_like(solution.change), None, solution.before, solution.before)
+
+
+def sums(site: Site, write: Write, weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
+    """Of what the MLP's `write` is given and of what the layer misses of its target, of fitted and of held-out tokens.
 
     weight: of targets (..., d), what a token counts (...). On the shelf: as `runs` leaves it.
     """
-    fit, held_out = two_grams(shape, site.decoder.device)
+    fit, held_out = two_grams(write.own.shape, site.decoder.device)
     for number, held, inputs, out in runs(site):
         target = site.target(number)
         counts = None if weight is None else weight(target)
-        (held_out if held else fit).add(inputs, target.float() - out.float(), counts)
+        (held_out if held else fit).add(write.given(inputs), target.float() - out.float(), counts)
     return fit, held_out
 
 
 def runs(site: Site) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
-    """(number, whether it is held out, what the matrix is given, what leaves the layer), of every batch.
+    """(number, whether it is held out, what the MLP's matrix is given, what leaves the layer), of every batch.
 
     Of those gone through, the latter two then lie on the shelf as "inputs" and "out".
     """
-    write = mlp_write(site.decoder, site.layer)
+    write = mlp_output(site.decoder, site.layer)
     for number, held, calls in site.batches():
         with captured(write.module) as given:
             out = site.run(number, calls)()
@@ -45,3 +78,18 @@ def runs(site: Site) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
         site.put("inputs", number, inputs)
         site.put("out", number, out)
         yield number, held, inputs, out
+
+
+def held_out_error(site: Site, instead: Mapping[str, Tensor] | None = None) -> float:
+    """Mean ‖out - h[stop]‖²/‖h[stop]‖ of a held-out token, by the layer as it is, but for what `instead` gives."""
+    behind = ((site.target(number), site.run(number, calls, instead)()) for number, calls in site.held_out())
+    return mean_error((target, target.float() - out.float()) for target, out in behind)
+
+
+def mean_error(tokens: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Of a token, ‖E‖²/‖target‖. tokens: batches of (target, E), both (..., d)."""
+    total, count = 0.0, 0
+    for target, missing in tokens:
+        errors = missing.square().sum(-1) * weight_of(target)
+        total, count = total + float(exact_sum(errors)), count + errors.numel()
+    return total / max(1, count)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lowrise.edit.fit import Fit
 from lowrise.edit.gram import fold, solve, two_grams
-from lowrise.edit.repair import Fit
 from lowrise.edit.replace import Trainee
 from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs

@@ -17,8 +17,9 @@ from lowrise.errors import ModelError
 class LayerNames:
     """Paths inside one decoder layer. Inputs are first matrices, of attention and of the MLP; all of one read the same.
 
-    Two of the MLP's, gate first, make it gated. output_norm: the norm that the MLP's output passes before it is added
-    to the stream, where there is one; raw: no norm stands before the inputs either, they read the stream itself.
+    Two of the MLP's, gate first, make it gated. mlp_norm, attention_norm: the norms that what they make passes before
+    it is added to the stream, where there are any; raw: no norm stands before inputs, they read the stream itself.
+    factor: the layer's attribute by which what attention and MLP make is multiplied before it is added to the stream.
     """
 
     attention_inputs: tuple[str, ...]
@@ -26,13 +27,15 @@ class LayerNames:
     mlp_inputs: tuple[str, ...]
     mlp_output: str
     gated: bool
-    output_norm: str | None = None
+    mlp_norm: str | None = None
+    attention_norm: str | None = None
     raw: bool = False
+    factor: str | None = None
 
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GATED = LayerNames(_QKV, "self_attn.o_proj", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", gated=True)
-_NORMED = replace(_GATED, output_norm="post_feedforward_layernorm")
+_NORMED = replace(_GATED, mlp_norm="post_feedforward_layernorm", attention_norm="post_attention_layernorm")
 _FUSED_MLP = replace(_GATED, mlp_inputs=("mlp.gate_up_proj",))
 _FUSED_GATED = replace(_GATED, attention_inputs=("self_attn.qkv_proj",), mlp_inputs=("mlp.gate_up_proj",))
 
@@ -41,11 +44,12 @@ FAMILIES: dict[str, LayerNames] = {
     "mistral": _GATED,
     "qwen2": _GATED,
     "qwen3": _GATED,
+    "granite": replace(_GATED, factor="residual_multiplier"),
     "gemma2": _NORMED,
     "gemma3_text": _NORMED,
     "olmo2": replace(_NORMED, raw=True),
     "glm": _FUSED_MLP,
-    "glm4": replace(_FUSED_MLP, output_norm="post_mlp_layernorm"),
+    "glm4": replace(_FUSED_MLP, mlp_norm="post_mlp_layernorm", attention_norm="post_self_attn_layernorm"),
     "phi3": _FUSED_GATED,
     "nemotron": LayerNames(_QKV, "self_attn.o_proj", ("mlp.up_proj",), "mlp.down_proj", gated=False),
     "starcoder2": LayerNames(_QKV, "self_attn.o_proj", ("mlp.c_fc",), "mlp.c_proj", gated=False),
@@ -73,12 +77,14 @@ def layer_names(family: str, layer: nn.Module) -> LayerNames:
 
     Raises ModelError when the family has no row and the layer has none of the known rows' modules.
     """
-    known = sorted(dict.fromkeys(FAMILIES.values()), key=lambda row: row.output_norm is None)  # the more special first
+    rows = dict.fromkeys(FAMILIES.values())
+    known = sorted(rows, key=lambda row: row.mlp_norm is None and row.factor is None)  # the more special first
     modules = {name for name, _ in layer.named_modules()}
     fitting = []
     for row in [FAMILIES[family]] if family in FAMILIES else known:
-        norm = {row.output_norm} if row.output_norm is not None else set()
-        if {row.attention_output, *row.mlp_inputs, row.mlp_output} | norm <= modules:
+        norms = {row.mlp_norm, row.attention_norm} - {None}
+        fits = {row.attention_output, *row.mlp_inputs, row.mlp_output} | norms <= modules
+        if fits and (row.factor is None or hasattr(layer, row.factor)):
             fitting.append(row)
     if fitting:  # a row whose attention reads otherwise still knows the rest, which is all that some ask for
         return max(fitting, key=lambda row: modules.issuperset(row.attention_inputs))

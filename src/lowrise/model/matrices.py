@@ -19,19 +19,25 @@ _REMEDY = "choose a preset that repairs nothing, such as streamline-none, and no
 
 @dataclass(frozen=True)
 class Matrix:
-    """module: the matrix's own; parameter: the path of its weight in the layer; inward: weight stored as (k, d)."""
+    """module: the matrix's own; parameter: the path of its weight in the layer; inward: weight stored as (k, d).
+
+    factor: what the layer multiplies by, of what the module makes.
+    """
 
     module: nn.Module
     parameter: str
     inward: bool
+    factor: float = 1.0
 
     def matrix(self, weight: Tensor) -> Tensor:
-        """A weight of the module → W (k, d), so that the module makes A·W of inputs A (tokens, k)."""
-        return weight if self.inward else weight.T
+        """A weight of the module → W (k, d), so that the layer makes A·W of the module's inputs A (tokens, k)."""
+        matrix = weight if self.inward else weight.T
+        return matrix if self.factor == 1 else self.factor * matrix
 
     def weight(self, matrix: Tensor) -> Tensor:
         """W (k, d) → as the module stores it."""
-        return (matrix if self.inward else matrix.T).contiguous()
+        own = matrix if self.factor == 1 else matrix / self.factor
+        return (own if self.inward else own.T).contiguous()
 
     def moved(self, own: Tensor, change: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(W + change as the module stores it, the change that is left when W is rounded to `dtype`).
@@ -49,24 +55,26 @@ def mlp_write(decoder: Decoder, layer: int) -> Matrix:
     there the stream is not linear in the matrix, so that no closed form solves for it.
     """
     names = _names(decoder, layer)
-    if names.output_norm is not None:
+    if names.mlp_norm is not None:
         raise ModelError(
             f"{decoder.where}: repair of family {decoder.family}",
             "an MLP that writes the residual stream itself",
-            f"a norm ({names.output_norm}) between the two",
+            f"a norm ({names.mlp_norm}) between the two",
             _REMEDY,
         )
     return mlp_output(decoder, layer)
 
 
 def mlp_output(decoder: Decoder, layer: int) -> Matrix:
-    """Its MLP's last matrix, whatever stands between it and the stream."""
-    return _matrix(decoder, layer, _names(decoder, layer).mlp_output)
+    """Its MLP's last matrix, with the factor but without the norm that may stand between it and the stream."""
+    names = _names(decoder, layer)
+    return _matrix(decoder, layer, names.mlp_output, names.factor)
 
 
 def attention_write(decoder: Decoder, layer: int) -> Matrix:
-    """How its attention does. Norms behind it are not looked for: a family has them behind both or neither."""
-    return _matrix(decoder, layer, _names(decoder, layer).attention_output)
+    """The matrix that its attention writes with, likewise."""
+    names = _names(decoder, layer)
+    return _matrix(decoder, layer, names.attention_output, names.factor)
 
 
 def reads(decoder: Decoder, layer: int) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
@@ -91,13 +99,15 @@ def _names(decoder: Decoder, layer: int) -> LayerNames:
         raise ModelError(f"{decoder.where}: repair of family {decoder.family}", expected, found, _REMEDY) from error
 
 
-def _matrix(decoder: Decoder, layer: int, name: str) -> Matrix:
+def _matrix(decoder: Decoder, layer: int, name: str, factor: str | None = None) -> Matrix:
+    """factor: the layer's attribute that holds it."""
     module = dict(decoder.layers[layer].named_modules()).get(name)
     weight = getattr(module, "weight", None)
     if module is None or not isinstance(weight, Tensor) or weight.dim() != 2:
         found = "none of that name" if module is None else f"a {type(module).__name__} without a matrix"
         raise ModelError(f"{decoder.where}: {name}", "a linear module", found, _REMEDY)
-    return Matrix(module, f"{name}.weight", inward=not isinstance(module, nn.Linear))
+    times = 1.0 if factor is None else float(getattr(decoder.layers[layer], factor))
+    return Matrix(module, f"{name}.weight", inward=not isinstance(module, nn.Linear), factor=times)
 
 
 def check_writes(decoder: Decoder) -> None:
@@ -121,22 +131,6 @@ def check_writes(decoder: Decoder) -> None:
             "one that is scaled or normed first",
             _REMEDY,
         )
-
-
-def check_refit(decoder: Decoder) -> bool:
-    """Whether layers can be refit in what they write too (`check_writes`), or in what they read alone.
-
-    Raises ModelError for a model with a layer whose matrices are not known.
-    """
-    for layer in range(len(decoder)):
-        reads(decoder, layer)
-    try:
-        check_writes(decoder)
-    except ModelError:
-        return False
-    for layer in range(len(decoder)):
-        attention_write(decoder, layer)
-    return True
 
 
 def some_tokens(decoder: Decoder) -> Tensor:

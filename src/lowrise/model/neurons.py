@@ -8,6 +8,7 @@ from torch import Tensor
 from lowrise.exact import exact
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import input_of, mlp_output, reads, some_tokens
+from lowrise.model.norms import mlp_norm
 
 
 def parameters(decoder: Decoder, layer: int) -> dict[str, int]:
@@ -49,8 +50,10 @@ def chosen(own: Tensor, other: Tensor, axis: int, rows: Tensor, neurons: int) ->
 def neurons_apart(decoder: Decoder) -> bool:
     """Whether the first layer's MLP is what `parameters` says: tried with its neurons in reverse, half of them silent.
 
-    The other half must then be what it was, each in its new place.
+    The other half must then be what it was, each in its new place. Where a norm stands behind the MLP it is not.
     """
+    if mlp_norm(decoder, 0) is not None:
+        return False
     write = mlp_output(decoder, 0)
     count = neuron_count(decoder, 0)
     back = torch.arange(count - 1, -1, -1)

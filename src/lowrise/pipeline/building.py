@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from lowrise.calibration import Windows
+from lowrise.edit.fit import Fit
 from lowrise.edit.merge import merge
-from lowrise.edit.repair import Fit
 from lowrise.edit.replace import make_trainee
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train

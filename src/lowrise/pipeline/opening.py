@@ -11,7 +11,7 @@ from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import alike_key
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import check_refit
+from lowrise.model.refittable import check_refit
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.repairing import check_repairs

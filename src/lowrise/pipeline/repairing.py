@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from lowrise.calibration import Windows
-from lowrise.edit.repair import Fit, repair
+from lowrise.edit.fit import Fit
+from lowrise.edit.repair import repair
 from lowrise.edit.student import Student, student_of
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import check_refit, check_writes
+from lowrise.model.matrices import check_writes
+from lowrise.model.refittable import check_refit
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.plan import Drop, Merge, Plan, Replace
@@ -58,8 +60,8 @@ def repair_model(
     with clock.stage("repair"):
         fits = repair(student, windows, len(held_out_windows(recipe, windows)), how, report)
     tell_fits([fit for fit in fits if fit.stop != fit.layer + 1], report)
-    if fits and all(fit.before is None for fit in fits):
-        report.say("a norm or a factor stands between layers and stream: only what they read was refit")
+    if fits and not any(fit.written for fit in fits):
+        report.say("layers write through what is not known: closed forms refit what they read, not what they write")
     return fits
 
 
@@ -70,7 +72,8 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
         share = fit.after / fit.before if fit.before else math.nan
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
-        how += ", then gradient descent" if fit.descended else ""
+        how += ", then gradient descent" if fit.descended and fit.written else ""
+        how += ", by gradient descent" if fit.descended and not fit.written else ""
         report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{how}")
         if fit.after > fit.before:
             report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")

@@ -10,12 +10,12 @@ from lowrise.report import words
 
 
 class Solved(Protocol):
-    """What a repair did at one layer of the original model. before: None where only reads were solved."""
+    """What a repair did at one layer of the original model. written: whether what it writes was solved too."""
 
     @property
     def layer(self) -> int: ...
     @property
-    def before(self) -> float | None: ...
+    def written(self) -> bool: ...
     @property
     def neurons(self) -> int: ...
     @property
@@ -46,7 +46,7 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
     if how == "none" or not fits:
         return None
     if how == "refit":
-        what = "matrices that read the stream, in the layers" if fits[0].before is None else "matrices of the layers"
+        what = "matrices of the layers" if fits[0].written else "matrices that read the stream, in the layers"
         return f"ridge regressions refit the {what} that are left from {fits[0].layer} on, in closed form"
     layers = ", ".join(str(fit.layer) for fit in fits)
     matrices = f"{'matrix' if len(fits) == 1 else 'matrices'} of layer{'' if len(fits) == 1 else 's'} {layers}"

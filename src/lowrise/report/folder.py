@@ -133,12 +133,12 @@ class Training(_Loose):
 
 
 class Repair(_Loose):
-    """What was solved or fitted at one layer of the original model (`edit/repair.py`, Fit)."""
+    """What was solved or fitted at one layer of the original model (`edit/fit.py`)."""
 
     layer: int
-    before: float | None = None
     neurons: int = 0
     descended: bool = False
+    written: bool = True
 
 
 class Results(Measured):

@@ -24,8 +24,9 @@ from lowrise.edit.sweep import Site, batches_of
 from lowrise.edit.writing import refit_write
 from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import captured, check_refit, reads
+from lowrise.model.matrices import captured, reads
 from lowrise.model.neurons import neurons_apart
+from lowrise.model.refittable import check_refit
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Bar, Reporter

@@ -1,0 +1,78 @@
+"""How a layer's attention and its MLP write the stream, seen alike with a norm behind them and without.
+
+Plainly the stream is given A·W. Through a norm (Gemma-2 and 3, OLMo-2, GLM-4) it is given v·y/rms(y), y = A·W, which is
+A/rms(y) times W·v and linear in W but for rms(y). So these two stand for A and W there. What is solved for them is of
+rms(y) as it was, a Gauss-Newton step that leaves the norm's own derivative out; v grows as rms(y) grows on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lowrise.edit.gram import Gram
+from lowrise.exact import exact
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import Matrix, attention_write, mlp_output
+from lowrise.model.norms import Norm, attention_norm, mlp_norm
+
+LEAST_SCALE = 1e-3  # of the median; what a norm scales by less is not aimed at through it
+
+
+class Write:
+    """A way of a layer to the stream. parameter: the layer's, by path, as they are now.
+
+    own: W (k, d), float32, times what the norm scales by.
+    """
+
+    def __init__(self, matrix: Matrix, norm: Norm | None, parameter: Callable[[str], Tensor]) -> None:
+        self.matrix, self.norm = matrix, norm
+        self._plain = matrix.matrix(parameter(matrix.parameter)).float()
+        self._normed = None if norm is None else _Normed(norm, parameter(norm.parameter))
+        self.own = self._plain if self._normed is None else self._plain * self._normed.scale
+
+    def given(self, a: Tensor) -> Tensor:
+        """(tokens, k) that `own` makes into what is written, where the matrix is given `a` (tokens, k)."""
+        return a if self._normed is None else a.float() * self._normed.shortening(a.float() @ self._plain)
+
+    def moved(self, change: Tensor, fit: Gram, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Parameters by path when `own`, behind a norm, is changed by `change` (k, d). fit: of what it is given now."""
+        normed = self._normed
+        assert normed is not None
+        plain = self._plain + normed.before(change.float().to(self._plain.device))
+        inputs = fit.inputs[: len(plain), : len(plain)]
+        was, is_now = (float(((inputs @ one) * one).sum()) for one in (exact(self._plain), exact(plain)))
+        return {
+            self.matrix.parameter: self.matrix.weight(plain).to(dtype),
+            normed.norm.parameter: normed.norm.weight(normed.scale * (is_now / was) ** 0.5).to(dtype),
+        }
+
+
+class _Normed:
+    """A norm with its weight. scale: v (d,), float32."""
+
+    def __init__(self, norm: Norm, weight: Tensor) -> None:
+        self.norm, self._weight, self.scale = norm, weight, norm.scale(weight)
+
+    def shortening(self, y: Tensor) -> Tensor:
+        """(tokens, 1): 1/rms of y (tokens, d), as the norm takes it."""
+        made, scaled = self.norm.of(y, self._weight), y * self.scale
+        long, was = (torch.linalg.vector_norm(one, dim=-1, keepdim=True) for one in (made, scaled))
+        shortening: Tensor = long / was.clamp_min(torch.finfo(torch.float32).tiny)
+        return shortening
+
+    def before(self, change: Tensor) -> Tensor:
+        """What of y makes `change` (·, d) behind the norm; nothing where its scale is next to nothing."""
+        size = self.scale.abs()
+        usable = size > LEAST_SCALE * size.median()
+        return torch.where(usable, change / torch.where(usable, self.scale, 1.0), 0.0)
+
+
+def attention_of(decoder: Decoder, layer: int, parameter: Callable[[str], Tensor]) -> Write:
+    return Write(attention_write(decoder, layer), attention_norm(decoder, layer), parameter)
+
+
+def mlp_of(decoder: Decoder, layer: int, parameter: Callable[[str], Tensor]) -> Write:
+    return Write(mlp_output(decoder, layer), mlp_norm(decoder, layer), parameter)

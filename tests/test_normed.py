@@ -1,0 +1,202 @@
+"""Refit where a norm stands between what attention and MLP make and the stream: steps instead of solutions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import tiny
+from lowrise.edit.gram import two_grams, weight_of
+from lowrise.edit.repair import repair
+from lowrise.edit.student import Student
+from lowrise.edit.sweep import Sweep
+from lowrise.edit.write import Write, attention_of, mlp_of
+from lowrise.edit.writing import STEPS, held_out_error, refit_write
+from lowrise.errors import ModelError
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import captured, check_writes
+from lowrise.model.refittable import check_refit
+from lowrise.observe.shelf import Shelf
+from lowrise.progress import Reporter
+from ridges import HELD_OUT, best_ridge
+from tiny import windows, without
+
+QUIET = Reporter(quiet=True)
+NORMED = ["gemma2", "gemma3_text", "olmo2", "glm4"]
+LAYER, STOP = 2, 4
+
+
+def make(family: str, dtype: torch.dtype = torch.float32) -> Decoder:
+    if family != "glm4":
+        return Decoder(tiny.model(family).to(dtype))
+    torch.manual_seed(0)
+    settings = {**tiny.FAMILIES["llama"][1], "head_dim": 8}
+    model = AutoModelForCausalLM.from_config(transformers.Glm4Config(**settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return Decoder(model.eval().to(dtype))
+
+
+def writes(decoder: Decoder, layer: int) -> tuple[Write, Write]:
+    get = decoder.layers[layer].get_parameter
+    return attention_of(decoder, layer, get), mlp_of(decoder, layer, get)
+
+
+@pytest.fixture
+def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
+    """Before the gap [3, 4) of a tiny model, the dense model behind it."""
+    decoder = make(getattr(request, "param", "gemma2"))
+    with torch.no_grad(), Shelf() as shelf:
+        made = Sweep(Student(decoder, without(3)), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+        for number, _, calls in made.batches():
+            made.dense(number, calls)
+        yield made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", NORMED)
+def test_what_is_written_is_linear_in_what_stands_for_the_matrix(family: str, dtype: torch.dtype) -> None:
+    decoder = make(family, dtype)
+    h, calls = decoder.enter(tiny.ids())
+    for write in writes(decoder, LAYER):
+        assert write.norm is not None
+        wrote: list[Tensor] = []
+        hook = write.norm.module.register_forward_hook(lambda _module, _args, out, wrote=wrote: wrote.append(out))
+        with captured(write.matrix.module) as inputs:
+            decoder.step(LAYER, h, calls)
+        hook.remove()
+        made = write.given(inputs[0].flatten(0, -2)) @ write.own
+        close = 1e-5 if dtype == torch.float32 else 0.05
+        assert torch.allclose(made.view_as(wrote[0]), wrote[0].float(), rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("family", NORMED)
+def test_they_are_refit_and_not_folded(family: str) -> None:
+    with pytest.raises(ModelError, match=rf"repair of family {family}.*choose a preset that repairs nothing"):
+        check_writes(make(family))
+    assert check_refit(make(family))
+
+
+@pytest.mark.parametrize("which", ["post_attention_layernorm", "post_feedforward_layernorm"])
+@pytest.mark.parametrize("how", ["another norm", "a factor behind"])
+def test_a_norm_that_is_another_is_found_out_by_trying(which: str, how: str) -> None:
+    decoder = make("gemma2")
+    module = decoder.layers[0].get_submodule(which)
+    if how == "another norm":
+        module.register_forward_pre_hook(lambda _module, args: (args[0] - args[0].mean(-1, keepdim=True),))
+    else:
+        module.register_forward_hook(lambda _module, _args, out: out + 1)
+    assert not check_refit(decoder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sweep", NORMED, indirect=True)
+def test_a_step_is_the_regression_of_what_the_layer_misses(sweep: Sweep) -> None:
+    """Written plainly: A/rms(y) toward what is missing, divided by what the norm scales by; the scale grows as rms."""
+    decoder, layer = sweep.decoder, sweep.decoder.layers[LAYER]
+    target = dict(decoder.states(windows(64).ids))[STOP]
+    h, calls = decoder.enter(windows(64).ids)
+    for one in range(LAYER):
+        h = decoder.step(one, h, calls)
+    _, write = writes(decoder, LAYER)
+    assert write.norm is not None
+    with captured(write.matrix.module) as inputs:
+        missing = target - decoder.step(LAYER, h, calls)
+    weight = write.matrix.matrix(layer.get_parameter(write.matrix.parameter))
+    scale = write.norm.scale(layer.get_parameter(write.norm.parameter))
+    a = inputs[0].view(64, 32, -1)
+    short = a / (a @ weight).square().mean(-1, keepdim=True).sqrt()
+    x = best_ridge(short, missing, 1 / target.norm(dim=-1)).float() / scale
+    counts = (1 / target.norm(dim=-1))[:-HELD_OUT]
+    squares = (short @ (weight + x)).square().mean(-1)[:-HELD_OUT]
+    grown = ((counts * squares).sum() / counts.sum()).sqrt()
+    solution, change = refit_write(sweep)
+    assert change is None
+    assert solution.after == pytest.approx(held_out_error(sweep), rel=1e-6)
+    assert solution.after < solution.before
+    assert torch.allclose(sweep.parameter(write.matrix.parameter), write.matrix.weight(weight + x), atol=1e-3)
+    new = write.norm.scale(sweep.parameter(write.norm.parameter))
+    assert torch.allclose(new, grown * scale, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_step_that_is_none_changes_nothing(sweep: Sweep) -> None:
+    _, write = writes(sweep.decoder, LAYER)
+    fit, _ = two_grams(write.own.shape, write.own.device)
+    with captured(write.matrix.module) as inputs:
+        for number, _, calls in sweep.batches():
+            sweep.run(number, calls)()
+    for a in inputs:
+        fit.add(write.given(a.flatten(0, -2)), torch.zeros(a[..., 0].numel(), write.own.shape[1]))
+    for name, value in write.moved(torch.zeros_like(write.own), fit, torch.float32).items():
+        assert torch.allclose(value, sweep.parameter(name), rtol=1e-4, atol=1e-4), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("helps", [*STEPS, None])
+def test_the_first_share_of_a_step_that_helps_is_taken(
+    sweep: Sweep, helps: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = held_out_error(sweep)
+    errors = iter([before + 1.0] * (len(STEPS) if helps is None else STEPS.index(helps)) + [before / 2] * 9)
+    monkeypatch.setattr("lowrise.edit.writing.held_out_error", lambda _site: next(errors))
+    _, write = writes(sweep.decoder, LAYER)
+    solution, _ = refit_write(sweep)
+    new = Write(write.matrix, write.norm, sweep.parameter)
+    moved = float((new.own - write.own).norm())
+    if helps is None:
+        assert (solution.ridge, solution.before, moved) == (None, solution.after, 0.0)
+    else:
+        assert solution.after == before / 2
+        assert moved > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", NORMED)
+def test_a_cut_is_repaired(family: str) -> None:
+    decoder, tokens = make(family), windows(64)
+    student, fresh = Student(decoder, without(2, 3)), windows(16, seed=1)
+    targets = dict(decoder.states(fresh.ids))
+
+    def apart() -> float:
+        """From the dense model's last state, of tokens that nothing was fitted to."""
+        h, calls = decoder.enter(fresh.ids)
+        for layer in student.layers:
+            h = student.step(layer, h, calls)
+        return float(((h - targets[tiny.LAYERS]).square().sum(-1) * weight_of(targets[tiny.LAYERS])).mean())
+
+    dropped = apart()
+    fits = repair(student, tokens, HELD_OUT, "refit", QUIET)
+    assert [(fit.layer, fit.written, fit.neurons) for fit in fits] == [(one, True, 0) for one in (1, 4, 5)]
+    assert all(fit.after < fit.before for fit in fits)  # type: ignore[operator]
+    assert apart() < 0.7 * dropped
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", NORMED[:3])
+def test_where_writes_are_unknown_reads_alone_are_refit_and_gaps_descend(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowrise.model.refittable.norms_as_known", lambda _decoder: False)
+    decoder, tokens = make(family), windows(64)
+    before = copy.deepcopy(decoder.layers.state_dict())
+    first, *others = repair(Student(decoder, without(2)), tokens, HELD_OUT, "refit", QUIET)
+    assert (first.layer, first.stop, first.ridge, first.descended, first.written) == (1, 3, None, True, False)
+    assert first.after < first.before  # type: ignore[operator]
+    assert {(fit.before, fit.after, fit.neurons, fit.descended, fit.written) for fit in others} == {
+        (None, None, 0, False, False)
+    }
+    assert [fit.layer for fit in others] == [3, 4, 5]
+    changed = {name for name, value in decoder.layers.state_dict().items() if not torch.equal(value, before[name])}
+    read = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
+    assert {name.split(".")[-2] for name in changed if not name.startswith("1.")} == read
+    assert {name for name in before if name.startswith("1.")} <= changed  # all of the layer before the gap
+    assert {int(name.partition(".")[0]) for name in changed} <= {1, 3, 4, 5}
