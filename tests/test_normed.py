@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lowrise.edit.gram import two_grams, weight_of
+from lowrise.edit.gram import solve, two_grams, weight_of
+from lowrise.edit.refit import _pass_dense, _refit_attention_write
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
-from lowrise.edit.write import Write, attention_of, mlp_of
-from lowrise.edit.writing import STEPS, held_out_error, refit_write
+from lowrise.edit.write import DAMPING, Write, attention_of, mlp_of
+from lowrise.edit.writing import STEPS, held_out_error, refit_write, sums
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured, check_writes
@@ -114,7 +115,8 @@ def test_a_step_is_the_regression_of_what_the_layer_misses(sweep: Sweep) -> None
     scale = write.norm.scale(layer.get_parameter(write.norm.parameter))
     a = inputs[0].view(64, 32, -1)
     short = a / (a @ weight).square().mean(-1, keepdim=True).sqrt()
-    x = best_ridge(short, missing, 1 / target.norm(dim=-1)).float() / scale
+    damped = scale / (scale.square() + (DAMPING * scale.abs().median()).square())
+    x = best_ridge(short, missing, 1 / target.norm(dim=-1)).float() * damped
     counts = (1 / target.norm(dim=-1))[:-HELD_OUT]
     squares = (short @ (weight + x)).square().mean(-1)[:-HELD_OUT]
     grown = ((counts * squares).sum() / counts.sum()).sqrt()
@@ -149,14 +151,103 @@ def test_the_first_share_of_a_step_that_helps_is_taken(
     errors = iter([before + 1.0] * (len(STEPS) if helps is None else STEPS.index(helps)) + [before / 2] * 9)
     monkeypatch.setattr("lowrise.edit.writing.held_out_error", lambda _site: next(errors))
     _, write = writes(sweep.decoder, LAYER)
+    fit, _ = sums(sweep, write, weight_of)
     solution, _ = refit_write(sweep)
-    new = Write(write.matrix, write.norm, sweep.parameter)
-    moved = float((new.own - write.own).norm())
+    taken = write.moved(solution.change, fit, torch.float32)
     if helps is None:
-        assert (solution.ridge, solution.before, moved) == (None, solution.after, 0.0)
+        assert (solution.ridge, solution.before) == (None, solution.after)
+        taken = {name: sweep.decoder.layers[LAYER].get_parameter(name) for name in taken}
     else:
         assert solution.after == before / 2
-        assert moved > 0
+        assert float(solution.change.norm()) == pytest.approx(helps * float(whole_step(sweep.decoder).norm()), rel=1e-5)
+    assert all(torch.allclose(sweep.parameter(name), value, rtol=1e-5) for name, value in taken.items())
+
+
+def whole_step(decoder: Decoder) -> Tensor:
+    with Shelf() as shelf:
+        made = Sweep(Student(decoder, without(3)), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+        for number, _, calls in made.batches():
+            made.dense(number, calls)
+        return solve(*sums(made, writes(decoder, LAYER)[1], weight_of)).change
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gap", [True, False])
+def test_the_error_of_attentions_step_is_measured(sweep: Sweep, gap: bool) -> None:
+    """Before a gap of what leaves the layer, else of the stream behind attention."""
+    decoder = sweep.decoder
+    with Shelf() as shelf:
+        made = Sweep(Student(decoder, without(3) if gap else without(1)), windows(64), HELD_OUT, shelf, 0, mixed=False)
+        while made.layer < LAYER:
+            made.pass_on()
+        _pass_dense(made, True, [])
+        solution = _refit_attention_write(made)
+        assert solution.after < solution.before
+        if gap:
+            assert solution.after == pytest.approx(held_out_error(made), rel=1e-5)
+            return
+        write = attention_of(decoder, LAYER, made.parameter)
+        total = 0.0
+        for number, calls in made.held_out():
+            with captured(decoder.layers[LAYER]) as entering, captured(write.matrix.module) as heads:
+                made.run(number, calls)()
+            target = made.get("attended", number)
+            wrote = write.given(heads[0].flatten(0, -2)) @ write.own
+            missing = target - entering[0] - wrote.view_as(target)
+            total += float((missing.square().sum(-1) * weight_of(target)).sum())
+        assert solution.after == pytest.approx(total / (HELD_OUT * 32), rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", NORMED)
+@pytest.mark.parametrize("small", [0.03, 0.003, 0.0])
+def test_one_small_scale_does_not_spoil_the_step(family: str, small: float) -> None:
+    shares = []
+    for scale in (None, small):
+        decoder = make(family)
+        norm = mlp_of(decoder, LAYER, decoder.layers[LAYER].get_parameter).norm
+        assert norm is not None
+        if scale is not None:
+            weight = decoder.layers[LAYER].get_parameter(norm.parameter)
+            v = norm.scale(weight)
+            v[0] = scale
+            weight.copy_(norm.weight(v))
+        with Shelf() as shelf:
+            made = Sweep(Student(decoder, without(3)), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+            for number, _, calls in made.batches():
+                made.dense(number, calls)
+            solution, _ = refit_write(made)
+        assert solution.ridge is not None
+        shares.append(solution.after / solution.before)
+    assert shares[1] < 0.5 + 0.5 * shares[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", NORMED)
+def test_norms_are_known_whatever_the_precision_and_however_little_they_let_through(
+    family: str, dtype: torch.dtype
+) -> None:
+    decoder = make(family, dtype)
+    norm = mlp_of(decoder, 0, decoder.layers[0].get_parameter).norm
+    assert norm is not None
+    weight = decoder.layers[0].get_parameter(norm.parameter)
+    weight.copy_(norm.weight(0.03 * norm.scale(weight)))
+    assert check_refit(decoder)
+
+
+class _WithoutWeight(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.square().mean(-1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("norm", [_WithoutWeight(), torch.nn.LayerNorm(32)], ids=["without a weight", "with a bias"])
+def test_a_norm_of_another_kind_is_no_error(norm: torch.nn.Module, dtype: torch.dtype) -> None:
+    decoder = make("gemma2", dtype)
+    for layer in decoder.layers:
+        layer.post_feedforward_layernorm = copy.deepcopy(norm).to(dtype)
+    assert not check_refit(decoder)
 
 
 @torch.no_grad()

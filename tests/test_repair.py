@@ -18,7 +18,7 @@ from lowrise.errors import ModelError
 from lowrise.measure.perplexity import perplexity
 from lowrise.model import families
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import check_writes, reads
+from lowrise.model.matrices import check_writes, mlp_write, reads
 from lowrise.model.refittable import check_refit
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
@@ -247,6 +247,16 @@ def test_a_factor_is_as_good_as_larger_matrices(how: Any, family: str) -> None:
         assert fits[0].after < fits[0].before  # type: ignore[operator]
         losses.append(student.loss(windows(8, seed=1)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_factor_rounds_no_weight_that_does_not_change() -> None:
+    write = mlp_write(Decoder(granite(0.22).to(torch.bfloat16)), 1)
+    weight = write.module.get_parameter("weight")
+    own = write.matrix(weight).float()
+    again, change = write.moved(own, torch.zeros_like(own), torch.bfloat16)
+    assert torch.equal(again, weight)
+    assert not change.any()
 
 
 def granite(factor: float) -> Any:

@@ -57,9 +57,11 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
     first = _refit_attention_write(sweep) if writes else None
     read_through(sweep, mlp, turn(sweep, _mlp_of(sweep, layer), mlp))
     if first is None:
-        before, after = descend(sweep) if sweep.gap else (None, None)
+        met = descend(sweep) if sweep.gap else None
         sweep.pass_student()
-        return Fit(layer, stop, None, before, after, descended=before != after, written=False)
+        if met is None:
+            return Fit(layer, stop, None, None, None, written=False)
+        return Fit(layer, stop, None, *met, descended=met[1] < met[0], written=False)
     others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
     for lender in lenders:
         taken = take_over(sweep, lender, _mlp_of(sweep, lender))

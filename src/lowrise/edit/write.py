@@ -18,7 +18,9 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import Matrix, attention_write, mlp_output
 from lowrise.model.norms import Norm, attention_norm, mlp_norm
 
-LEAST_SCALE = 1e-3  # of the median; what a norm scales by less is not aimed at through it
+# Of the median of what a norm scales by: what is scaled by much less would have to be so large in y that nothing else
+# were left of its length, so a change is divided by v there as by one that is not so small.
+DAMPING = 0.3
 
 
 class Write:
@@ -64,10 +66,9 @@ class _Normed:
         return shortening
 
     def before(self, change: Tensor) -> Tensor:
-        """What of y makes `change` (·, d) behind the norm; nothing where its scale is next to nothing."""
-        size = self.scale.abs()
-        usable = size > LEAST_SCALE * size.median()
-        return torch.where(usable, change / torch.where(usable, self.scale, 1.0), 0.0)
+        """What of y makes `change` (·, d) behind the norm; less where its scale is small beside the others."""
+        least = (DAMPING * self.scale.abs().median()).clamp_min(torch.finfo(torch.float32).tiny ** 0.5)
+        return change * (self.scale / (self.scale.square() + least.square()))
 
 
 def attention_of(decoder: Decoder, layer: int, parameter: Callable[[str], Tensor]) -> Write:

@@ -48,6 +48,8 @@ FAMILIES: dict[str, LayerNames] = {
     "gemma2": _NORMED,
     "gemma3_text": _NORMED,
     "olmo2": replace(_NORMED, raw=True),
+    "olmo3": replace(_NORMED, raw=True),
+    "exaone4": replace(_NORMED, raw=True),
     "glm": _FUSED_MLP,
     "glm4": replace(_FUSED_MLP, mlp_norm="post_mlp_layernorm", attention_norm="post_self_attn_layernorm"),
     "phi3": _FUSED_GATED,

@@ -13,7 +13,7 @@ from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.families import LayerNames
 
-_TIMES = 256  # within what float16 can hold
+TIMES = 256  # so much larger a matrix or a norm is tried; within what float16 can hold
 _REMEDY = "choose a preset that repairs nothing, such as streamline-none, and no --repair"
 
 
@@ -30,9 +30,12 @@ class Matrix:
     factor: float = 1.0
 
     def matrix(self, weight: Tensor) -> Tensor:
-        """A weight of the module → W (k, d), so that the layer makes A·W of the module's inputs A (tokens, k)."""
+        """A weight of the module → W (k, d), so that the layer makes A·W of the module's inputs A (tokens, k).
+
+        In the weight's own precision, but times a factor in float32.
+        """
         matrix = weight if self.inward else weight.T
-        return matrix if self.factor == 1 else self.factor * matrix
+        return matrix if self.factor == 1 else self.factor * matrix.float()
 
     def weight(self, matrix: Tensor) -> Tensor:
         """W (k, d) → as the module stores it."""
@@ -122,8 +125,8 @@ def check_writes(decoder: Decoder) -> None:
     weight = decoder.layers[0].get_parameter(write.parameter)
     with captured(write.module) as inputs, torch.no_grad():
         out = decoder.step(0, h, calls).float()
-        more = decoder.step(0, h, calls, {write.parameter: _TIMES * weight}).float() - out
-        expected = (_TIMES - 1) * (inputs[0].float() @ write.matrix(weight).float()).view_as(out)
+        more = decoder.step(0, h, calls, {write.parameter: TIMES * weight}).float() - out
+        expected = (TIMES - 1) * (inputs[0].float() @ write.matrix(weight).float()).view_as(out)
     if not float((more - expected).norm()) < 0.05 * float(expected.norm()):  # nor if one is not a number
         raise ModelError(
             f"{decoder.where}: repair of family {decoder.family}",

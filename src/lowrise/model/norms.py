@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import Matrix, attention_write, captured, mlp_output, some_tokens
+from lowrise.model.matrices import TIMES, Matrix, attention_write, captured, mlp_output, some_tokens
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,21 @@ def scales(decoder: Decoder, layer: int) -> list[str]:
 @torch.no_grad()
 def norms_as_known(decoder: Decoder) -> bool:
     """Whether the first layer's norms are as this module says, each behind its matrix, and the stream takes what the
-    MLP's makes as it is. Tried: with v twice as large, as much again must be added.
+    MLP's makes as it is. Tried: with v so many times as large that rounding of the stream is nothing beside it, so much
+    more must be added.
     """
     mlp, attention = mlp_norm(decoder, 0), attention_norm(decoder, 0)
     if mlp is None or attention is None:
         return False
+    pairs: list[tuple[Matrix, Norm]] = [(attention_write(decoder, 0), attention), (mlp_output(decoder, 0), mlp)]
+    for matrix, norm in pairs:
+        weights = [name for name, _ in norm.module.named_parameters()]
+        if weights != ["weight"] or getattr(matrix.module, "bias", None) is not None:
+            return False
     parameter = decoder.layers[0].get_parameter
     h, calls = decoder.enter(some_tokens(decoder))
     weight = parameter(mlp.parameter)
-    twice = mlp.weight(2 * mlp.scale(weight)).to(weight.dtype)
-    pairs: list[tuple[Matrix, Norm]] = [(attention_write(decoder, 0), attention), (mlp_output(decoder, 0), mlp)]
+    larger = mlp.weight(TIMES * mlp.scale(weight)).to(weight.dtype)
     seen = []
     for matrix, norm in pairs:
         with captured(matrix.module) as inputs, captured(norm.module) as given:
@@ -77,5 +82,6 @@ def norms_as_known(decoder: Decoder) -> bool:
         made = norm.of(y, parameter(norm.parameter))
         scaled = y * norm.scale(parameter(norm.parameter))
         seen += [(given[0].float(), y), (made, scaled * (made.norm(dim=-1) / scaled.norm(dim=-1)).unsqueeze(-1))]
-    seen.append((decoder.step(0, h, calls, {mlp.parameter: twice}).float() - out.float(), made))
+    more = decoder.step(0, h, calls, {mlp.parameter: larger}).float() - out.float()
+    seen.append((more, (TIMES - 1) * made))
     return all(float((one.view_as(other) - other).norm()) < 0.05 * float(other.norm()) for one, other in seen)

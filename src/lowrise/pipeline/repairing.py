@@ -75,7 +75,7 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
         how += ", then gradient descent" if fit.descended and fit.written else ""
         how += ", by gradient descent" if fit.descended and not fit.written else ""
         report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{how}")
-        if fit.after > fit.before:
+        if not fit.after <= fit.before:  # nor if one is not a number
             report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")
 
 
