@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from lowrise.edit.gram import weight_of
 from lowrise.edit.sweep import Site
-from lowrise.edit.writing import held_out_error
+from lowrise.edit.writing import errors_of, held_out_error
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import attention_write, mlp_output, reads
 from lowrise.model.neurons import parameters
@@ -91,7 +90,7 @@ def _errors(site: Site, moved: Mapping[str, Tensor], number: int) -> Iterator[Te
     for h, target, calls in site.pieces(number, STEP_TOKENS):
         with torch.enable_grad():
             out = site.step(h, calls, _rounded(site, moved))
-            errors = (out.float() - target.float()).square().sum(-1) * weight_of(target)
+            errors = errors_of(target, out.float() - target.float())
         yield errors
 
 

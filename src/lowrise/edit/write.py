@@ -35,6 +35,11 @@ class Write:
         self._normed = None if norm is None else _Normed(norm, parameter(norm.parameter))
         self.own = self._plain if self._normed is None else self._plain * self._normed.scale
 
+    @property
+    def paths(self) -> list[str]:
+        """In the layer, of the parameters that it is made of."""
+        return [self.matrix.parameter, *([] if self.norm is None else [self.norm.parameter])]
+
     def given(self, a: Tensor) -> Tensor:
         """(tokens, k) that `own` makes into what is written, where the matrix is given `a` (tokens, k)."""
         return a if self._normed is None else a.float() * self._normed.shortening(a.float() @ self._plain)

@@ -39,12 +39,9 @@ def step(site: Site, write: Write, fit: Gram, solution: Solution, error: Callabl
     """
     if solution.ridge is None:
         return solution
-    tried = write.moved(solution.change, fit, site.decoder.dtype)
-    before = {name: site.parameter(name) for name in tried}
+    before = {name: site.parameter(name) for name in write.paths}
     for share in STEPS:
-        if share < 1:
-            tried = write.moved(share * solution.change, fit, site.decoder.dtype)
-        site.take(tried)
+        site.take(write.moved(share * solution.change, fit, site.decoder.dtype))
         after = error()
         if after < solution.before:
             return Solution(share * solution.change, solution.ridge, solution.before, after)
@@ -86,10 +83,15 @@ def held_out_error(site: Site, instead: Mapping[str, Tensor] | None = None) -> f
     return mean_error((target, target.float() - out.float()) for target, out in behind)
 
 
+def errors_of(target: Tensor, missing: Tensor) -> Tensor:
+    """(...): ‖E‖²/‖target‖ of each token; both (..., d)."""
+    return missing.square().sum(-1) * weight_of(target)
+
+
 def mean_error(tokens: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Of a token, ‖E‖²/‖target‖. tokens: batches of (target, E), both (..., d)."""
     total, count = 0.0, 0
     for target, missing in tokens:
-        errors = missing.square().sum(-1) * weight_of(target)
+        errors = errors_of(target, missing)
         total, count = total + float(exact_sum(errors)), count + errors.numel()
     return total / max(1, count)

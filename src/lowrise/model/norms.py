@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +75,11 @@ def norms_as_known(decoder: Decoder) -> bool:
     h, calls = decoder.enter(some_tokens(decoder))
     weight = parameter(mlp.parameter)
     larger = mlp.weight(TIMES * mlp.scale(weight)).to(weight.dtype)
+    with ExitStack() as stack:
+        caught = [[stack.enter_context(captured(one.module)) for one in pair] for pair in pairs]
+        out = decoder.step(0, h, calls)
     seen = []
-    for matrix, norm in pairs:
-        with captured(matrix.module) as inputs, captured(norm.module) as given:
-            out = decoder.step(0, h, calls)
+    for (matrix, norm), (inputs, given) in zip(pairs, caught, strict=True):
         y = inputs[0].float() @ matrix.matrix(parameter(matrix.parameter)).float()
         made = norm.of(y, parameter(norm.parameter))
         scaled = y * norm.scale(parameter(norm.parameter))

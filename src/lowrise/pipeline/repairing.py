@@ -72,8 +72,7 @@ def tell_fits(fits: list[Fit], report: Reporter) -> None:
         share = fit.after / fit.before if fit.before else math.nan
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
-        how += ", then gradient descent" if fit.descended and fit.written else ""
-        how += ", by gradient descent" if fit.descended and not fit.written else ""
+        how += f", {'then' if fit.written else 'by'} gradient descent" if fit.descended else ""
         report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{how}")
         if not fit.after <= fit.before:  # nor if one is not a number
             report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")
