@@ -10,6 +10,7 @@ import torch
 
 import tiny
 from lowrise.calibration import calibration_windows, text_windows, written
+from lowrise.calibration.stored import store_tokens, stored_tokens
 from lowrise.calibration.tokens import Windows, pack, sample
 from lowrise.calibration.written import write_windows
 from lowrise.errors import TextError
@@ -161,6 +162,8 @@ def test_a_share_of_the_windows_is_written_by_the_model_beside_text(text_file: P
     assert sorted(mixed.ids.tolist()) == sorted([*read.ids.tolist(), *own.ids.tolist()])
     assert mixed.ids[-2:].tolist() != own.ids.tolist()
     assert mixed.source == "words.txt, 2 windows written by the model"
+    assert mixed.written is not None
+    assert sorted(mixed.ids[mixed.written].tolist()) == sorted(own.ids.tolist())
 
 
 def test_one_token_of_each_window_is_marked_and_never_the_first() -> None:
@@ -190,3 +193,26 @@ def test_pieces_come_from_as_many_windows_as_can_be() -> None:
     windows = Windows(torch.arange(20).view(2, 10), "text", 3)
     assert windows.pieces(4).ids.tolist() == [[0, 1, 2, 3], [10, 11, 12, 13], [4, 5, 6, 7], [14, 15, 16, 17]]
     assert torch.equal(windows.pieces(16).ids, windows.ids)
+
+
+def test_what_the_model_wrote_comes_first_in_the_order_it_was_in() -> None:
+    ids = torch.arange(24).view(6, 4)
+    windows = Windows(ids, "text", 3, torch.tensor([False, True, False, True, True, False]))
+    assert windows.written_first().ids[:, 0].tolist() == [4, 12, 16, 0, 8, 20]
+    rest, held_out = windows.split(0.5)
+    assert rest.written_first().ids[:, 0].tolist() == [4, 0, 8]
+    assert held_out.pieces(2).written_first().ids[:, 0].tolist() == [12, 16, 14, 18, 20, 22]
+    assert windows.marked([99]).first(4).written_first().ids[:, 0].tolist() == [4, 12, 0, 8]
+    assert Windows(ids, "text", 3).written_first().ids is ids
+
+
+def test_stored_windows_know_which_of_them_the_model_wrote(tmp_path: Path) -> None:
+    ids, mine = torch.arange(12).view(3, 4), torch.tensor([False, True, True])
+    for number, which in enumerate((None, mine)):
+        file = tmp_path / f"{number}.safetensors"
+        store_tokens(Windows(ids, "text", 3, which), file)
+        stored = stored_tokens(str(file))
+        assert isinstance(stored, Windows)
+        assert (None if stored.written is None else stored.written.tolist()) == (
+            None if which is None else which.tolist()
+        )

@@ -173,6 +173,20 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(
     assert choice.scores["loss"]["after"] == choice.scores["losses"][best]
 
 
+@pytest.mark.parametrize("choose", [choose_repaired, choose_repaired_span])
+def test_searches_look_at_what_the_model_wrote_before_any_text(choose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mix that holds enough of it nothing else: the scores are those of the written windows alone."""
+    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 6 * 32)
+    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 2 * 32)
+    mixed = []
+    for rows, seed in ((6, 0), (2, 1)):
+        ids = torch.cat([windows(rows, seed).ids, windows(rows, seed + 2).ids])
+        mixed.append(Windows(ids, "both", 0, torch.arange(2 * rows) >= rows))
+    found = choose(make("llama"), *mixed, 2, 1, QUIET)
+    alone = choose(make("llama"), windows(6, seed=2), windows(2, seed=3), 2, 1, QUIET)
+    assert (found.spans, found.scores) == (alone.spans, alone.scores)
+
+
 @torch.no_grad()
 def test_behind_a_norm_trials_take_the_step_that_a_repair_takes() -> None:
     decoder, tokens, deciding = make("gemma2"), windows(12), windows(4, seed=1)

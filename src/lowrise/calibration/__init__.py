@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lowrise.calibration.text import check_known, check_long_enough, dataset_text, read_text, tokenise
-from lowrise.calibration.tokens import Windows, pack, sample
+from lowrise.calibration.tokens import Windows, pack, sample, shuffled
 from lowrise.calibration.written import write_windows
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
@@ -45,7 +45,8 @@ def calibration_windows(
     if not own:
         return read
     ids = torch.cat([read.ids, write_windows(decoder, tokenizer, samples=own, length=length, seed=seed, report=report)])
-    return Windows(sample(ids, len(ids), seed), f"{read.source}, {own} windows {_WRITTEN}", seed)
+    order = shuffled(len(ids), seed)
+    return Windows(ids[order], f"{read.source}, {own} windows {_WRITTEN}", seed, order >= len(read))
 
 
 def _read_windows(

@@ -14,11 +14,15 @@ from lowrise.errors import TextError
 
 
 def store_tokens(made: Windows | Sentences, file: Path) -> None:
-    """Token ids (rows, tokens), for sentences their mask too; source, seed, length and sha256 stand in the header."""
+    """Token ids (rows, tokens), for sentences their mask too, for windows of two kinds which of them the model wrote;
+    source, seed, length and sha256 stand in the header.
+    """
     about = {"source": made.source, "seed": str(made.seed), "length": str(made.length), "sha256": made.sha256()}
     tensors = {"ids": made.ids.contiguous()}
     if isinstance(made, Sentences):
         tensors["mask"] = made.mask.contiguous()
+    elif made.written is not None:
+        tensors["written"] = made.written.contiguous()
     save_file(tensors, file, metadata=about)
 
 
@@ -28,10 +32,10 @@ def stored_tokens(path: str) -> Windows | Sentences:
     try:
         with safe_open(path, framework="pt") as file:
             about, ids = file.metadata() or {}, file.get_tensor("ids")
-            mask = file.get_tensor("mask") if "mask" in file.keys() else None  # noqa: SIM118 - not a mapping
+            mask, written = (file.get_tensor(name) if name in file.keys() else None for name in ("mask", "written"))  # noqa: SIM118 - not a mapping
         made: Windows | Sentences
         if mask is None:
-            made = Windows(ids, about["source"], int(about["seed"]))
+            made = Windows(ids, about["source"], int(about["seed"]), written)
         else:
             made = Sentences(ids, mask.to(torch.bool), about["source"], int(about["seed"]), int(about["length"]))
     except OSError as error:

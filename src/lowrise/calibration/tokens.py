@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,11 +20,15 @@ SHORT = 64
 
 @dataclass(frozen=True)
 class Windows:
-    """Token windows (windows, length), int64, full and unpadded, in the seeded order they are used in."""
+    """Token windows (windows, length), int64, full and unpadded, in the seeded order they are used in.
+
+    written: (windows,) bool, those that the model wrote itself; None where none stands beside the other kind.
+    """
 
     ids: Tensor
     source: str
     seed: int
+    written: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -49,19 +53,25 @@ class Windows:
         if self.length < 2 * SHORT:
             yield from self.batches(tokens)
             return
-        whole, cut = (Windows(self.ids[first::2], self.source, self.seed) for first in (0, 1))
+        whole, cut = (self._rows(slice(first, None, 2)) for first in (0, 1))
         yield from whole.batches(tokens)
         yield from cut.pieces(SHORT).batches(tokens)
 
     def pieces(self, length: int) -> Windows:
         """Windows of `length` tokens at most, the first of every window before all second ones; a rest is left out."""
         count = max(1, self.length // length)
-        parts = self.ids[:, : count * length].unflatten(1, (count, -1))
-        return Windows(parts.transpose(0, 1).flatten(0, 1), self.source, self.seed)
+        parts = self.ids[:, : count * length].unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+        return replace(self, ids=parts, written=None if self.written is None else self.written.repeat(count))
 
     def first(self, count: int | None) -> Windows:
         """The first `count` windows; None: all."""
-        return Windows(self.ids[:count], self.source, self.seed)
+        return self._rows(slice(count))
+
+    def written_first(self) -> Windows:
+        """Those that the model wrote before the others, each in the order they were in."""
+        if self.written is None:
+            return self
+        return self._rows(torch.cat([self.written.nonzero(), self.written.logical_not().nonzero()]).flatten())
 
     def marked(self, special: Sequence[int]) -> Windows:
         """The same with one token of each window, never its first, overwritten by one of `special`, in turn.
@@ -75,7 +85,7 @@ class Windows:
         places = torch.randint(1, self.length, (len(self),), generator=generator)
         ids = self.ids.clone()
         ids[torch.arange(len(self)), places] = torch.tensor(special)[torch.arange(len(self)) % len(special)]
-        return Windows(ids, self.source, self.seed)
+        return replace(self, ids=ids)
 
     def split(self, share: float) -> tuple[Windows, Windows]:
         """(rest, held out): the last `share` of the windows, at least one of each. The order is already random.
@@ -91,7 +101,10 @@ class Windows:
 
     def cut(self, count: int) -> tuple[Windows, Windows]:
         """(the first `count` windows, the others), either may be empty."""
-        return Windows(self.ids[:count], self.source, self.seed), Windows(self.ids[count:], self.source, self.seed)
+        return self._rows(slice(count)), self._rows(slice(count, None))
+
+    def _rows(self, rows: slice | Tensor) -> Windows:
+        return replace(self, ids=self.ids[rows], written=None if self.written is None else self.written[rows])
 
     def record(self) -> CalibrationRecord:
         return record(self)
@@ -138,5 +151,9 @@ def pack(streams: list[Tensor], length: int) -> Tensor:
 
 def sample(windows: Tensor, samples: int, seed: int) -> Tensor:
     """At most `samples` of the windows, without repetition, in an order that the seed decides."""
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
-    return windows[order[:samples]]
+    return windows[shuffled(len(windows), seed)[:samples]]
+
+
+def shuffled(count: int, seed: int) -> Tensor:
+    """0 to count - 1, in an order that the seed decides."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

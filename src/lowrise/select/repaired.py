@@ -106,8 +106,11 @@ def choose_repaired_span(
 
 
 def _spent(windows: Windows, held_out: Windows, effort: int) -> tuple[Windows, Windows]:
-    """What is fitted and what decides: of as many documents as can be."""
-    windows, held_out = windows.pieces(LENGTH), held_out.pieces(LENGTH)
+    """What is fitted and what decides: of as many documents as can be; before any text, of what the model wrote.
+
+    So few tokens of a text are of its domain, and layers chosen on them are what that domain needs least.
+    """
+    windows, held_out = (one.written_first().pieces(LENGTH) for one in (windows, held_out))
     fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
     return fitted, held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
 
