@@ -270,3 +270,22 @@ def test_a_family_that_no_closed_form_folds_is_refused(
     says = ("repair of family olmo2", "a norm (post_feedforward_layernorm)", "choose a preset that repairs nothing")
     assert_one_line(status, out, err, says)
     assert not (tmp_path / "out").exists()
+
+
+def test_layers_do_not_hang_on_a_text_beside_enough_that_the_model_wrote(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two texts the calibration differs, and what the search found does not: it looked at neither."""
+    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 8 * 32)
+    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 32)
+    words = text_file.read_text(encoding="utf-8").split()
+    other = tmp_path / "other.txt"
+    other.write_text(" ".join(reversed(words)), encoding="utf-8")
+    plans = []
+    for text in (text_file, other):
+        options = ["--text", text, "--written", "0.5", "--remove", "2", "--out", tmp_path / f"{text.stem}.json", *QUICK]
+        assert main("plan", tiny_folder, *options)[0] == 0
+        plans.append(json.loads((tmp_path / f"{text.stem}.json").read_text()))
+    one, another = plans
+    assert one["calibration"]["sha256"] != another["calibration"]["sha256"]
+    assert one["scores"]["rounds"] == another["scores"]["rounds"]
