@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration.text import check_known, dataset_text, read_text
-from lowrise.calibration.tokens import Windows, pack, record
+from lowrise.calibration.tokens import Windows, pack, record, shuffled
 from lowrise.calibration.written import write_windows
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
@@ -89,10 +89,9 @@ def calibration_sentences(
         source, texts = ", ".join(path.rpartition("/")[2] for path in text), [read_text(path) for path in text]
     lines = [line.split() for document in texts for line in document.splitlines() if line.strip()]
     lines = [line for line in lines if len(line) >= min(LEAST_WORDS, words)] or lines
-    order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed)).tolist()
     rows: list[list[int]] = []
     most = min(max(round(_TOKENS_PER_WORD * words), 2), decoder.max_length)
-    for index in order:
+    for index in shuffled(len(lines), seed).tolist():
         if len(rows) == samples:
             break
         ids_of_line = tokenizer(" ".join(lines[index][:words]), verbose=False)["input_ids"][:most]

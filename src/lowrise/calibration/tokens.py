@@ -71,7 +71,7 @@ class Windows:
         """Those that the model wrote before the others, each in the order they were in."""
         if self.written is None:
             return self
-        return self._rows(torch.cat([self.written.nonzero(), self.written.logical_not().nonzero()]).flatten())
+        return self._rows(self.written.argsort(descending=True, stable=True))
 
     def marked(self, special: Sequence[int]) -> Windows:
         """The same with one token of each window, never its first, overwritten by one of `special`, in turn.
@@ -101,7 +101,7 @@ class Windows:
 
     def cut(self, count: int) -> tuple[Windows, Windows]:
         """(the first `count` windows, the others), either may be empty."""
-        return self._rows(slice(count)), self._rows(slice(count, None))
+        return self.first(count), self._rows(slice(count, None))
 
     def _rows(self, rows: slice | Tensor) -> Windows:
         return replace(self, ids=self.ids[rows], written=None if self.written is None else self.written[rows])
