@@ -9,21 +9,31 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY = 60.0  # seconds between two lines of a bar where there is no terminal
 
 
 class Bar:
-    """One running bar. `advance` takes tokens done and, while training, what to show beside the rate."""
+    """One running bar. `advance` takes tokens done and, while training, what to show beside the rate.
 
-    def __init__(self, progress: Progress, task: int) -> None:
-        self._progress, self._task = progress, task
+    say: where no bar can be drawn (a log file), a line a minute, so that hours do not pass in silence.
+    """
+
+    def __init__(self, progress: Progress, task: TaskID, say: Callable[[str], None] | None) -> None:
+        self._progress, self._task, self._say = progress, progress.tasks[task], say
         self._began, self._tokens = time.perf_counter(), 0
+        self._said = self._began
 
     def advance(self, tokens: int, note: str = "", steps: int = 1) -> None:
         self._tokens += tokens
-        rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
-        text = f"{note}  {rate:,.0f} tokens/s".strip()
-        self._progress.update(self._task, advance=steps, note=text)  # type: ignore[arg-type]
+        now = time.perf_counter()
+        text = f"{note}  {self._tokens / max(now - self._began, 1e-9):,.0f} tokens/s".strip()
+        self._progress.update(self._task.id, advance=steps, note=text)
+        if self._say is not None and now - self._said >= _LINE_EVERY:
+            self._said = now
+            done, total = int(self._task.completed), int(self._task.total or 0)
+            self._say(f"{self._task.description}: {done:,} of {total:,}  {text}")
 
 
 class Reporter:
@@ -66,6 +76,7 @@ class Reporter:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(compact=True),
         )
-        with Progress(*columns, console=self.console, disable=self.quiet or not self.console.is_terminal) as progress:
+        drawn = self.console.is_terminal and not self.quiet
+        with Progress(*columns, console=self.console, disable=not drawn) as progress:
             task = progress.add_task(title, total=total, note="")
-            yield Bar(progress, task)
+            yield Bar(progress, task, None if drawn else self.say)
