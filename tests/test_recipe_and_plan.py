@@ -62,6 +62,25 @@ def test_the_preset_gives_defaults_the_file_overrides_them_and_the_command_line_
     assert (recipe.training.epochs, recipe.training.clip, recipe.training.loss) == (3, 1.0, "relative")
 
 
+@pytest.mark.parametrize(
+    ("given", "calibration", "perplexity"),
+    [
+        ({"preset": "refit"}, 512, 2048),
+        ({"preset": "refit-span"}, 512, 2048),
+        ({"preset": "streamline"}, 2048, 2048),
+        ({"preset": "refit", "length": 1024}, 1024, 1024),
+        ({"preset": "refit", "length": 1024, "calibration_length": 256}, 256, 1024),
+        ({"preset": "streamline", "calibration_length": 256}, 256, 2048),
+    ],
+)
+def test_a_length_that_is_given_is_that_of_all_windows(
+    given: dict[str, object], calibration: int, perplexity: int
+) -> None:
+    recipe = build_recipe(given)
+    again = build_recipe(recipe.model_dump())  # as in the output folder
+    assert [(made.fitted_length, made.length) for made in (recipe, again)] == [(calibration, perplexity)] * 2
+
+
 def test_a_fold_alone_names_its_objective() -> None:
     edits = [Drop.repaired(1, 2, how) for how in ("none", "refit", "fold", "fold-cosine")]  # type: ignore[arg-type]
     span = {"start": 1, "stop": 2}

@@ -289,3 +289,34 @@ def test_layers_do_not_hang_on_a_text_beside_enough_that_the_model_wrote(
     one, another = plans
     assert one["calibration"]["sha256"] != another["calibration"]["sha256"]
     assert one["scores"]["rounds"] == another["scores"]["rounds"]
+
+
+@pytest.mark.parametrize(("options", "fitted", "measured"), [([], 512, 640), (["--length", "256"], 256, 256)])
+def test_refit_calibrates_on_shorter_windows_than_perplexity_has_by_default(
+    main: Main, text_file: Path, tmp_path: Path, options: list[str], fitted: int, measured: int
+) -> None:
+    model = tiny.save(tmp_path / "model", max_position_embeddings=640)
+    usual = ["--preset", "refit-span", "--remove", "2", "--samples", "4", *options]
+    texts = ["--text", text_file, "--eval-text", text_file, "--windows", "2", "--device", "cpu", "--quiet"]
+    status, _, errors = main("run", model, *usual, *texts, "--out", tmp_path / "out")
+    assert (status, errors) == (0, "")
+    plan, ran = (
+        json.loads((tmp_path / "out" / "lowrise" / f"{part}.json").read_text()) for part in ("plan", "results")
+    )
+    assert plan["calibration"]["length"] == fitted
+    assert ran["perplexity"][text_file.name]["length"] == measured
+
+
+def test_apply_makes_and_measures_what_run_does(main: Main, text_file: Path, tmp_path: Path) -> None:
+    model = tiny.save(tmp_path / "model", max_position_embeddings=640)
+    usual = ["--preset", "refit-span", "--remove", "2", "--samples", "4", "--text", text_file]
+    evaluated = ["--text", text_file, "--eval-text", text_file, "--windows", "2"]
+    here = ["--device", "cpu", "--quiet"]
+    assert main("run", model, *usual, *evaluated[2:], *here, "--out", tmp_path / "ran")[0] == 0
+    assert main("plan", model, *usual, *here, "--out", tmp_path / "plan.json")[0] == 0
+    assert main("apply", model, tmp_path / "plan.json", *evaluated, *here, "--out", tmp_path / "applied")[2] == ""
+    ran, applied = (
+        json.loads((tmp_path / name / "lowrise" / "results.json").read_text())["perplexity"]
+        for name in ("ran", "applied")
+    )
+    assert applied == ran

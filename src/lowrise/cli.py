@@ -118,6 +118,7 @@ def apply(
 ) -> None:
     """Do what a plan says, heal and write. Samples, length and seed are the plan's."""
     from lowrise.plan import read_plan
+    from lowrise.recipe import planned_length
 
     planned = read_plan(plan_file)
     made_from = planned.fitted_on
@@ -127,8 +128,8 @@ def apply(
         model=model,
         preset=planned.preset,
         samples=made_from.samples,
-        length=made_from.length,
         seed=made_from.seed,
+        **planned_length(planned.preset, made_from.length),
     )
     check_output(out, force, model)
     from lowrise import pipeline

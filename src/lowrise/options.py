@@ -23,7 +23,10 @@ OPTIONS: dict[str, Any] = {
     "written": Annotated[str | None, typer.Option(help="Share the model writes beside --text, 0 to 1.", metavar="X")],
     "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: the preset's].", metavar="N")],
     "length": Annotated[
-        str | None, typer.Option(help="Tokens a window [default: 2048, capped by the model].", metavar="N")
+        str | None,
+        typer.Option(
+            help="Tokens a window, capped by the model [default: 2048; calibration of refit: 512].", metavar="N"
+        ),
     ],
     "seed": Annotated[
         str | None, typer.Option(help="Decides samples, initial weights and order [default: 0].", metavar="N")

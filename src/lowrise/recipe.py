@@ -105,7 +105,8 @@ class Recipe(_Strict):
     written: float = Field(0.0, ge=0, lt=1)  # share of the windows that the model writes itself beside text or dataset
     tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
     samples: int = Field(128, gt=0)  # windows
-    length: int = Field(2048, gt=1)  # tokens a window; capped by the model
+    length: int = Field(2048, gt=1)  # tokens a window, of calibration and of perplexity; capped by the model
+    calibration_length: int | None = Field(None, gt=1)  # where calibration has windows of its own; None: as `length`
     seed: int = Field(0, ge=0, lt=2**63)
     training: Training = Training()
     collapse: Collapse = Collapse()
@@ -158,6 +159,11 @@ class Recipe(_Strict):
         if self.repair == "fold-cosine" and self.network != "none":
             raise ValueError("`repair: fold-cosine` where nothing is put back only")
         return self
+
+    @property
+    def fitted_length(self) -> int:
+        """Tokens a calibration window."""
+        return self.length if self.calibration_length is None else self.calibration_length
 
     @property
     def put_back(self) -> int:
@@ -241,10 +247,19 @@ def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
     if not isinstance(name, str) or name not in known:
         remedy = close_names(str(name), known)
         raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
+    settings = known[name].settings
+    if "length" in given:  # said of all windows
+        settings = {key: value for key, value in settings.items() if key != "calibration_length"}
     try:
-        return Recipe(**_merge(known[name].settings, given))
+        return Recipe(**_merge(settings, given))
     except ValidationError as error:
         raise _one_line(error, where) from error
+
+
+def planned_length(preset: str, length: int) -> dict[str, int]:
+    """Settings that make calibration windows of `length` tokens, as a plan says, and measure as a run of it would."""
+    usual = presets()[preset].settings.get("calibration_length") if preset in presets() else None
+    return {} if length == usual else {"length": length}
 
 
 def check_values(given: dict[str, Any], where: str = "") -> None:

@@ -40,7 +40,7 @@ def tokens_file(folder: Path, recipe: Recipe) -> Path:
     if recipe.select == "collapse":
         name = f"sentences-{recipe.samples}x{recipe.collapse.words}"
     else:
-        name = f"windows-{recipe.samples}x{recipe.length}"
+        name = f"windows-{recipe.samples}x{recipe.fitted_length}"
     return folder / "calibration" / f"{name}.safetensors"
 
 

@@ -116,7 +116,7 @@ def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock)
             text=recipe.text,
             dataset=recipe.dataset,
             samples=recipe.samples,
-            length=recipe.length,
+            length=recipe.fitted_length,
             seed=recipe.seed,
             report=report,
             written=recipe.written,
