@@ -108,6 +108,7 @@ def test_the_papers_training_settings_are_the_defaults() -> None:
         ({"training": {"epoch": 3}}, "did you mean epochs"),
         ({"samples": 0}, "samples"),
         ({"network": "mlp"}, "network"),
+        ({"preset": "laco", "calibration_length": 64}, "look at windows only, which laco does not"),
         ({"training": {"learning_rate": 1e-5}}, "min_learning_rate must not exceed learning_rate"),
     ],
 )

@@ -185,7 +185,7 @@ def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[s
         "effort": (select in SEARCHING_WITH_REPAIR, "search with repair"),
         "form": (network in HAVING_FORMS, "put a network of two forms back"),
         "training.loss": (network != "none", "train"),
-        "written": (not merges or repair != "none", "look at windows"),
+        **dict.fromkeys(("calibration_length", "written"), (not merges or repair != "none", "look at windows")),
     }
     return {name: those for name, (looks, those) in looked_at.items() if not looks}
 
