@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lowrise import progress
+from lowrise.compare.child import run_step
 from lowrise.progress import Reporter
 
 Main = Callable[..., tuple[int, str, str]]
@@ -38,3 +39,13 @@ def test_a_search_that_takes_minutes_says_how_far_it_is(
     status, _, said = main("plan", tiny_folder, *asked, "--out", tmp_path / "plan.json", *options)
     assert status == 0
     assert ("searching: 4 of 4  divergence " in said) != quiet
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_step_of_a_comparison_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, quiet: bool
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY", 0.0)
+    ended = run_step(["nonsense"], tmp_path / "log.txt", "row 1 of 2: refit", Reporter(quiet))
+    assert ended.status == 2
+    assert ("row 1 of 2: refit: 0 s" in capsys.readouterr().err) != quiet

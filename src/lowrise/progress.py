@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-_LINE_EVERY = 60.0  # seconds between two lines of a bar where there is no terminal
+_LINE_EVERY = 60.0  # seconds between two lines of a bar, or of what is waited for, where there is no terminal
 
 
 class Bar:
@@ -60,12 +60,27 @@ class Reporter:
 
     @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
-        """For work that another process does: a turning sign on a terminal; call what it yields with a note."""
-        if self.quiet or not self.console.is_terminal:
+        """For work that another process does; call what it yields with a note: a turning sign, or a line a minute."""
+        if self.quiet:
             yield lambda _note: None
+            return
+        if not self.console.is_terminal:
+            yield self._now_and_then(title)
             return
         with self.console.status(escape(title)) as status:
             yield lambda note: status.update(escape(f"{title}  {note}"[: self.console.width - 4]))
+
+    def _now_and_then(self, title: str) -> Callable[[str], None]:
+        said = time.perf_counter()
+
+        def show(note: str) -> None:
+            nonlocal said
+            now = time.perf_counter()
+            if now - said >= _LINE_EVERY:
+                said = now
+                self.say(f"{title}: {note}")
+
+        return show
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
