@@ -50,7 +50,7 @@ def run_step(arguments: list[str], log: Path, title: str, report: Reporter) -> E
         try:
             with report.waiting(title) as show:
                 while process.poll() is None:
-                    show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}")
+                    show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
                     _wait(process, _GLANCE)
         finally:
             if process.poll() is None:
