@@ -127,6 +127,34 @@ def test_what_has_collapsed_is_never_the_best() -> None:
     assert "without 8 layersnoneall have collapsed" in page.text.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    ("kept", "tile"),
+    [
+        (0.75, "refit×1.40 perplexity, 75.0% task scores retained, tasks do not tell it from fold and drop"),
+        (0.65, "fold×1.80 perplexity, 80.0% task scores retained"),
+        (0.85, "refit×1.40 perplexity, 85.0% task scores retained"),
+    ],
+)
+def test_tasks_decide_who_is_best_only_as_far_as_they_can_tell(kept: float, tile: str) -> None:
+    """Intervals are ± .05: at .75 they touch those of .8, at .65 they do not."""
+    rows = [made_row("fold", 8, 1.8, 0.8, 20), made_row("refit", 8, 1.4, kept, 60), made_row("drop", 8, 1.9, 0.8, 9)]
+    assert f"best without 8 layers{tile}" in Page(comparison_page(summarised(rows))).text.replace("\n", "")
+
+
+def test_repairing_is_part_of_compressing_and_measuring_is_not() -> None:
+    row = made_row("refit", 8, 1.4, 0.8, 60)
+    row["results"]["seconds"] |= {"search": 20.0, "repair": 30.0, "gate": 7.0, "tasks": 9.0}
+    assert summarised([row])["rows"][0]["seconds_to_compress"] == 110
+
+
+def test_what_only_tasks_measured_tasks_decide() -> None:
+    rows = [made_row("fold", 8, 1.8, 0.8, 20), made_row("refit", 8, 1.4, 0.78, 60)]
+    results = summarised(rows)
+    for row in results["rows"]:
+        row["perplexity_ratio"] = {}
+    assert "best without 8 layersfold80.0% task scores" in Page(comparison_page(results)).text.replace("\n", "")
+
+
 def test_pictures(compared: dict[str, Any], tmp_path: Path) -> None:
     for name in draw_comparison(compared, tmp_path):
         assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")

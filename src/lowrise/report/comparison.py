@@ -20,7 +20,7 @@ from lowrise.report import words
 from lowrise.report.tasks import known, retained_share
 
 # The stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
-_COMPRESSING = ("observe", "search", "pairs", "training")
+_COMPRESSING = ("observe", "search", "pairs", "training", "repair")
 
 
 def summarise(

@@ -8,6 +8,7 @@ from lowrise.quality import COLLAPSED_RATIO
 from lowrise.report import words
 from lowrise.report.charts import DENSE, MARKERS, SERIES, Chart, canvas, finish, hover, intervals, line, rule
 from lowrise.report.comparison import accuracies, columns, note
+from lowrise.report.comparison_best import best_row
 from lowrise.report.comparison_measures import Measure, finished_rows, measures
 from lowrise.report.document import render_page
 from lowrise.report.scores import Tile
@@ -111,23 +112,24 @@ def _text(measure: Measure, value: float) -> str:
 
 
 def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> list[Tile]:
-    """The best sound preset at each size: by what tasks retain, else by perplexity on the first text."""
-    judge = next((one for one in drawn if one.id == "retained"), drawn[0] if drawn else None)
+    """The best sound preset at each size, and how it does."""
+    by_id = {one.id: one for one in drawn}
+    perplexity, retained = by_id.get("perplexity-0"), by_id.get("retained")
     tiles = []
     for size in sizes:
-        mine = [
-            row for row in finished_rows(results) if row["removed"] == size and judge and row["name"] in judge.values
-        ]
-        if judge is None or not mine:
+        mine = [row for row in finished_rows(results) if row["removed"] == size]
+        judged = [row for row in mine if any(one and row["name"] in one.values for one in (perplexity, retained))]
+        if not judged:
             continue
         layers = f"{size} layer{'s' if size > 1 else ''}"
-        sound = [row for row in mine if not row["collapsed"]]
+        sound = [row for row in judged if not row["collapsed"]]
         if not sound:
             tiles.append(Tile(f"without {layers}", "none", "all have collapsed", bad=True))
             continue
-        best = (min if judge.logarithmic else max)(sound, key=lambda row: float(judge.values[row["name"]]))
-        also = [f"{_text(one, one.values[best['name']])} {one.title.lower()}" for one in drawn
-                if best["name"] in one.values and one.id in _AGAINST_TIME]  # fmt: skip
+        best, alike = best_row(sound, perplexity, retained)
+        also = [f"{_text(one, one.values[best['name']])} {one.title.lower()}" for one in (perplexity, retained)
+                if one and best["name"] in one.values]  # fmt: skip
+        also += [f"tasks do not tell it from {_listed(alike)}"] if alike else []
         tiles.append(Tile(f"best without {layers}", best["preset"], ", ".join(also)))
     return tiles
 
