@@ -14,6 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _LINE_EVERY = 60.0  # seconds between two lines of a bar, or of what is waited for, where there is no terminal
 
 
+class _Minute:
+    """Whether another minute has passed. now: seconds of one clock."""
+
+    def __init__(self, now: float) -> None:
+        self._said = now
+
+    def passed(self, now: float) -> bool:
+        """True once a minute; the next one begins then."""
+        if now - self._said < _LINE_EVERY:
+            return False
+        self._said = now
+        return True
+
+
 class Bar:
     """One running bar. `advance` takes tokens done and, while training, what to show beside the rate.
 
@@ -23,15 +37,14 @@ class Bar:
     def __init__(self, progress: Progress, task: TaskID, say: Callable[[str], None] | None) -> None:
         self._progress, self._task, self._say = progress, progress.tasks[task], say
         self._began, self._tokens = time.perf_counter(), 0
-        self._said = self._began
+        self._minute = _Minute(self._began)
 
     def advance(self, tokens: int, note: str = "", steps: int = 1) -> None:
         self._tokens += tokens
         now = time.perf_counter()
         text = f"{note}  {self._tokens / max(now - self._began, 1e-9):,.0f} tokens/s".strip()
         self._progress.update(self._task.id, advance=steps, note=text)
-        if self._say is not None and now - self._said >= _LINE_EVERY:
-            self._said = now
+        if self._say is not None and self._minute.passed(now):
             done, total = int(self._task.completed), int(self._task.total or 0)
             self._say(f"{self._task.description}: {done:,} of {total:,}  {text}")
 
@@ -65,22 +78,11 @@ class Reporter:
             yield lambda _note: None
             return
         if not self.console.is_terminal:
-            yield self._now_and_then(title)
+            minute = _Minute(time.perf_counter())
+            yield lambda note: self.say(f"{title}: {note}") if minute.passed(time.perf_counter()) else None
             return
         with self.console.status(escape(title)) as status:
             yield lambda note: status.update(escape(f"{title}  {note}"[: self.console.width - 4]))
-
-    def _now_and_then(self, title: str) -> Callable[[str], None]:
-        said = time.perf_counter()
-
-        def show(note: str) -> None:
-            nonlocal said
-            now = time.perf_counter()
-            if now - said >= _LINE_EVERY:
-                said = now
-                self.say(f"{title}: {note}")
-
-        return show
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

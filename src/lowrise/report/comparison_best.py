@@ -17,19 +17,17 @@ def best_row(rows: list[Row], perplexity: Measure | None, retained: Measure | No
     Ruled out is what keeps less than the leader by more than both 95% intervals: a hundred items a task rarely tell
     more. Where only one of the two was measured it decides alone. rows: not empty, each in one of the measures.
     """
-    left = _not_ruled_out(rows, retained)
-    known = [row for row in left if perplexity is not None and row["name"] in perplexity.values]
-    best = min(known, key=lambda row: perplexity.values[row["name"]]) if perplexity is not None and known else left[0]
-    if retained is None:
-        return best, []
-    kept = retained.values.get(best["name"], math.inf)
-    return best, [row["preset"] for row in left if retained.values.get(row["name"], -math.inf) > kept]
+    likes, keeps = (one.values if one is not None else {} for one in (perplexity, retained))
+    left = rows if retained is None else _not_ruled_out(rows, retained)
+    best = min(left, key=lambda row: likes.get(row["name"], math.inf))  # of equals the first: the highest score
+    kept = keeps.get(best["name"], math.inf)
+    return best, [row["preset"] for row in left if keeps.get(row["name"], -math.inf) > kept]
 
 
-def _not_ruled_out(rows: list[Row], retained: Measure | None) -> list[Row]:
-    """By score, highest first; all rows where there are no scores."""
-    scored = [row for row in rows if retained is not None and row["name"] in retained.values]
-    if retained is None or not scored:
+def _not_ruled_out(rows: list[Row], retained: Measure) -> list[Row]:
+    """By score, highest first; all rows where none has a score."""
+    scored = [row for row in rows if row["name"] in retained.values]
+    if not scored:
         return rows
     scored.sort(key=lambda row: retained.values[row["name"]], reverse=True)
     low = _ends(retained, scored[0])[0]

@@ -113,12 +113,11 @@ def _text(measure: Measure, value: float) -> str:
 
 def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> list[Tile]:
     """The best sound preset at each size, and how it does."""
-    by_id = {one.id: one for one in drawn}
-    perplexity, retained = by_id.get("perplexity-0"), by_id.get("retained")
+    judging = {one.id: one for one in drawn if one.id in _AGAINST_TIME}
     tiles = []
     for size in sizes:
         mine = [row for row in finished_rows(results) if row["removed"] == size]
-        judged = [row for row in mine if any(one and row["name"] in one.values for one in (perplexity, retained))]
+        judged = [row for row in mine if any(row["name"] in one.values for one in judging.values())]
         if not judged:
             continue
         layers = f"{size} layer{'s' if size > 1 else ''}"
@@ -126,9 +125,9 @@ def _tiles(results: dict[str, Any], sizes: list[int], drawn: list[Measure]) -> l
         if not sound:
             tiles.append(Tile(f"without {layers}", "none", "all have collapsed", bad=True))
             continue
-        best, alike = best_row(sound, perplexity, retained)
-        also = [f"{_text(one, one.values[best['name']])} {one.title.lower()}" for one in (perplexity, retained)
-                if one and best["name"] in one.values]  # fmt: skip
+        best, alike = best_row(sound, judging.get("perplexity-0"), judging.get("retained"))
+        also = [f"{_text(one, one.values[best['name']])} {one.title.lower()}" for one in judging.values()
+                if best["name"] in one.values]  # fmt: skip
         also += [f"tasks do not tell it from {_listed(alike)}"] if alike else []
         tiles.append(Tile(f"best without {layers}", best["preset"], ", ".join(also)))
     return tiles
