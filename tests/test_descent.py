@@ -125,7 +125,7 @@ def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytes
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_no_neurons_move_it_is_no_worse_than_the_regression(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)
+    monkeypatch.setattr("lowrise.edit.refit.neurons_apart", lambda _decoder: False)
     found = []
     for epochs in (0, descent.EPOCHS):
         monkeypatch.setattr(descent, "EPOCHS", epochs)

@@ -188,7 +188,7 @@ def test_neurons_taken_over_meet_the_dense_state_better_on_tokens_of_their_own(
         return float((h - targets[4]).square().sum())
 
     with_neurons = error()
-    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)
+    monkeypatch.setattr("lowrise.edit.refit.neurons_apart", lambda _decoder: False)
     assert with_neurons < 0.9 * error()
 
 

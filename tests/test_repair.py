@@ -45,7 +45,7 @@ def make(family: str) -> Decoder:
 @pytest.mark.parametrize("how", ["refit", "fold"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_repairs_bottom_up_as_the_naive_way_does(family: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)  # see test_neurons.py
+    monkeypatch.setattr("lowrise.edit.refit.neurons_apart", lambda _decoder: False)  # see test_neurons.py
     kept, tokens = without(1, 3, 4), windows(64)
     ours, naive = make(family), make(family)
     student = Student(ours, kept)
@@ -67,7 +67,7 @@ def test_repairs_bottom_up_as_the_naive_way_does(family: str, how: Any, monkeypa
 
 @torch.no_grad()
 def test_a_gap_at_the_bottom_is_made_up_for_by_what_is_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowrise.edit.repair.neurons_apart", lambda _decoder: False)
+    monkeypatch.setattr("lowrise.edit.refit.neurons_apart", lambda _decoder: False)
     kept, tokens = without(0, 1, 4), windows(64)
     ours, naive = make("llama"), make("llama")
     student = Student(ours, kept)

@@ -25,6 +25,7 @@ from ridges import best_ridge
 from tiny import windows, without
 
 QUIET = Reporter(quiet=True)
+RIDGES = (1e-2, 1e-1, 1.0)
 
 
 def make(family: str) -> Decoder:
@@ -49,8 +50,9 @@ def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPa
         return {one: SimpleNamespace(loss=0.0, divergence=reached + adds[one]) for one in candidates}
 
     monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
-    monkeypatch.setattr("lowrise.select.repaired._Search.trials", trials)
-    monkeypatch.setattr("lowrise.select.repaired._Search.remove", lambda _search, gone, _trial: removed.append(gone))
+    monkeypatch.setattr("lowrise.select.repaired.Search.trials", trials)
+    monkeypatch.setattr("lowrise.select.repaired._one_gap", lambda *_search: removed)
+    monkeypatch.setattr("lowrise.select.repaired.Search.remove", lambda _search, gone, _trial: removed.extend(gone))
     choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 3, 1, QUIET)
     tried = [[n for n, value in enumerate(one["losses"]) if value is not None] for one in choice.scores["rounds"]]
     assert tried == [[1, 2], [2, 3], [3, 4]]
@@ -58,18 +60,19 @@ def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPa
 
 def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial far enough below the gap that was made last would be what it was before it."""
-    monkeypatch.setattr("lowrise.select.repaired.neurons_apart", lambda _decoder: False)
+    monkeypatch.setattr("lowrise.select.repaired_trials.neurons_apart", lambda _decoder: False)
     solved: list[int] = []
 
     def counted(place: Any, ridges: Any) -> Any:
         solved.append(place.layer)
         return refit_write(place, ridges)
 
-    monkeypatch.setattr("lowrise.select.repaired.refit_write", counted)
+    monkeypatch.setattr("lowrise.select.repaired_trials.refit_write", counted)
     choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
     gone = choice.scores["rounds"][0]["removed"]
     again = [one for one in range(1, tiny.LAYERS) if one >= gone - 1 and one != gone]
-    assert solved == [*range(tiny.LAYERS - 1), *(one - 1 if one - 1 != gone else gone - 1 for one in again)]
+    rounds = [*range(tiny.LAYERS - 1), *(one - 1 if one - 1 != gone else gone - 1 for one in again)]
+    assert solved[: len(rounds)] == rounds
 
 
 def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +107,40 @@ def divergence(dense: Decoder, decoder: Decoder, layers: list[int], tokens: Wind
     return float((p * (p / q).log()).sum(-1).mean())
 
 
+def naive_trial(
+    dense: Decoder, model: Any, kept: list[int], gone: int, tokens: Windows, *, moves: bool
+) -> tuple[Decoder, list[int], bool]:
+    """(a copy of `model` repaired for lacking `gone` too, the layers left, whether neurons were taken over): only the
+    layer before the one that goes is changed, toward the state of the dense model.
+    """
+    trial, left, before = (
+        Decoder(copy.deepcopy(model)),
+        [one for one in kept if one != gone],
+        kept[kept.index(gone) - 1],
+    )
+    stop = next((layer for layer in left if layer > gone), tiny.LAYERS)
+    target, below = dict(dense.states(tokens.ids))[stop], left[: left.index(before) + 1]
+    if moves and naive_adopt(trial, dense, below, gone, torch.arange(48), tokens, target, RIDGES):
+        return trial, left, True
+    naive_write(trial, below, target, tokens)
+    return trial, left, False
+
+
+def naive_write(trial: Decoder, below: list[int], target: torch.Tensor, tokens: Windows) -> None:
+    """The last of `below` writes toward `target`, in place."""
+    write = mlp_write(trial, below[-1])
+    a, out = through(trial, below, tokens, write.module)
+    change = best_ridge(a, target - out, 1 / target.norm(dim=-1), RIDGES).float()
+    trial.layers[below[-1]].get_parameter(write.parameter).add_(write.weight(change))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a naive search: a copy a trial, repaired in place, its loss measured from the embeddings."""
     moves = family == "llama"
-    monkeypatch.setattr("lowrise.select.repaired.neurons_apart", lambda _decoder: moves)
-    ridges, moved = (1e-2, 1e-1, 1.0), 0
+    monkeypatch.setattr("lowrise.select.repaired_trials.neurons_apart", lambda _decoder: moves)
+    moved = 0
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
     choice = choose_repaired(decoder, tokens, deciding, 3, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
@@ -118,22 +148,10 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch
     for round_ in choice.scores["rounds"]:
         losses, divergences, models = {}, {}, {}
         for gone in kept[1:]:
-            trial = Decoder(copy.deepcopy(model))
-            left = [layer for layer in kept if layer != gone]
-            before = kept[kept.index(gone) - 1]
-            # only the layer before the one that goes is changed, toward the state of the dense model
-            stop = next((layer for layer in left if layer > gone), tiny.LAYERS)
-            target = dict(decoder.states(both.ids))[stop]
-            below = left[: left.index(before) + 1]
-            if moves and naive_adopt(trial, decoder, below, gone, torch.arange(48), both, target, ridges):
-                moved += 1
-            else:
-                write = mlp_write(trial, before)
-                a, out = through(trial, below, both, write.module)
-                change = best_ridge(a, target - out, 1 / target.norm(dim=-1), ridges).float()
-                trial.layers[before].get_parameter(write.parameter).add_(write.weight(change))
+            trial, left, adopted = naive_trial(decoder, model, kept, gone, both, moves=moves)
             losses[gone], models[gone] = Student(trial, left).loss(deciding), trial.model
             divergences[gone] = divergence(decoder, trial, left, deciding)
+            moved += adopted
         assert round_["losses"] == pytest.approx([losses.get(layer) for layer in range(tiny.LAYERS)], abs=1e-4)
         all_of_them = [divergences.get(layer) for layer in range(tiny.LAYERS)]
         assert round_["divergences"] == pytest.approx(all_of_them, abs=1e-4)
@@ -151,7 +169,7 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(
     family: str, solved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy a trial; where writes cannot be solved, a trial is a drop."""
-    monkeypatch.setattr("lowrise.select.repaired.check_refit", lambda _decoder: solved)
+    monkeypatch.setattr("lowrise.select.repaired_trials.check_refit", lambda _decoder: solved)
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
     choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
@@ -160,10 +178,7 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(
     for start in range(1, tiny.LAYERS - 1):
         trial, left = Decoder(copy.deepcopy(decoder.model)), without(start, start + 1)
         if solved:
-            write, target = mlp_write(trial, start - 1), dict(decoder.states(both.ids))[start + 2]
-            a, out = through(trial, list(range(start)), both, write.module)
-            change = best_ridge(a, target - out, 1 / target.norm(dim=-1), (1e-2, 1e-1, 1.0)).float()
-            trial.layers[start - 1].get_parameter(write.parameter).add_(write.weight(change))
+            naive_write(trial, list(range(start)), dict(decoder.states(both.ids))[start + 2], both)
         losses.append(Student(trial, left).loss(deciding))
         divergences.append(divergence(decoder, trial, left, deciding))
     assert choice.scores["losses"] == pytest.approx(losses, abs=1e-4)

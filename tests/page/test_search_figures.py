@@ -1,4 +1,4 @@
-"""The chart of a search for one span."""
+"""The charts of the searches of refit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lowrise.plan import Plan
-from lowrise.report.search_figures import bridges_chart
+from lowrise.report.search_figures import bridges_chart, search_chart
 
 
 def plan(span: int, scores: dict[str, Any]) -> Plan:
@@ -64,3 +64,21 @@ def test_it_marks_what_went_and_says_what_a_trial_was(span: int, bridged: bool, 
 )
 def test_it_is_left_out_where_nothing_can_be_drawn(scores: dict[str, Any]) -> None:
     assert bridges_chart(plan(2, scores)) is None
+
+
+@pytest.mark.parametrize("finalists", [[], [([1, 3], 0.25), ([2, 3], 0.125)]])
+def test_rounds_and_what_was_repaired_in_the_end_are_told_apart(finalists: list[tuple[list[int], float]]) -> None:
+    tried = [None, 0.1, 0.3, 0.2, None, None]
+    scores = {
+        "rounds": [{"removed": layer, "losses": tried, "divergences": tried} for layer in (1, 3)],
+        "finalists": [{"layers": layers, "loss": 1.0, "divergence": missed} for layers, missed in finalists],
+    }
+    chart = search_chart(plan(2, scores))
+    assert chart is not None
+    said = (
+        "In the end whole choices were repaired: without layers 2–3 held-out divergence is 0.1250, "
+        "without layer 1, layer 3 it is 0.2500; the lowest was taken."
+    )
+    assert chart.sentence.endswith(said if finalists else "left.")
+    assert ("lowest of its round" in str(chart.item)) == bool(finalists)
+    assert ("taken out" in str(chart.item)) != bool(finalists)

@@ -35,9 +35,10 @@ from lowrise.edit.reading import read_through, turn
 from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import Write, attention_of, mlp_of
 from lowrise.edit.writing import mean_error, refit_write, step
+from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Call
 from lowrise.model.matrices import captured, input_of, reads
-from lowrise.model.neurons import neuron_count
+from lowrise.model.neurons import neuron_count, neurons_apart
 
 
 def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
@@ -84,6 +85,12 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
     before = first.before if sweep.gap else last.before
     sweep.up()
     return Fit(layer, stop, last.ridge, before, last.after, int(others.sum()), descended)
+
+
+def lenders_of(sweep: Sweep) -> list[int]:
+    """The layers that are gone behind the one at hand, as many as have neurons that it could take over."""
+    between = range(sweep.layer + 1, sweep.stop) if sweep.gap and neurons_apart(sweep.decoder) else ()
+    return [other for other in between if same_neurons(sweep.decoder, sweep.layer, other)]
 
 
 def _mlp_of(sweep: Sweep, layer: int) -> Hashable:

@@ -16,14 +16,12 @@ from lowrise.calibration import Windows
 from lowrise.edit.cosine_map import cosine_map
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, fold
-from lowrise.edit.refit import refit_layer
+from lowrise.edit.refit import lenders_of, refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import mlp_of
 from lowrise.edit.writing import runs, sums
 from lowrise.exact import exact
-from lowrise.model.alike import same_neurons
-from lowrise.model.neurons import neurons_apart
 from lowrise.model.refittable import check_refit
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
@@ -57,18 +55,14 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
     start = bottom if bottom > 0 else before_gaps[0]
     swept = [layer for layer in student.layers if layer >= start and (how == "refit" or layer <= before_gaps[-1])]
     writes = check_refit(student.decoder) if how == "refit" else True
-    adopts = how == "refit" and writes and neurons_apart(student.decoder)
     fits = []
     with Shelf() as shelf, report.bar("repairing", len(swept)) as bar:
         sweep = Sweep(student, windows, held_out, shelf, start, mixed=how == "refit")
         for layer in swept:
-            stop = sweep.stop
             if how == "refit":
-                between = range(layer + 1, stop) if adopts else ()
-                lenders = [other for other in between if same_neurons(student.decoder, layer, other)]
-                fits.append(refit_layer(sweep, writes, lenders))
+                fits.append(refit_layer(sweep, writes, lenders_of(sweep) if writes else []))
             elif layer in before_gaps:
-                folded = _fold_layer(sweep, how)
+                stop, folded = sweep.stop, _fold_layer(sweep, how)
                 fits.append(Fit(layer, stop, folded.ridge, folded.before, folded.after))
             else:
                 sweep.pass_on()

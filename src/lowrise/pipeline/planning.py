@@ -19,7 +19,7 @@ from lowrise.progress import Reporter
 from lowrise.recipe import LOOKING_AT_STATES, Recipe, layers_to_remove
 from lowrise.select.angular import choose_by_angle
 from lowrise.select.block_influence import choose_by_influence
-from lowrise.select.choice import Choice
+from lowrise.select.choice import Choice, as_text
 from lowrise.select.collapse import collapse
 from lowrise.select.cosine import choose_span
 from lowrise.select.greedy import choose_greedily
@@ -89,7 +89,7 @@ def _choose(
     else:
         with clock.stage("search"):
             choice = _by_other_means(recipe, opened, windows, n, report)
-    report.say(f"chosen: layers {_spans(choice)}")
+    report.say(f"chosen: layers {as_text(choice.spans)}")
     if observation is not None:
         _warn_of_writers(choice, observation.massive.writers(), report)
     return choice, observation
@@ -147,7 +147,7 @@ def _warn_of_writers(choice: Choice, writers: list[int], report: Reporter) -> No
     inside = [writer for writer in writers if any(start <= writer < stop for start, stop in choice.spans)]
     if not inside:
         return
-    criterion, spans = choice.scores["criterion"], _spans(choice)
+    criterion, spans = choice.scores["criterion"], as_text(choice.spans)
     what, way_out = f"layers {spans}, chosen by {criterion}, hold", "--avoid-massive keeps it"
     if criterion == "cosine":
         other, n = choice.scores["start_without_massive_writers"], choice.scores["span"]
@@ -157,7 +157,3 @@ def _warn_of_writers(choice: Choice, writers: list[int], report: Reporter) -> No
     report.warn(
         f"{what} layer {inside[0]}, which writes massive activations, so that {criterion} says little of it; {way_out}"
     )
-
-
-def _spans(choice: Choice) -> str:
-    return ", ".join(f"[{start}, {stop})" for start, stop in choice.spans)

@@ -7,7 +7,9 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lowrise.plan import Plan
+from lowrise.report import words
 from lowrise.report.charts import DENSE, REMOVED, SERIES, Chart, canvas, finish, hover, line, whole_numbers
+from lowrise.select.choice import spans_of
 
 
 class _Round(BaseModel):
@@ -26,8 +28,14 @@ class _Round(BaseModel):
         return self.losses if self.divergences is None else self.divergences
 
 
+class _Finalist(BaseModel):
+    layers: list[int]
+    divergence: float
+
+
 class _SearchScores(BaseModel):
     rounds: list[_Round] = Field(min_length=1)
+    finalists: list[_Finalist] = []
 
 
 class _BridgeScores(BaseModel):
@@ -45,9 +53,10 @@ class _Weights(BaseModel):
 def search_chart(plan: Plan) -> Chart | None:
     """First and last round of a search that takes one layer a round, and what went, each at its round's value."""
     try:
-        rounds = _SearchScores.model_validate(plan.scores).rounds
+        scores = _SearchScores.model_validate(plan.scores)
     except ValidationError:
         return None
+    rounds = scores.rounds
     what = "loss" if rounds[0].divergences is None else "divergence"
     made = canvas("layer", f"held-out {what} without it" if what == "divergence" else "loss without it", height=280)
     whole_numbers(made)
@@ -62,9 +71,11 @@ def search_chart(plan: Plan) -> Chart | None:
         "y": [one.values[one.removed] for one in rounds],
         "round": list(range(1, len(rounds) + 1)),
     }
-    marks.append(_taken_out(made, gone))
+    marks.append(_taken_out(made, gone, "lowest of its round" if scores.finalists else "taken out"))
     hover(made, marks, [("layer", "@x"), ("round", "@round"), (what, "@y{0.0000}")])
     sentence = f"{len(rounds)} rounds, each without the layer of the lowest {what} on what the rounds before left."
+    if scores.finalists:
+        sentence += f" In the end whole choices were repaired: {_compared(scores.finalists)}; the lowest was taken."
     return finish(made, "search", "What would one layer less cost?", sentence, wide=True)
 
 
@@ -113,5 +124,13 @@ def weights_chart(plan: Plan) -> Chart | None:
     return finish(made, "weights", "What does each layer weigh?", f"The lowest {what} goes first.", wide=True)
 
 
-def _taken_out(made: Any, source: Any) -> Any:
-    return made.scatter("x", "y", source=source, size=13, color=REMOVED, marker="diamond", legend_label="taken out")
+def _compared(finalists: list[_Finalist]) -> str:
+    """`without layers 12–19 held-out divergence is 0.2140, without layer 3, layers 5–11 it is 0.2310`."""
+    known = [(", ".join(words.span(*one) for one in spans_of(each.layers)), each.divergence) for each in finalists]
+    (first, lowest), *others = sorted(known, key=lambda each: each[1])
+    said = f"without {first} held-out divergence is {lowest:.4f}"
+    return said + "".join(f", without {layers} it is {divergence:.4f}" for layers, divergence in others)
+
+
+def _taken_out(made: Any, source: Any, label: str = "taken out") -> Any:
+    return made.scatter("x", "y", source=source, size=13, color=REMOVED, marker="diamond", legend_label=label)

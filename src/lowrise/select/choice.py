@@ -29,6 +29,10 @@ def spans_of(layers: Iterable[int]) -> list[tuple[int, int]]:
     return spans
 
 
+def as_text(spans: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"[{start}, {stop})" for start, stop in spans)
+
+
 def round_of(gone: int, losses: Mapping[int, float], layers: int) -> dict[str, Any]:
     """For the plan: a round of a search that took `gone`. losses: of the layers tried; null for the others."""
     return {"removed": gone, "loss": losses[gone], "losses": [losses.get(layer) for layer in range(layers)]}

@@ -1,0 +1,200 @@
+"""What a layer, or a span, would be missed once it is out and the layer before it repaired: trials on one student."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lowrise.calibration import Windows
+from lowrise.edit.neurons import take_over
+from lowrise.edit.rehearsal import rehearse
+from lowrise.edit.student import Student
+from lowrise.edit.sweep import Site, batches_of
+from lowrise.edit.writing import refit_write
+from lowrise.model.alike import same_neurons
+from lowrise.model.decoder import Decoder
+from lowrise.model.matrices import captured, reads
+from lowrise.model.neurons import neurons_apart
+from lowrise.model.refittable import check_refit
+from lowrise.observe.divergence import Likely, likely, loss_and_divergence
+from lowrise.observe.shelf import Shelf
+from lowrise.progress import Bar
+
+RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Layers out. changed: parameters of the layer `before` them; loss, divergence: held-out, of the two together."""
+
+    before: int
+    changed: dict[str, Tensor]
+    loss: float
+    divergence: float
+
+
+class Place(Site):
+    """Where a layer is tried to be left out: the search's shelf holds all states of the dense model."""
+
+    def target(self, number: int) -> Tensor:
+        return self.get(("dense", self.stop), number)
+
+    def enter_as_dense(self) -> None:
+        """Nothing is changed below: what enters the layer is what enters the dense model's."""
+        for number in range(len(self._batches)):
+            self.put("student", number, self.get(("dense", self.layer), number))
+
+    def distance(self, likely_tokens: dict[int, Likely]) -> tuple[float, float]:
+        """Summed loss and divergence of the held-out batches that go on through this layer and those above."""
+        loss = divergence = 0.0
+        for number, likely_here in likely_tokens.items():
+            ids = self._batches[number][0]
+            h, calls = self.get("student", number), self.decoder.enter(ids)[1]
+            for layer in self.student.layers:
+                if layer >= self.layer:
+                    h = self.student.step(layer, h, calls)
+            more = loss_and_divergence(self.decoder, h, ids, likely_here)
+            loss, divergence = loss + more[0], divergence + more[1]
+        return loss, divergence
+
+
+class Search:
+    """The student so far. On the shelf lies, of every batch, the dense model's h[0..L] and what its MLPs are given; and
+    what trials solved, as long as the same trial would solve the same. moves: neurons may; without, what MLPs are given
+    is not kept. writes: whether trials solve what a layer writes, or are drops. positions: that decide.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, decoder: Decoder, fitted: Windows, deciding: Windows, shelf: Shelf, *, moves: bool = True
+    ) -> None:
+        self._decoder, self._shelf = decoder, shelf
+        self._student = Student(decoder, list(range(len(decoder))))
+        self.writes = check_refit(decoder)
+        self._adopts = moves and self.writes and neurons_apart(decoder)
+        self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
+        self.positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
+        self._likely: dict[int, Likely] = {}
+        self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what lies on the shelf
+        total = 0.0
+        for number, (ids, held) in enumerate(self._batches):
+            h = self._keep_dense(number, ids)
+            if held:
+                self._likely[number], loss = likely(decoder, h, ids)
+                total += loss
+        self.dense_loss = total / self.positions
+
+    @torch.no_grad()
+    def trials(self, candidates: list[int], bar: Bar, *, moves: bool = True) -> dict[int, Trial]:
+        """By layer that is tried; parameters are kept of the best alone. moves: neurons may.
+
+        One pass through the student, from its first change up: a trial begins at the state that enters the layer before
+        the one that goes.
+        """
+        trials: dict[int, Trial] = {}
+        layers = self._student.layers
+        last, best = max(layers.index(one) for one in candidates), math.inf
+        dense = min(self._student.changed, default=len(self._decoder))  # up to its entry the student is the dense model
+        for layer, following in itertools.pairwise(layers[: last + 1]):
+            place = self._place(layer, self._student)
+            if layer <= dense and (following in candidates or layer == dense):
+                place.enter_as_dense()
+            if following in candidates:
+                trial = self._try(layer, following, moves)
+                better = trial.divergence < best
+                best = min(best, trial.divergence)
+                trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
+                trials[following] = trial if better else replace(trial, changed={})
+                bar.advance(self.positions, f"divergence {best:.3f}")
+            if layer >= dense and following != layers[last]:
+                place.carry()
+        return trials
+
+    @torch.no_grad()
+    def span(self, start: int, stop: int) -> Trial:
+        """The dense model without [start, stop), layer start - 1 writing anew."""
+        left = [one for one in range(len(self._decoder)) if not start <= one < stop]
+        place = self._place(start - 1, Student(self._decoder, left))
+        place.enter_as_dense()
+        if self.writes:
+            refit_write(place, RIDGES)
+        return Trial(start - 1, place.student.changed.get(start - 1, {}), *self._missed(place))
+
+    @torch.no_grad()
+    def alike(self, n: int) -> dict[int, float]:
+        """By start from 1 on, how unlike the states at both ends of a span of n are: 1 - their mean held-out cosine."""
+        found = {}
+        for start in range(1, len(self._decoder) - n + 1):
+            ends = [(self._dense(start, number), self._dense(start + n, number)) for number in self._likely]
+            cosines = [torch.cosine_similarity(a.double(), b.double(), dim=-1).flatten() for a, b in ends]
+            found[start] = 1 - float(torch.cat(cosines).mean())
+        return found
+
+    @torch.no_grad()
+    def rehearse(self, gone: Collection[int], passed: Callable[[int], None]) -> tuple[float, float]:
+        """Mean held-out loss and divergence without the layers in `gone`, all others repaired as `repair` would.
+
+        passed: told every layer that is repaired.
+        """
+        student = Student(self._decoder, [one for one in range(len(self._decoder)) if one not in gone])
+        start = min(gone) - 1
+        found = rehearse(student, start, self._batches, lambda n: self._dense(start, n), self._likely, passed)
+        return found[0] / self.positions, found[1] / self.positions
+
+    def again(self) -> None:
+        """Back to the student that lacks nothing."""
+        self._student = Student(self._decoder, list(range(len(self._decoder))))
+        self._solved = {}
+
+    def remove(self, gone: Collection[int], trial: Trial) -> None:
+        """Leave the layers in `gone` out for good, with the repair that their trial found."""
+        for layer in gone:
+            self._student.layers.remove(layer)
+            self._student.changed.pop(layer, None)
+        self._student.changed[trial.before] = trial.changed
+        self._solved = {one: names for one, names in self._solved.items() if one < trial.before}
+
+    def _dense(self, layer: int, number: int) -> Tensor:
+        return self._shelf.get((("dense", layer), number)).to(self._decoder.device)
+
+    def _place(self, layer: int, student: Student) -> Place:
+        return Place(student, self._shelf, layer, self._batches)
+
+    def _try(self, layer: int, gone: int, moves: bool) -> Trial:
+        """Take `gone` out and repair `layer`, the one before it, for this trial alone; the student stays before it."""
+        left = [one for one in self._student.layers if one != gone]
+        changed = {**self._student.changed, layer: dict(self._student.changed.get(layer, {}))}
+        place = self._place(layer, Student(self._decoder, left, changed))
+        adopts = self._adopts and same_neurons(self._decoder, layer, gone)
+        if gone in self._solved:
+            changed[layer] |= {name: place.get((layer, name), gone) for name in self._solved[gone]}
+        elif self.writes:
+            if not (adopts and moves and take_over(place, gone, ("mlp", gone), RIDGES)):
+                refit_write(place, RIDGES)
+            if moves or not adopts:  # what was solved without moving neurons is no trial's that moves them
+                self._solved[gone] = tuple(changed[layer])
+                for name, value in changed[layer].items():
+                    place.put((layer, name), gone, value)
+        return Trial(layer, changed[layer], *self._missed(place))
+
+    def _missed(self, place: Place) -> tuple[float, float]:
+        """Mean loss and divergence of a held-out position, by the place's student."""
+        loss, divergence = place.distance(self._likely)
+        return loss / self.positions, divergence / self.positions
+
+    def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
+        """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
+        asked = range(len(self._decoder)) if self._adopts else ()
+        with ExitStack() as stack:
+            given = [stack.enter_context(captured(reads(self._decoder, layer)[1][0].module)) for layer in asked]
+            for layer, h in self._decoder.states(ids):
+                self._shelf.put((("dense", layer), number), h)
+                if layer and self._adopts:
+                    self._shelf.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
+        return h

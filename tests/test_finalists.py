@@ -1,0 +1,154 @@
+"""The last round of refit's search, against trying and repairing everything on copies, on tiny models."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from lowrise.calibration import Windows
+from lowrise.edit.repair import repair
+from lowrise.edit.student import Student
+from lowrise.model.decoder import Decoder
+from lowrise.progress import Reporter
+from lowrise.select.choice import spans_of
+from lowrise.select.repaired import choose_repaired
+from test_search import divergence, naive_trial, naive_write
+from tiny import windows, without
+
+QUIET = Reporter(quiet=True)
+
+
+def both(fitted: Windows, deciding: Windows) -> Windows:
+    return Windows(torch.cat([fitted.ids, deciding.ids]), "test", 0)
+
+
+def with_one_gap(monkeypatch: pytest.MonkeyPatch, layers: list[int]) -> None:
+    monkeypatch.setattr("lowrise.select.repaired._one_gap", lambda *_search: layers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_finalist_is_worth_what_it_is_once_it_is_repaired(
+    family: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dense model stays as it is; a copy of it, cut and repaired in place on the same tokens, has the same loss."""
+    if not known:
+        monkeypatch.setattr("lowrise.model.refittable.norms_as_known", lambda _decoder: False)
+    with_one_gap(monkeypatch, [2, 3, 5])
+    decoder, fitted, deciding = Decoder(tiny.model(family)), windows(24), windows(8, seed=1)
+    before = copy.deepcopy(decoder.model.state_dict())
+    choice = choose_repaired(decoder, fitted, deciding, 3, 1, QUIET)
+    assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
+    rounds = sorted(one["removed"] for one in choice.scores["rounds"])
+    finalists = choice.scores["finalists"]
+    assert [one["layers"] for one in finalists] == [rounds, [2, 3, 5]]
+    for one in finalists:
+        student = Student(Decoder(copy.deepcopy(decoder.model)), without(*one["layers"]))
+        repair(student, both(fitted, deciding), len(deciding), "refit", QUIET)
+        assert one["loss"] == pytest.approx(student.loss(deciding), abs=1e-4)
+        assert one["divergence"] == pytest.approx(divergence(decoder, student.decoder, student.layers, deciding), 1e-3)
+    best = min(finalists, key=lambda one: float(one["divergence"]))
+    assert choice.spans == spans_of(best["layers"])
+    assert sorted(choice.scores["layers"]) == best["layers"]
+    assert choice.scores["loss"]["after"] == best["loss"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_one_gap_is_the_best_of_all_spans_or_of_all_shorter_ones_with_a_layer_more(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, fitted, deciding = Decoder(tiny.model("llama")), windows(12), windows(4, seed=1)
+    states = dict(decoder.states(both(fitted, deciding).ids))
+    best: dict[int, Any] = {}
+    for n in (k - 1, k):
+        tried = []
+        for start in range(1, tiny.LAYERS - n + 1):
+            trial, gone = Decoder(copy.deepcopy(decoder.model)), list(range(start, start + n))
+            naive_write(trial, list(range(start)), states[start + n], both(fitted, deciding))
+            tried.append((divergence(decoder, trial, without(*gone), deciding), gone, trial.model))
+        best[n] = min(tried, key=lambda one: one[0])
+    _, shorter, model = best[k - 1]
+    kept, more = without(*shorter), []
+    for layer in kept[1:]:
+        trial, left, _ = naive_trial(decoder, model, kept, layer, both(fitted, deciding), moves=True)
+        more.append((divergence(decoder, trial, left, deciding), sorted([*shorter, layer])))
+    expected = min([best[k][:2], min(more)])[1]
+    take_from_the_top(monkeypatch)
+    assert choose_repaired(decoder, fitted, deciding, k, 1, QUIET).scores["finalists"][1]["layers"] == expected
+
+
+def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the rounds had taken the layers from the top, so that what has one gap differs from them."""
+    rounds = [{"removed": layer, "loss": 9.0} for layer in (5, 1, 3)]
+    monkeypatch.setattr("lowrise.select.repaired._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
+    rehearsed = iter([(2.0, 0.5), (2.5, 0.25)])
+    monkeypatch.setattr("lowrise.select.repaired.Search.rehearse", lambda *_: next(rehearsed))
+
+
+def test_the_lower_divergence_goes_and_not_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_one_gap(monkeypatch, [2, 3])
+    take_from_the_top(monkeypatch)
+    choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 2, 1, QUIET)
+    assert choice.spans == [(2, 4)]
+    assert (choice.scores["layers"], choice.scores["loss"]["after"]) == ([2, 3], 2.5)
+
+
+@torch.no_grad()
+def test_spans_are_tried_where_their_ends_are_most_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the tokens that decide. Of what a longer search would try, one span of each length here."""
+    decoder, deciding = Decoder(tiny.model("llama")), windows(4, seed=1)
+    states = [h.double() for _, h in decoder.states(deciding.ids)]
+    expected = []
+    for n in (3, 2):
+        ends = [(states[start], states[start + n]) for start in range(1, tiny.LAYERS - n + 1)]
+        cosines = [float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in ends]
+        start = cosines.index(max(cosines)) + 1
+        expected.append((start, start + n))
+    tried = []
+
+    def span(_search: Any, start: int, stop: int) -> Any:
+        tried.append((start, stop))
+        return SimpleNamespace(loss=1.0, divergence=0.1 if stop - start == 3 else 0.2, before=start - 1, changed={})
+
+    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 1)
+    monkeypatch.setattr("lowrise.select.repaired.Search.span", span)
+    take_from_the_top(monkeypatch)
+    choice = choose_repaired(decoder, windows(12), deciding, 3, 1, QUIET)
+    assert tried == expected
+    assert choice.spans == [expected[0]]
+
+
+@pytest.mark.parametrize(("k", "gap"), [(1, None), (2, "as the rounds")])
+def test_where_there_is_but_one_answer_nothing_is_repaired(k: int, gap: str | None, monkeypatch: Any) -> None:
+    take_from_the_top(monkeypatch)
+    monkeypatch.setattr("lowrise.select.repaired.Search.rehearse", lambda *_: pytest.fail("repaired"))
+    if gap is not None:
+        with_one_gap(monkeypatch, [1, 5])
+    choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, QUIET)
+    assert choice.scores["finalists"] == []
+    assert choice.scores["loss"]["after"] == 9.0
+    assert choice.scores["layers"] == [5, 1][:k]
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, tiny.LAYERS - 1])
+def test_bars_end_where_the_search_does(k: int) -> None:
+    ended = []
+
+    class Counted(Reporter):
+        @contextmanager
+        def bar(self, title: str, total: int) -> Any:
+            steps = []
+            yield SimpleNamespace(advance=lambda *_note: steps.append(1))
+            ended.append((title, len(steps), total))
+
+    choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, Counted(quiet=True))
+    assert {title for title, *_ in ended} <= {"searching", "comparing"}
+    assert all(done == total for _, done, total in ended)
