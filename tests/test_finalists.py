@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +24,7 @@ from lowrise.select.repaired import choose_repaired
 from test_search import divergence, naive_trial, naive_write
 from tiny import windows, without
 
+Main = Callable[..., tuple[int, str, str]]
 QUIET = Reporter(quiet=True)
 
 
@@ -152,3 +156,22 @@ def test_bars_end_where_the_search_does(k: int) -> None:
     choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, Counted(quiet=True))
     assert {title for title, *_ in ended} <= {"searching", "comparing"}
     assert all(done == total for _, done, total in ended)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_plan_and_terminal_tell_what_was_repaired(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = [{"removed": layer, "loss": 9.0} for layer in (4, 1)]
+    monkeypatch.setattr("lowrise.select.repaired._one_by_one", lambda *_: rounds)
+    with_one_gap(monkeypatch, [2, 3])
+    asked = ["--remove", "2", "--text", text_file, "--samples", "64", "--length", "32"]
+    out = tmp_path / "plan.json"
+    status, _, said = main("plan", tiny_folder, *asked, "--out", out, *(["--quiet"] if quiet else []))
+    assert status == 0
+    plan = json.loads(out.read_text())
+    first, second = (one["divergence"] for one in plan["scores"]["finalists"])
+    line = f"held-out divergence, repaired: without [1, 2), [4, 5) {first:.4f}, without [2, 4) {second:.4f}\n"
+    assert (line in said) != quiet
+    taken = [(1, 2), (4, 5)] if first <= second else [(2, 4)]
+    assert [(edit["start"], edit["stop"]) for edit in plan["edits"]] == taken

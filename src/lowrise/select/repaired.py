@@ -50,13 +50,7 @@ def choose_repaired(
             long = _one_gap(search, len(decoder), k, shortlist, known, bar) if k > 1 else layers
         loss = rounds[-1]["loss"]
         if sorted(long) != sorted(layers):
-            both = [sorted(layers), sorted(long)]
-            with report.bar("comparing", sum(len(decoder) - min(one) + 1 - k for one in both)) as bar:
-                for one in both:
-                    after, divergence = search.rehearse(one, lambda layer: bar.advance(fitted.tokens, f"layer {layer}"))
-                    finalists.append({"layers": one, "loss": after, "divergence": divergence})
-            missed = [f"{as_text(spans_of(one['layers']))} {one['divergence']:.4f}" for one in finalists]
-            report.say(f"held-out divergence, repaired: without {', without '.join(missed)}")
+            finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, report)
             (best,) = lowest([one["divergence"] for one in finalists], 1, range(2))
             layers, loss = (layers, long)[best], finalists[best]["loss"]
     scores = {
@@ -122,6 +116,20 @@ def _best_span(search: Search, n: int, shortlist: int, bar: Bar) -> tuple[range,
         if lowest(divergences, 1, divergences) == [start]:
             best = range(start, start + n), trial
     return best
+
+
+def _repaired(
+    search: Search, choices: list[list[int]], layers: int, tokens: int, report: Reporter
+) -> list[dict[str, Any]]:
+    """What the model would be without each choice of its layers, repaired. tokens: that each is fitted on."""
+    found: list[dict[str, Any]] = []
+    with report.bar("comparing", sum(layers - len(gone) - min(gone) + 1 for gone in choices)) as bar:
+        for gone in choices:
+            loss, divergence = search.rehearse(gone, lambda layer: bar.advance(tokens, f"layer {layer}"))
+            found.append({"layers": sorted(gone), "loss": loss, "divergence": divergence})
+    said = [f"without {as_text(spans_of(one['layers']))} {one['divergence']:.4f}" for one in found]
+    report.say(f"held-out divergence, repaired: {', '.join(said)}")
+    return found
 
 
 def choose_repaired_span(
