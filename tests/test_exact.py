@@ -78,20 +78,27 @@ def _representations(_decoder: Decoder) -> None:
     flattened_cosine(h, h + 1, mask), per_token_cosine(h, h + 1, mask)
 
 
+def _finalists(decoder: Decoder) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lowrise.select.repaired._one_gap", lambda *_search: [1, 4])
+        assert choose_repaired(decoder, windows(), windows(4), 2, 1, QUIET).scores["finalists"]
+
+
 @pytest.mark.parametrize(
     "use",
     [
         lambda decoder: observe(decoder, windows(), QUIET),
         lambda decoder: perplexity(decoder, windows(), QUIET),
         lambda _decoder: choose_by_taylor(Decoder(tiny.model("llama", num_hidden_layers=8)), windows(4), 1, QUIET),
-        lambda decoder: choose_repaired(decoder, windows(), windows(4), 1, 1, QUIET),
+        lambda decoder: choose_repaired(decoder, windows(), windows(4), 2, 1, QUIET),
         lambda decoder: choose_repaired_span(decoder, windows(), windows(4), 2, 1, QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(64), 4, "refit", QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), 4, "fold", QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), 4, "fold-cosine", QUIET),
         _representations,
+        _finalists,
     ],
-    ids=["observe", "perplexity", "taylor", "search", "span", "refit", "fold", "fold-cosine", "laco"],
+    ids=["observe", "perplexity", "taylor", "search", "span", "refit", "fold", "fold-cosine", "laco", "finalists"],
 )
 def test_float64_is_made_by_nothing_else(use: Any) -> None:
     decoder = Decoder(tiny.model("llama"))

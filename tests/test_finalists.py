@@ -18,9 +18,12 @@ from lowrise.calibration import Windows
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
+from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
+from lowrise.select import repaired
 from lowrise.select.choice import spans_of
 from lowrise.select.repaired import choose_repaired
+from lowrise.select.repaired_trials import Search
 from test_search import divergence, naive_trial, naive_write
 from tiny import windows, without
 
@@ -105,29 +108,65 @@ def test_the_lower_divergence_goes_and_not_the_lower_loss(monkeypatch: pytest.Mo
     assert (choice.scores["layers"], choice.scores["loss"]["after"]) == ([2, 3], 2.5)
 
 
+def spans_that_miss(monkeypatch: pytest.MonkeyPatch, by_length: dict[int, float], more: dict[int, float]) -> list[Any]:
+    """Trials that only say so; which spans were tried."""
+    tried = []
+
+    def span(_search: Any, start: int, stop: int) -> Any:
+        tried.append((start, stop))
+        return SimpleNamespace(loss=1.0, divergence=by_length[stop - start] + start / 100, before=start - 1, changed={})
+
+    def trials(_search: Any, candidates: list[int], _bar: Any, **_how: Any) -> dict[int, Any]:
+        return {one: SimpleNamespace(loss=1.0, divergence=more[one]) for one in candidates}
+
+    monkeypatch.setattr("lowrise.select.repaired.Search.span", span)
+    monkeypatch.setattr("lowrise.select.repaired.Search.trials", trials)
+    take_from_the_top(monkeypatch)
+    return tried
+
+
+@pytest.mark.parametrize(("whole", "expected"), [(0.1, [1, 2, 3]), (0.3, [1, 2, 5])])
+def test_a_layer_more_is_taken_only_where_the_whole_span_is_missed_more(
+    whole: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans_that_miss(monkeypatch, {2: 0.1, 3: whole}, {1: 0.4, 2: 0.4, 3: 0.3, 4: 0.4, 5: 0.2})
+    choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 3, 1, QUIET)
+    assert choice.scores["finalists"][1]["layers"] == expected
+
+
 @torch.no_grad()
-def test_spans_are_tried_where_their_ends_are_most_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the tokens that decide. Of what a longer search would try, one span of each length here."""
+@pytest.mark.parametrize("effort", [1, 2])
+def test_spans_are_tried_where_their_ends_are_most_alike(effort: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the tokens that decide."""
     decoder, deciding = Decoder(tiny.model("llama")), windows(4, seed=1)
     states = [h.double() for _, h in decoder.states(deciding.ids)]
     expected = []
     for n in (3, 2):
         ends = [(states[start], states[start + n]) for start in range(1, tiny.LAYERS - n + 1)]
         cosines = [float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in ends]
-        start = cosines.index(max(cosines)) + 1
-        expected.append((start, start + n))
-    tried = []
-
-    def span(_search: Any, start: int, stop: int) -> Any:
-        tried.append((start, stop))
-        return SimpleNamespace(loss=1.0, divergence=0.1 if stop - start == 3 else 0.2, before=start - 1, changed={})
-
+        starts = sorted(range(len(cosines)), key=lambda start: -cosines[start])[:effort]
+        expected += [(start + 1, start + 1 + n) for start in starts]
     monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 1)
-    monkeypatch.setattr("lowrise.select.repaired.Search.span", span)
-    take_from_the_top(monkeypatch)
-    choice = choose_repaired(decoder, windows(12), deciding, 3, 1, QUIET)
+    tried = spans_that_miss(monkeypatch, {2: 0.1, 3: 0.1}, dict.fromkeys(range(1, tiny.LAYERS), 0.2))
+    choose_repaired(decoder, windows(12), deciding, 3, effort, QUIET)
     assert tried == expected
-    assert choice.spans == [expected[0]]
+
+
+def test_a_search_that_begins_again_knows_nothing_of_what_it_tried() -> None:
+    decoder, fitted, deciding = Decoder(tiny.model("llama")), windows(12), windows(4, seed=1)
+    bar: Any = SimpleNamespace(advance=lambda *_note: None)
+    found = []
+    for gone in (1, None):
+        with Shelf() as shelf:
+            search = Search(decoder, fitted, deciding, shelf)
+            if gone is not None:
+                search.remove([gone], search.trials([gone], bar)[gone])
+                search.trials([2, 3], bar)
+            search.again()
+            search.remove([5], search.span(5, 6))
+            found.append({layer: trial.divergence for layer, trial in search.trials([2, 3], bar).items()})
+    again, fresh = found
+    assert again == pytest.approx(fresh, rel=1e-6)
 
 
 @pytest.mark.parametrize(("k", "gap"), [(1, None), (2, "as the rounds")])
@@ -142,9 +181,12 @@ def test_where_there_is_but_one_answer_nothing_is_repaired(k: int, gap: str | No
     assert choice.scores["layers"] == [5, 1][:k]
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, tiny.LAYERS - 1])
-def test_bars_end_where_the_search_does(k: int) -> None:
+@pytest.mark.parametrize(("k", "gap"), [(1, None), (2, None), (2, [3, 4]), (4, None), (tiny.LAYERS - 1, None)])
+def test_bars_end_where_the_search_does(k: int, gap: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
+    if gap is not None:
+        found = repaired._one_gap
+        monkeypatch.setattr(repaired, "_one_gap", lambda *search: (found(*search), gap)[1])
 
     class Counted(Reporter):
         @contextmanager
@@ -154,7 +196,7 @@ def test_bars_end_where_the_search_does(k: int) -> None:
             ended.append((title, len(steps), total))
 
     choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, Counted(quiet=True))
-    assert {title for title, *_ in ended} <= {"searching", "comparing"}
+    assert [title for title, *_ in ended] == ["searching", *(["comparing"] if gap else [])]
     assert all(done == total for _, done, total in ended)
 
 

@@ -88,7 +88,7 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
 
 
 def lenders_of(sweep: Sweep) -> list[int]:
-    """The layers that are gone behind the one at hand, as many as have neurons that it could take over."""
+    """Of the layers that are gone right behind the one at hand, those whose neurons it could take over."""
     between = range(sweep.layer + 1, sweep.stop) if sweep.gap and neurons_apart(sweep.decoder) else ()
     return [other for other in between if same_neurons(sweep.decoder, sweep.layer, other)]
 

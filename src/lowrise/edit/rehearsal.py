@@ -31,8 +31,9 @@ class _Rehearsal(Sweep):
     ) -> None:
         Site.__init__(self, student, shelf, start, batches)  # not Sweep's: the way up to `start` has been gone already
         for number in range(len(batches)):
-            for model in ("student", "dense"):
-                self.put(model, number, entering(number))
+            h = entering(number)
+            self.put("student", number, h)
+            self.put("dense", number, h)
 
     def up(self) -> None:
         self.student.changed.pop(self.layer, None)

@@ -62,7 +62,8 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
             if how == "refit":
                 fits.append(refit_layer(sweep, writes, lenders_of(sweep) if writes else []))
             elif layer in before_gaps:
-                stop, folded = sweep.stop, _fold_layer(sweep, how)
+                stop = sweep.stop
+                folded = _fold_layer(sweep, how)
                 fits.append(Fit(layer, stop, folded.ridge, folded.before, folded.after))
             else:
                 sweep.pass_on()

@@ -3,8 +3,8 @@
 A similarity says how much a layer writes, not whether the others can be made to write it. So a trial takes a layer out,
 lets the layer before it take over neurons of that one (`edit/neurons.py`) and write what meets the dense model's state
 behind the gap, and asks how far the next-token distributions on held-out tokens are from the dense model's. Of the
-repair's other steps a trial makes none; of a span's it makes the write alone. So the last word has a whole repair: of
-the layers that went one by one, and of those that leave one long gap, which gains the most by it.
+repair's other steps a trial makes none; of a span's it makes the write alone. But those help a long gap more than short
+ones. So the last word has a whole repair, on the same tokens: of the layers that went one by one, and of such a gap.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ SHORTLIST = 6  # trials a round, of those that added least when tried last: firs
 def choose_repaired(
     decoder: Decoder, windows: Windows, held_out: Windows, k: int, effort: int, report: Reporter
 ) -> Choice:
-    """k layers, never the first: one by one, or as one gap and one layer more, whichever is better repaired.
+    """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
+    the one that is missed less once it is repaired.
 
     Changes nothing. windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 2,048·effort.
-    Divergences and losses are means over positions, natural log. On disk lie the dense model's states of these tokens,
-    what its MLPs are given, and at most one changed MLP a layer, and at the end what a repair of them needs
-    (`edit/repair.py`); in memory one batch, the sums of one trial (`edit/neurons.py`), one changed MLP a gap, and the
-    dense model's likeliest tokens at the deciding positions. Where `check_refit` finds that writes cannot be solved,
-    trials are drops.
+    Divergences and losses are means over positions, natural log; the loss afterwards is of a trial where both are the
+    same layers, else of the repair. On disk lie the dense model's states of these tokens, what its MLPs are given, and
+    a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
+    (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding positions; at
+    last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `check_refit` finds that
+    writes cannot be solved, trials are drops.
     """
     fitted, deciding = _spent(windows, held_out, effort)
     shortlist = SHORTLIST * effort
@@ -67,8 +69,8 @@ def choose_repaired(
 def _trials(layers: int, k: int, shortlist: int) -> int:
     """How many trials `choose_repaired` makes of k of so many layers."""
     one_by_one = layers - 1 + sum(min(layers - 1 - done, shortlist) for done in range(k))
-    spans = sum(min(layers - n, shortlist) for n in (k - 1, k))
-    return one_by_one if k == 1 else one_by_one + spans + min(layers - k, shortlist)
+    one_gap = [min(layers - n, shortlist) for n in (k - 1, k, k)]  # spans of either length, one layer more
+    return one_by_one + (sum(one_gap) if k > 1 else 0)
 
 
 def _one_by_one(
@@ -92,7 +94,10 @@ def _one_by_one(
 
 
 def _one_gap(search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar) -> list[int]:
-    """k > 1 layers: the span of k that is missed least or, if that is better, that of k - 1 and one layer more."""
+    """k > 1 layers: the span of k that is missed least or, if that is missed less, that of k - 1 and one layer more.
+
+    By their trials, of which that of the one layer more moves neurons, so that it is a little ahead.
+    """
     whole, missed = _best_span(search, k, shortlist, bar)
     shorter, trial = _best_span(search, k - 1, shortlist, bar)
     search.again()
@@ -106,8 +111,10 @@ def _one_gap(search: Search, layers: int, k: int, shortlist: int, alone: dict[in
 
 
 def _best_span(search: Search, n: int, shortlist: int, bar: Bar) -> tuple[range, Trial]:
-    """Of the spans of n whose ends are most alike."""
-    unlike = search.alike(n)
+    """The span of n that is missed least, and its trial; as many are tried as are on the shortlist, those with the most
+    alike ends.
+    """
+    unlike = search.unlike(n)
     divergences: dict[int, float] = {}
     for start in lowest(unlike, shortlist, unlike):
         trial = search.span(start, start + n)

@@ -17,6 +17,7 @@ from lowrise.edit.rehearsal import rehearse
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Site, batches_of
 from lowrise.edit.writing import refit_write
+from lowrise.exact import exact
 from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured, reads
@@ -127,12 +128,12 @@ class Search:
         return Trial(start - 1, place.student.changed.get(start - 1, {}), *self._missed(place))
 
     @torch.no_grad()
-    def alike(self, n: int) -> dict[int, float]:
+    def unlike(self, n: int) -> dict[int, float]:
         """By start from 1 on, how unlike the states at both ends of a span of n are: 1 - their mean held-out cosine."""
         found = {}
         for start in range(1, len(self._decoder) - n + 1):
             ends = [(self._dense(start, number), self._dense(start + n, number)) for number in self._likely]
-            cosines = [torch.cosine_similarity(a.double(), b.double(), dim=-1).flatten() for a, b in ends]
+            cosines = [torch.cosine_similarity(exact(a), exact(b), dim=-1).flatten() for a, b in ends]
             found[start] = 1 - float(torch.cat(cosines).mean())
         return found
 
