@@ -55,15 +55,16 @@ def test_a_finalist_is_worth_what_it_is_once_it_is_repaired(
     assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
     rounds = sorted(one["removed"] for one in choice.scores["rounds"])
     finalists = choice.scores["finalists"]
-    assert [one["layers"] for one in finalists] == [rounds, [2, 3, 5]]
+    assert [one["spans"] for one in finalists] == [spans_of(rounds), [(2, 4), (5, 6)]]
     for one in finalists:
-        student = Student(Decoder(copy.deepcopy(decoder.model)), without(*one["layers"]))
+        student = Student(
+            Decoder(copy.deepcopy(decoder.model)), without(*(layer for span in one["spans"] for layer in range(*span)))
+        )
         repair(student, both(fitted, deciding), len(deciding), "refit", QUIET)
         assert one["loss"] == pytest.approx(student.loss(deciding), abs=1e-4)
         assert one["divergence"] == pytest.approx(divergence(decoder, student.decoder, student.layers, deciding), 1e-3)
     best = min(finalists, key=lambda one: float(one["divergence"]))
-    assert choice.spans == spans_of(best["layers"])
-    assert sorted(choice.scores["layers"]) == best["layers"]
+    assert choice.spans == spans_of(choice.scores["layers"]) == best["spans"]
     assert choice.scores["loss"]["after"] == best["loss"]
 
 
@@ -89,7 +90,8 @@ def test_the_one_gap_is_the_best_of_all_spans_or_of_all_shorter_ones_with_a_laye
         more.append((divergence(decoder, trial, left, deciding), sorted([*shorter, layer])))
     expected = min([best[k][:2], min(more)])[1]
     take_from_the_top(monkeypatch)
-    assert choose_repaired(decoder, fitted, deciding, k, 1, QUIET).scores["finalists"][1]["layers"] == expected
+    found = choose_repaired(decoder, fitted, deciding, k, 1, QUIET)
+    assert found.scores["finalists"][1]["spans"] == spans_of(expected)
 
 
 def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +127,13 @@ def spans_that_miss(monkeypatch: pytest.MonkeyPatch, by_length: dict[int, float]
     return tried
 
 
-@pytest.mark.parametrize(("whole", "expected"), [(0.1, [1, 2, 3]), (0.3, [1, 2, 5])])
+@pytest.mark.parametrize(("whole", "expected"), [(0.1, [(1, 4)]), (0.3, [(1, 3), (5, 6)])])
 def test_a_layer_more_is_taken_only_where_the_whole_span_is_missed_more(
-    whole: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+    whole: float, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans_that_miss(monkeypatch, {2: 0.1, 3: whole}, {1: 0.4, 2: 0.4, 3: 0.3, 4: 0.4, 5: 0.2})
     choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 3, 1, QUIET)
-    assert choice.scores["finalists"][1]["layers"] == expected
+    assert choice.scores["finalists"][1]["spans"] == expected
 
 
 @torch.no_grad()

@@ -66,12 +66,12 @@ def test_it_is_left_out_where_nothing_can_be_drawn(scores: dict[str, Any]) -> No
     assert bridges_chart(plan(2, scores)) is None
 
 
-@pytest.mark.parametrize("finalists", [[], [([1, 3], 0.25), ([2, 3], 0.125)]])
-def test_rounds_and_what_was_repaired_in_the_end_are_told_apart(finalists: list[tuple[list[int], float]]) -> None:
+@pytest.mark.parametrize("finalists", [[], [([[1, 2], [3, 4]], 0.25), ([[2, 4]], 0.125)]])
+def test_rounds_and_what_was_repaired_in_the_end_are_told_apart(finalists: list[tuple[list[list[int]], float]]) -> None:
     tried = [None, 0.1, 0.3, 0.2, None, None]
     scores = {
         "rounds": [{"removed": layer, "losses": tried, "divergences": tried} for layer in (1, 3)],
-        "finalists": [{"layers": layers, "loss": 1.0, "divergence": missed} for layers, missed in finalists],
+        "finalists": [{"spans": spans, "loss": 1.0, "divergence": missed} for spans, missed in finalists],
     }
     chart = search_chart(plan(2, scores))
     assert chart is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -9,7 +10,6 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.charts import DENSE, REMOVED, SERIES, Chart, canvas, finish, hover, line, whole_numbers
-from lowrise.select.choice import lowest, spans_of
 
 
 class _Round(BaseModel):
@@ -29,7 +29,7 @@ class _Round(BaseModel):
 
 
 class _Finalist(BaseModel):
-    layers: list[int]
+    spans: list[tuple[int, int]]
     divergence: float
 
 
@@ -126,9 +126,8 @@ def weights_chart(plan: Plan) -> Chart | None:
 
 def _compared(finalists: list[_Finalist]) -> str:
     """`without layers 12–19 held-out divergence is 0.2140, without layer 3, layers 5–11 it is 0.2310`."""
-    known = [(", ".join(words.span(*one) for one in spans_of(each.layers)), each.divergence) for each in finalists]
-    order = lowest([each.divergence for each in finalists], len(known), range(len(known)))
-    (first, least), *others = (known[index] for index in order)
+    order = sorted(finalists, key=lambda each: (math.isnan(each.divergence), each.divergence))
+    (first, least), *others = ((", ".join(words.span(*one) for one in each.spans), each.divergence) for each in order)
     said = f"without {first} held-out divergence is {least:.4f}"
     return said + "".join(f", without {layers} it is {divergence:.4f}" for layers, divergence in others)
 

@@ -133,8 +133,8 @@ def _repaired(
     with report.bar("comparing", sum(layers - len(gone) - min(gone) + 1 for gone in choices)) as bar:
         for gone in choices:
             loss, divergence = search.rehearse(gone, lambda layer: bar.advance(tokens, f"layer {layer}"))
-            found.append({"layers": sorted(gone), "loss": loss, "divergence": divergence})
-    said = [f"without {as_text(spans_of(one['layers']))} {one['divergence']:.4f}" for one in found]
+            found.append({"spans": spans_of(gone), "loss": loss, "divergence": divergence})
+    said = [f"without {as_text(one['spans'])} {one['divergence']:.4f}" for one in found]
     report.say(f"held-out divergence, repaired: {', '.join(said)}")
     return found
 
