@@ -41,18 +41,19 @@ from lowrise.model.matrices import captured, input_of, reads
 from lowrise.model.neurons import neuron_count, neurons_apart
 
 
-def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
+def refit_layer(sweep: Sweep, writes: bool) -> Fit:
     """Solve the layer at hand, and both models go on to the next.
 
-    lenders: dense layers, between this one and the next, whose neurons it may take over, one after the other until one
-    has nothing to give. Returned is what came of the MLP's write, but before a gap with `before` as it was before the
-    attention's; without `writes`, where only reads are solved, what came of the descent. Of a token, the dense layer is
-    run once, the student's twice and to its MLP twice more; before a gap also once and twice a block of neurons for
-    every lender that is asked, and once an epoch of the descent: a matrix is solved on what the matrices before it have
-    become.
+    writes: whether what layers write can be solved (`check_refit`); then the layer may take over neurons of those that
+    are gone behind it, one after the other until one has nothing to give. Returned is what came of the MLP's write, but
+    before a gap with `before` as it was before the attention's; without `writes`, where only reads are solved, what
+    came of the descent. Of a token, the dense layer is run once, the student's twice and to its MLP twice more; before
+    a gap also once and twice a block of neurons for every lender that is asked, and once an epoch of the descent: a
+    matrix is solved on what the matrices before it have become.
     """
     layer, stop = sweep.layer, sweep.stop
     attention, mlp = reads(sweep.decoder, layer)
+    lenders = _lenders(sweep) if writes else []
     _pass_dense(sweep, writes, lenders)
     read_through(sweep, attention, turn(sweep, "attention", attention))
     first = _refit_attention_write(sweep) if writes else None
@@ -87,7 +88,7 @@ def refit_layer(sweep: Sweep, writes: bool, lenders: list[int]) -> Fit:
     return Fit(layer, stop, last.ridge, before, last.after, int(others.sum()), descended)
 
 
-def lenders_of(sweep: Sweep) -> list[int]:
+def _lenders(sweep: Sweep) -> list[int]:
     """Of the layers that are gone right behind the one at hand, those whose neurons it could take over."""
     between = range(sweep.layer + 1, sweep.stop) if sweep.gap and neurons_apart(sweep.decoder) else ()
     return [other for other in between if same_neurons(sweep.decoder, sweep.layer, other)]

@@ -7,18 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowrise.edit.refit import lenders_of, refit_layer
+from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Site, Sweep
 from lowrise.model.refittable import check_refit
-from lowrise.observe.divergence import Likely, loss_and_divergence
 from lowrise.observe.shelf import Shelf
 
 
-class _Rehearsal(Sweep):
+class Rehearsal(Sweep):
     """A sweep that forgets what it changed in a layer once both models are behind it.
 
-    entering: the dense model's h[start] of a batch, by number; batches: as of `Site`.
+    start: the lowest layer before a gap; entering: the dense model's h[start] of a batch, by number; batches: as of
+    `Site`. Disk and memory as of `edit/repair.repair`; the decoder's parameters stay as they are.
     """
 
     def __init__(
@@ -39,30 +39,12 @@ class _Rehearsal(Sweep):
         self.student.changed.pop(self.layer, None)
         self.layer = self.stop
 
+    @torch.no_grad()
+    def repair(self, passed: Callable[[int], None]) -> None:
+        """Every layer from `start` on, as by refit; "student" is then the state before the final norm.
 
-@torch.no_grad()
-def rehearse(
-    student: Student,
-    start: int,
-    batches: list[tuple[Tensor, bool]],
-    entering: Callable[[int], Tensor],
-    likely_tokens: dict[int, Likely],
-    passed: Callable[[int], None],
-) -> tuple[float, float]:
-    """Summed held-out loss and divergence of `student`, nothing of it changed yet, once it is repaired by refit.
-
-    start: its lowest layer before a gap; batches: token ids, and whether they are held out; entering: the dense model's
-    h[start] of a batch, by number; likely_tokens: of the held-out batches; passed: told every layer that is repaired.
-    Disk and memory as of `edit/repair.repair`; the decoder's parameters stay as they are.
-    """
-    decoder = student.decoder
-    writes = check_refit(decoder)
-    loss = divergence = 0.0
-    with Shelf() as shelf:
-        sweep = _Rehearsal(student, shelf, start, batches, entering)
-        while sweep.layer < len(decoder):
-            passed(refit_layer(sweep, writes, lenders_of(sweep) if writes else []).layer)
-        for number, likely_here in likely_tokens.items():
-            more = loss_and_divergence(decoder, sweep.get("student", number), batches[number][0], likely_here)
-            loss, divergence = loss + more[0], divergence + more[1]
-    return loss, divergence
+        passed: told every layer that is repaired.
+        """
+        writes = check_refit(self.decoder)
+        while self.layer < len(self.decoder):
+            passed(refit_layer(self, writes).layer)

@@ -16,7 +16,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.cosine_map import cosine_map
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, fold
-from lowrise.edit.refit import lenders_of, refit_layer
+from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import mlp_of
@@ -60,7 +60,7 @@ def repair(student: Student, windows: Windows, held_out: int, how: Repair, repor
         sweep = Sweep(student, windows, held_out, shelf, start, mixed=how == "refit")
         for layer in swept:
             if how == "refit":
-                fits.append(refit_layer(sweep, writes, lenders_of(sweep) if writes else []))
+                fits.append(refit_layer(sweep, writes))
             elif layer in before_gaps:
                 stop = sweep.stop
                 folded = _fold_layer(sweep, how)

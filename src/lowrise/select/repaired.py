@@ -15,7 +15,7 @@ from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Bar, Reporter
-from lowrise.select.choice import Choice, as_text, lowest, round_of, spans_of
+from lowrise.select.choice import Choice, as_text, choice_of_rounds, lowest, round_of, spans_of
 from lowrise.select.repaired_trials import Search, Trial
 
 # What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
@@ -50,20 +50,14 @@ def choose_repaired(
             rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar)
             layers = [one["removed"] for one in rounds]
             long = _one_gap(search, len(decoder), k, shortlist, known, bar) if k > 1 else layers
-        loss = rounds[-1]["loss"]
+        scores = choice_of_rounds("repaired", search.dense_loss, rounds).scores
         if sorted(long) != sorted(layers):
             finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, report)
             (best,) = lowest([one["divergence"] for one in finalists], 1, range(2))
-            layers, loss = (layers, long)[best], finalists[best]["loss"]
-    scores = {
-        "criterion": "repaired",
-        "layers": layers,
-        "loss": {"dense": search.dense_loss, "after": loss},
-        "rounds": rounds,
-        "finalists": finalists,
-        "tokens": {"fitted": fitted.tokens, "held_out": deciding.tokens},
-    }
-    return Choice(spans_of(layers), scores)
+            scores["layers"] = (layers, long)[best]
+            scores["loss"]["after"] = finalists[best]["loss"]
+    tokens = {"fitted": fitted.tokens, "held_out": deciding.tokens}
+    return Choice(spans_of(scores["layers"]), {**scores, "finalists": finalists, "tokens": tokens})
 
 
 def _trials(layers: int, k: int, shortlist: int) -> int:

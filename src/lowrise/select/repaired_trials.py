@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.neurons import take_over
-from lowrise.edit.rehearsal import rehearse
+from lowrise.edit.rehearsal import Rehearsal
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Site, batches_of
 from lowrise.edit.writing import refit_write
@@ -51,18 +51,13 @@ class Place(Site):
         for number in range(len(self._batches)):
             self.put("student", number, self.get(("dense", self.layer), number))
 
-    def distance(self, likely_tokens: dict[int, Likely]) -> tuple[float, float]:
-        """Summed loss and divergence of the held-out batches that go on through this layer and those above."""
-        loss = divergence = 0.0
-        for number, likely_here in likely_tokens.items():
-            ids = self._batches[number][0]
-            h, calls = self.get("student", number), self.decoder.enter(ids)[1]
-            for layer in self.student.layers:
-                if layer >= self.layer:
-                    h = self.student.step(layer, h, calls)
-            more = loss_and_divergence(self.decoder, h, ids, likely_here)
-            loss, divergence = loss + more[0], divergence + more[1]
-        return loss, divergence
+    def leaving(self, number: int) -> Tensor:
+        """What leaves the last layer, of a batch that goes on through this one and those above."""
+        h, calls = self.get("student", number), self.decoder.enter(self._batches[number][0])[1]
+        for layer in self.student.layers:
+            if layer >= self.layer:
+                h = self.student.step(layer, h, calls)
+        return h
 
 
 class Search:
@@ -125,7 +120,7 @@ class Search:
         place.enter_as_dense()
         if self.writes:
             refit_write(place, RIDGES)
-        return Trial(start - 1, place.student.changed.get(start - 1, {}), *self._missed(place))
+        return Trial(start - 1, place.student.changed.get(start - 1, {}), *self._missed(place.leaving))
 
     @torch.no_grad()
     def unlike(self, n: int) -> dict[int, float]:
@@ -145,8 +140,10 @@ class Search:
         """
         student = Student(self._decoder, [one for one in range(len(self._decoder)) if one not in gone])
         start = min(gone) - 1
-        found = rehearse(student, start, self._batches, lambda n: self._dense(start, n), self._likely, passed)
-        return found[0] / self.positions, found[1] / self.positions
+        with Shelf() as shelf:
+            sweep = Rehearsal(student, shelf, start, self._batches, lambda number: self._dense(start, number))
+            sweep.repair(passed)
+            return self._missed(lambda number: sweep.get("student", number))
 
     def again(self) -> None:
         """Back to the student that lacks nothing."""
@@ -182,11 +179,14 @@ class Search:
                 self._solved[gone] = tuple(changed[layer])
                 for name, value in changed[layer].items():
                     place.put((layer, name), gone, value)
-        return Trial(layer, changed[layer], *self._missed(place))
+        return Trial(layer, changed[layer], *self._missed(place.leaving))
 
-    def _missed(self, place: Place) -> tuple[float, float]:
-        """Mean loss and divergence of a held-out position, by the place's student."""
-        loss, divergence = place.distance(self._likely)
+    def _missed(self, leaving: Callable[[int], Tensor]) -> tuple[float, float]:
+        """Mean loss and divergence of a held-out position. leaving: a student's last layer, a batch by its number."""
+        loss = divergence = 0.0
+        for number, likely_here in self._likely.items():
+            more = loss_and_divergence(self._decoder, leaving(number), self._batches[number][0], likely_here)
+            loss, divergence = loss + more[0], divergence + more[1]
         return loss / self.positions, divergence / self.positions
 
     def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
