@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import pickle
 import re
 import struct
@@ -18,10 +17,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import UNUSABLE, InputError, ModelError
+from lowrise.errors import UNUSABLE, InputError, ModelError, reason
+from lowrise.headers import gguf_header
 from lowrise.model.decoder import Decoder
-from lowrise.model.weights import check_finite, check_gguf, check_weight_files, fingerprint
+from lowrise.model.weights import check_finite, check_weight_files, fingerprint
 from lowrise.plan import ModelRecord
+from lowrise.reading import read_json
 
 # What transformers and the parsers below it raise on files that are not what they should be.
 _UNUSABLE: tuple[type[Exception], ...] = (
@@ -65,8 +66,8 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("it holds no numbers")
         return device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("--device", "a device of this machine", f"{name!r} ({reason})", "try cpu or auto") from error
+        found = f"{name!r} ({reason(error)})"
+        raise InputError("--device", "a device of this machine", found, "try cpu or auto") from error
 
 
 def open_model(
@@ -87,7 +88,7 @@ def open_model(
     folder, gguf, revision = _locate(source, allow_pickle)
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is not None:
-        check_gguf(gguf)
+        gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
         weights = [gguf]
     else:
@@ -142,6 +143,7 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     if gguf is None:
         _check_config_file(folder, source, trust_remote_code)
     else:
+        gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
     return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
 
@@ -169,14 +171,12 @@ def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> No
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(source, "a model folder with config.json", "no config.json in it", "check the path")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(file, "JSON", str(error), "fetch the model again") from error
+    config = read_json(file, ModelError, "JSON", "fetch the model again", lenient=True)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
         raise ModelError(file, "a mapping with a model_type", "something else", "fetch the model again")
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown method")
+        said = config["quantization_config"]
+        method = said.get("quant_method", "unknown method") if isinstance(said, dict) else "unknown method"
         raise ModelError(
             source, "unquantised weights", f"a quantised checkpoint ({method})", "prune the original, then quantise"
         )
@@ -235,13 +235,13 @@ def _load(source: str, action: Any) -> Any:
     try:
         return action()
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(source, "a model folder or hub id that can be reached", reason, "check the name") from error
+        expected = "a model folder or hub id that can be reached"
+        raise ModelError(source, expected, reason(error), "check the name") from error
     except SafetensorError as error:
         raise ModelError(source, "whole safetensors files", str(error), "fetch the model again") from error
     except _UNUSABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(source, "a model transformers can open", reason, "check the model's files") from error
+        expected = "a model transformers can open"
+        raise ModelError(source, expected, reason(error), "check the model's files") from error
 
 
 def _silence_transformers() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lowrise.errors import ModelError
+from lowrise.headers import safetensors_header
+from lowrise.reading import read_json
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -22,15 +22,12 @@ def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Pa
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            weights = [folder / name for name in names]
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-            raise ModelError(index, "an index of weight files", f"{error!r}", "fetch the model again") from error
+        names = _indexed(index)
+        weights = [folder / name for name in names]
     else:
         weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     for file in weights:
-        _check_safetensors(file)
+        safetensors_header(file)
     if weights:
         return weights
     pickled = sorted(file for pattern in _PICKLED for file in folder.glob(pattern))
@@ -46,31 +43,19 @@ def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Pa
     raise ModelError(source, "safetensors weights", "no weight file", "check the folder")
 
 
-def _check_safetensors(file: Path) -> None:
-    """The header parses and the file is as long as it says (safetensors format, section 'Format')."""
-    expected, remedy = "a whole safetensors file", "fetch it again"
-    if not file.is_file():
-        raise ModelError(file, expected, "no such file", remedy)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise ModelError(file, expected, f"{size} bytes, cut short or not safetensors", remedy)
-        try:
-            header = json.loads(stream.read(length))
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(file, expected, "a header that does not parse", remedy) from error
-    if max(ends, default=0) + 8 + length != size:
-        raise ModelError(file, expected, f"{size} bytes where {max(ends, default=0) + 8 + length} belong", remedy)
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names, all of them plain names of its own folder."""
+    expected, remedy = "an index of weight files", "fetch the model again"
+    content = read_json(index, ModelError, expected, remedy, lenient=True)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    names = set(places.values()) if isinstance(places, dict) and all(map(_is_name, places.values())) else set()
+    if not names:
+        raise ModelError(index, expected, "no weight_map to files beside it", remedy)
+    return sorted(names)
 
 
-def check_gguf(file: Path) -> None:
-    """The file says that it is GGUF; whether its tensors are whole shows when they are read."""
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError(file, "a GGUF file", "one that does not begin as GGUF", "fetch it again")
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and Path(value).name == value
 
 
 def fingerprint(files: list[Path]) -> str:
