@@ -14,6 +14,7 @@ from lowrise.calibration.tokens import Windows, pack, record, shuffled
 from lowrise.calibration.written import write_windows
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
+from lowrise.model.tokenizing import tokenizing
 from lowrise.plan import CalibrationRecord
 from lowrise.progress import Reporter
 
@@ -94,7 +95,8 @@ def calibration_sentences(
     for index in shuffled(len(lines), seed).tolist():
         if len(rows) == samples:
             break
-        ids_of_line = tokenizer(" ".join(lines[index][:words]), verbose=False)["input_ids"][:most]
+        with tokenizing(source, TextError):
+            ids_of_line = tokenizer(" ".join(lines[index][:words]), verbose=False)["input_ids"][:most]
         if len(ids_of_line) > 1:  # one token alone predicts nothing
             rows.append(ids_of_line)
     if not rows:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lowrise import reading
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
+from lowrise.model.tokenizing import tokenizing
 
 
 def read_text(path: str) -> str:
@@ -22,7 +23,8 @@ def read_text(path: str) -> str:
 
 def tokenise(tokenizer: Any, text: str, where: str) -> Tensor:
     """The whole text, no special tokens added → ids (tokens,), int64."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    with tokenizing(where, TextError):
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
         raise TextError(where, "text the tokenizer knows", "no token", "give other text")
     return torch.tensor(ids, dtype=torch.long)

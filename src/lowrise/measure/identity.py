@@ -12,6 +12,7 @@ from lowrise.errors import ModelError
 from lowrise.measure.cache import digest
 from lowrise.measure.system import versions
 from lowrise.model.decoder import Decoder
+from lowrise.model.tokenizing import tokenizing
 from lowrise.reading import read_bytes
 
 # Settings of a config that say where it came from, not what the model computes.
@@ -48,7 +49,8 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 def alike_key(tokenizer: Any) -> str:
     """Equal for two tokenizers that give the same ids: vocabulary and the ids of a sample, special tokens added."""
-    return digest([tokenizer.get_vocab(), list(tokenizer(_PROBE)["input_ids"])])
+    with tokenizing("the tokenizer", ModelError):
+        return digest([tokenizer.get_vocab(), list(tokenizer(_PROBE)["input_ids"])])
 
 
 def files_sha256(files: set[str] | list[str]) -> str:
