@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -21,7 +22,8 @@ from typing import Any
 
 import warm  # noqa: F401 - its fork server has made the imports
 
-SECONDS = 10.0  # that one input may take
+SECONDS = 10.0  # of computing that one input may take
+PATIENCE = 60.0  # seconds by the clock, on a machine that does other things too
 MEMORY = 1 << 30  # bytes that one input may add
 LONGEST = 500  # characters of an error line
 _FORKS = multiprocessing.get_context("forkserver")
@@ -42,12 +44,12 @@ def outcomes(kind: str, seeds: range, base: Path, work: Path) -> list[Outcome]:
     log.touch()
     process = _FORKS.Process(target=_all, args=(kind, list(seeds), base, work, log), daemon=True)
     process.start()
-    size, since = 0, time.monotonic() + 20  # the fork server may have imports to make
+    size, since = 0, time.monotonic() + PATIENCE  # the fork server may have imports to make
     while process.is_alive():
         process.join(0.05)
         if (now := log.stat().st_size) != size:
             size, since = now, time.monotonic()
-        elif time.monotonic() - since > SECONDS:
+        elif time.monotonic() - since > PATIENCE:
             process.kill()
             process.join()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -55,7 +57,8 @@ def outcomes(kind: str, seeds: range, base: Path, work: Path) -> list[Outcome]:
     begun = [line["begun"] for line in lines if "begun" in line]
     if len(ended) < len(seeds):
         lost = begun[-1] if begun else seeds[0]
-        ended.append(Outcome(lost, None, f"hung or killed: exit status {process.exitcode}"))
+        said = (work / "stderr").read_text(errors="replace")[-3000:]
+        ended.append(Outcome(lost, None, f"hung or killed: exit status {process.exitcode}\n{said}"))
     return ended
 
 
@@ -87,21 +90,23 @@ def _one(kind: str, seed: int, base: Path, box: Path, said: int) -> Outcome:
     tempfile.tempdir = None
     os.chdir(box / "home")
     case = KINDS[kind](Mutator(f"{kind} {seed}"), base, box)
-    before = _contents(box, case.writes)
+    before, empty = _contents(box, case.writes), not any((box / "place").iterdir())
     os.truncate(said, 0)
     os.lseek(said, 0, os.SEEK_SET)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sys.argv = ["lowrise", *map(str, case.arguments)]
     status, fault = None, None
-    began = time.monotonic()
+    began = time.process_time()
+    faulthandler.dump_traceback_later(PATIENCE - 1, file=said)
     try:
         with case.around:
             cli.main()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever comes is what is looked for
         fault = "".join(traceback.format_exc().splitlines(keepends=True)[-12:])
-    seconds = time.monotonic() - began
+    faulthandler.cancel_dump_traceback_later()
+    seconds = time.process_time() - began
     os.lseek(said, 0, os.SEEK_SET)
     text = os.read(said, 1 << 20).decode("utf-8", "surrogateescape")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024
@@ -110,7 +115,7 @@ def _one(kind: str, seed: int, base: Path, box: Path, said: int) -> Outcome:
     if fault is None and _contents(box, case.writes) != before:
         changed = set(_contents(box, case.writes).items()) ^ set(before.items())
         fault = f"written outside the output: {sorted(name for name, _ in changed)[:5]}"
-    if fault is None and status == 2 and any((box / "place").iterdir()):
+    if fault is None and status == 2 and empty and any((box / "place").iterdir()):
         fault = f"left at the output: {[path.name for path in (box / 'place').iterdir()][:5]}"
     return Outcome(seed, status, None if fault is None else f"{fault}\n  {sys.argv[1:]}\n  {text[-600:]!r}")
 
@@ -137,7 +142,7 @@ def _contents(box: Path, but: tuple[str, ...]) -> dict[str, tuple[int, int, int]
     for folder, names, files in os.walk(box):
         place = Path(folder).relative_to(box)
         names[:] = [name for name in names if str(place / name) not in but]
-        for name in [*names, *files]:
+        for name in [*names, *(name for name in files if str(place / name) not in but)]:
             status = (Path(folder) / name).lstat()
             changed = 0 if name in names else status.st_mtime_ns
             found[str(place / name)] = (status.st_mode, 0 if name in names else status.st_size, changed)

@@ -19,21 +19,30 @@ _MERGE_BOMB = "\n".join(
     + [f"{new}: &{new}\n  <<: [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefg", "bcdefgh", strict=True)]
 )
 YAML_TRICKS = [
-    "&a [*a]", "a: &a {b: *a}", "&a {<<: *a}", "&a {? *a : b}", _BOMB, _MERGE_BOMB, "!!int ''", "a: !!bool x", "!!timestamp x",
-    "2024-13-45", "x: 2024-13-45", "!!float ''", "a: !!binary '%'", "!!python/name:os.system x", "? [a]\n: b", "? {a: b}\n: c",
+    "&a [*a]", "a: &a {b: *a}", "&a {<<: *a}", "&a {? *a : b}", _BOMB, _MERGE_BOMB, "!!int ''", "a: !!bool x",
+    "!!timestamp x",
+    "2024-13-45", "x: 2024-13-45", "!!float ''", "a: !!binary '%'", "!!python/name:os.system x", "? [a]\n: b",
+    "? {a: b}\n: c",
     "%YAML 9.9\n---\na: 1", "---\na: 1\n---\nb: 2", "a: 1\na: 2", "\ta: 1", "a: 1:99:99:99", "x: 0x" + "f" * 300,
-    "x: " + "9" * 5000, "'" * 999, '"\\uD800"', "a: \"\\x00\"", "[" * 5000, "{a: " * 3000, "- " * 3000, "a: |\n" + " x\n" * 20000,
-    "\ufeffa: 1", "1: 2", "null: 1", ".nan: .inf", "~", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "a: .nan", "*a", "&a",
+    "x: " + "9" * 5000, "'" * 999, '"\\uD800"', "a: \"\\x00\"", "[" * 5000, "{a: " * 3000, "- " * 3000,
+    "a: |\n" + " x\n" * 20000,
+    "\ufeffa: 1", "1: 2", "null: 1", ".nan: .inf", "~", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "a: .nan",
+    "*a", "&a",
     "!<x> y", "model: &m x\nremove: *m", "=: =", "<<: 1", "<<: [1]", "-", ":", "?", "a" * 100000 + ": 1",
 ]  # fmt: skip
 ODD_TEXTS = [
-    "", " ", "\n", "x", "\x1b[31m\x07", "[/bold]", "[red]", "[link=http://x]", "<script>alert(1)</script>", "{{ 7 * 7 }}", "%s%n", "null",
-    "nan", "-1", "1e999", "../../../etc/passwd", "/dev/zero", "/dev/null", "~", "\u202eright to left", "\U0001f98a" * 50, "é\u0301",
-    "word " * 2000, "x" * 5000, "a\nb\nc", "\u2028", "a,b,,c", "--help", "-", "True", "0x10", "١٢", "\x7f", "|", "`code`",
+    "", " ", "\n", "x", "\x1b[31m\x07", "[/bold]", "[red]", "[link=http://x]", "<script>alert(1)</script>",
+    "{{ 7 * 7 }}", "%s%n", "null",
+    "nan", "-1", "1e999", "../../../etc/passwd", "/dev/zero", "/dev/null", "~", "\u202eright to left",
+    "\U0001f98a" * 50, "é\u0301",
+    "word " * 2000, "x" * 5000, "a\nb\nc", "\u2028", "a,b,,c", "--help", "-", "True", "0x10", "١٢", "\x7f", "|",
+    "`code`",
 ]  # fmt: skip
 ODD_VALUES: list[Any] = [
-    None, True, False, 0, 1, 2, 3, -1, -7, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 10**400, 0.0, -0.0, 0.5, 1.5, -2.5, 1e-320,
-    1e308, float("nan"), float("inf"), float("-inf"), [], {}, [[]], [None], {"": ""}, {"a": {"b": {"c": []}}}, [1, "x", None],
+    None, True, False, 0, 1, 2, 3, -1, -7, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 10**400, 0.0,
+    -0.0, 0.5, 1.5, -2.5, 1e-320,
+    1e308, float("nan"), float("inf"), float("-inf"), [], {}, [[]], [None], {"": ""}, {"a": {"b": {"c": []}}},
+    [1, "x", None],
     [0] * 1000, "\0", "\ud800", *ODD_TEXTS,
 ]  # fmt: skip
 
@@ -92,8 +101,10 @@ class Mutator(random.Random):
         if kind == 7:
             return self.choice(
                 [
-                    text[:at], text[:at] + "\x00" + text[at:], "[" * 100_000, '{"a":' * 3000, text + text, "\ufeff" + text, "", "9" * 5000,
-                    "null", "[]", "{}", '"x"', "NaN", "-", '{"a": 1, "a": 2}', text.replace(":", ": " + "9" * 5000 + ", ", 1),
+                    text[:at], text[:at] + "\x00" + text[at:], "[" * 100_000, '{"a":' * 3000, text + text,
+                    "\ufeff" + text, "", "9" * 5000,
+                    "null", "[]", "{}", '"x"', "NaN", "-", '{"a": 1, "a": 2}',
+                    text.replace(":", ": " + "9" * 5000 + ", ", 1),
                     text.replace("{", '{"format": 1, "format": 2, ', 1), '"\\ud800"', text.replace('"', "'"), "1e999",
                     "[" + "[]," * 100_000 + "[]]", "{" + ",".join(f'"{i}":{i}' for i in range(20000)) + "}",
                 ]

@@ -12,7 +12,8 @@ from unittest import mock
 import tiny
 
 SIZES: dict[str, Any] = {
-    "num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 32, "num_attention_heads": 2,
+    "num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 32,
+    "num_attention_heads": 2,
 }  # fmt: skip
 SHORT = ["--length", "16", "--samples", "4", "--device", "cpu", "--quiet"]
 
