@@ -1,7 +1,8 @@
 """The one door for what comes from outside: files, and the JSON and YAML in them, bounded before they are used.
 
 A caller names the error it raises, what it expected and what to do; every failure to read becomes that one line.
-`lenient` is for files that other tools write: NaN, infinities, keys said twice and control characters pass there.
+`lenient` is for files that other tools write: NaN, infinities, keys said twice and control characters pass there, and
+integers beyond 64 bits, since tokenizers say 10**30 where they set no limit.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def parse_json(
             raise UnreadableError(f"more than {MOST_VALUES:,} values")
         try:
             if lenient:
-                value = json.loads(text, parse_int=_integer)
+                value = json.loads(text, parse_int=_long_integer)
             else:
                 value = json.loads(
                     text, parse_int=_integer, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
@@ -198,6 +199,12 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _long_integer(digits: str) -> int:
+    if len(digits) > 40:
+        raise UnreadableError(f"the number {digits[:20]}…, which is too large")
+    return int(digits)
+
+
 def _finite(number: str) -> float:
     value = float(number)
     if value - value != 0:
@@ -236,7 +243,7 @@ def _check_values(value: Any, most: int, lenient: bool) -> None:
                 stack.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, str):
             _check_string(item, lenient)
-        elif isinstance(item, int) and abs(item) > MOST_INTEGER:
+        elif isinstance(item, int) and abs(item) > MOST_INTEGER and not lenient:
             raise UnreadableError("a number that is too large")
         elif isinstance(item, float) and item - item != 0 and not lenient:
             raise UnreadableError(f"the number {item}, which is not finite")

@@ -1,4 +1,4 @@
-"""Damaged inputs of every kind: exit 0, 1 or 2 as it fits, one line, no traceback, no hang, nothing written elsewhere."""
+"""Damaged inputs of every kind: a fitting exit status, one line, no traceback, no hang, nothing written elsewhere."""
 
 from __future__ import annotations
 
