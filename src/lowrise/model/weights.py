@@ -5,37 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lowrise.errors import ModelError
+from lowrise.model.formats import Stored
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SAFE, _OPENED_PICKLES = "model.safetensors", "pytorch_model.bin"
 
 
-def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Path]:
-    """The weight files of a folder, sorted.
+def check_weight_files(folder: Path, source: str, allow_pickle: bool, named: object = None) -> list[Path]:
+    """The weight files of a folder that transformers loads, sorted: others may lie beside them.
 
+    named: config.json's `transformers_weights`, which goes before all.
     Raises ModelError when there are none, only pickled ones, a shard is missing, or a file is cut short.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            weights = [folder / name for name in names]
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-            raise ModelError(index, "an index of weight files", f"{error!r}", "fetch the model again") from error
-    else:
-        weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    weights = _loaded(folder, [str(named)] if named else [_SAFE, f"{_SAFE}.index.json"])
     for file in weights:
         _check_safetensors(file)
     if weights:
         return weights
     pickled = sorted(file for pattern in _PICKLED for file in folder.glob(pattern))
+    opened = _loaded(folder, [_OPENED_PICKLES, f"{_OPENED_PICKLES}.index.json"])
+    if opened and allow_pickle:
+        return opened
     if pickled and allow_pickle:
-        return pickled
+        raise ModelError(source, f"weights called {_SAFE} or {_OPENED_PICKLES}", pickled[0].name, "rename it")
     if pickled:
         raise ModelError(
             source,
@@ -43,7 +42,57 @@ def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Pa
             f"only pickled ones ({pickled[0].name}), which can run code when opened",
             "convert them to safetensors, or say --allow-pickle if you trust their author",
         )
-    raise ModelError(source, "safetensors weights", "no weight file", "check the folder")
+    others = sorted(folder.glob("*.safetensors"))
+    found = f"none of that name ({others[0].name})" if others else "no weight file"
+    raise ModelError(source, f"safetensors weights ({_SAFE})", found, "check the folder")
+
+
+def _loaded(folder: Path, names: list[str]) -> list[Path]:
+    """The files that the first of `names` there is stands for: itself, or the shards that it lists as an index."""
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if name is None:
+        return []
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(folder, "weights inside the folder", name, "mend transformers_weights in config.json")
+    return _shards(folder / name) if name.endswith(".index.json") else [folder / name]
+
+
+def _shards(index: Path) -> list[Path]:
+    """Raises ModelError for an index that is none, or one that leads out of its folder."""
+    expected, remedy = "an index of weight files", "fetch the model again"
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        astray = next((name for name in names if Path(name).name != name), None)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ModelError(index, expected, f"{error!r}", remedy) from error
+    if astray is not None or not names:
+        raise ModelError(index, f"{expected} beside it", astray or "an empty one", remedy)
+    return [index.parent / name for name in names]
+
+
+def stored_tensors(files: list[Path]) -> list[Stored]:
+    """What the headers of safetensors or GGUF files, already checked, say of each tensor; none of pickled files."""
+    found: list[Stored] = []
+    for file in files:
+        if file.suffix == ".gguf":
+            found += [Stored(str(t.name), t.tensor_type.name, int(t.n_elements)) for t in _gguf(file)]
+        elif file.suffix == ".safetensors":
+            header = _header(file)
+            found += [Stored(name, entry["dtype"], prod(entry["shape"])) for name, entry in header.items()]
+    return found
+
+
+def _gguf(file: Path) -> Any:
+    from gguf import GGUFReader
+
+    return GGUFReader(file).tensors
+
+
+def _header(file: Path) -> dict[str, dict[str, Any]]:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header: dict[str, dict[str, Any]] = json.loads(stream.read(length))
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def _check_safetensors(file: Path) -> None:
