@@ -1,33 +1,23 @@
-"""What a shallower model takes along from its base's folder, byte by byte: tokenizer, licences, templates, processors."""
+"""What a shallower model takes along from its base's folder, byte by byte: tokenizer, licences, processors."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from lowrise.errors import ModelError
 from lowrise.model.spelling import write_json
 
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model*",
-    "*.model",
-    "*.tiktoken",
-    "*.spm",
-    "vocab.*",
-    "merges.txt",
-    "tekken.json",
-)
-_TEMPLATES = ("*.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
-_PROCESSORS = ("*processor_config.json", "processor_config.json", "image_processor*.json", "video_processor*.json")
+_VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", "*.tiktoken", "vocab.*", "tekken.json")
+_TOKENIZER = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+_TEMPLATES = ("*.jinja", "chat_template.json")
+_PROCESSORS = ("*processor_config.json", "*preprocessor_config.json", "image_processor*.json", "video_processor*.json")
 _LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
-_GENERATION = ("generation_config.json",)
-_COMPANIONS = (*_TOKENIZER, *_TEMPLATES, *_PROCESSORS, *_LEGAL, *_GENERATION)
+_COMPANIONS = (*_TOKENIZER, *_TEMPLATES, *_PROCESSORS, *_LEGAL, "generation_config.json")
+_TEMPLATE_FOLDER = "additional_chat_templates"
 _CODE = ("*.py",)
 
 # What a hub id may bring onto the disk: never pickles, never other formats of the same weights. README: the licence.
@@ -44,7 +34,9 @@ def refuse_adapter(folder: Path, source: str) -> None:
     file = folder / "adapter_config.json"
     if not file.exists():
         return
-    found = f"an adapter beside them ({file.name})" if (folder / "config.json").exists() else f"an adapter ({file.name})"
+    found = (
+        f"an adapter beside them ({file.name})" if (folder / "config.json").exists() else f"an adapter ({file.name})"
+    )
     raise ModelError(source, "the weights of a whole model", found, "merge it into its base model, then prune that")
 
 
@@ -55,7 +47,7 @@ def copy_companions(base: Path, folder: Path, tokenizer: Any, *, with_code: bool
     with_code: the Python files of a folder whose code the user allowed come along too; else nothing refers to them.
     """
     copied = [] if base.is_file() else _copied(base, folder, (*_COMPANIONS, *(_CODE if with_code else ())))
-    if "tokenizer_config.json" not in copied and not {"tokenizer.json", "tokenizer.model"} & set(copied):
+    if not any(_fits(name, _VOCABULARIES) for name in copied):
         tokenizer.save_pretrained(folder)
     for name in copied:
         if name.endswith(".json") and not with_code:
@@ -69,12 +61,17 @@ def forget_missing_code(folder: Path) -> None:
 
 def _copied(base: Path, folder: Path, patterns: tuple[str, ...]) -> list[str]:
     """Names of the files copied."""
-    found = {file for pattern in patterns for file in base.glob(pattern) if file.is_file()}
-    for file in sorted(found):
+    found = [file for file in base.iterdir() if file.is_file() and _fits(file.name, patterns)]
+    found += [file for file in (base / _TEMPLATE_FOLDER).glob("*.jinja") if file.is_file()]
+    for file in found:
         target = folder / file.relative_to(base)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, target)
-    return [str(file.relative_to(base)) for file in sorted(found)]
+    return [str(file.relative_to(base)) for file in found]
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name.lower(), pattern.lower()) for pattern in patterns)
 
 
 def _forget_code(file: Path) -> None:

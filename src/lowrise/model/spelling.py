@@ -30,14 +30,13 @@ def spell_config(folder: Path) -> None:
     """Add the old words to the folder's config.json, unless stock transformers would open another model with them."""
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    own_type = config.get("model_type") in transformers.CONFIG_MAPPING
-    plain = _opened(folder) if own_type else None
-    for old_words in (_old_words(config), _dtype_word(config)):
-        write_json(file, config | old_words)
-        if own_type and _opened(folder) != plain:
-            continue  # the next, shorter list
+    if config.get("model_type") not in transformers.CONFIG_MAPPING:  # its own code reads the words it always had
+        write_json(file, config | _dtype_word(config))
         return
-    write_json(file, config)
+    plain = _opened(folder)
+    write_json(file, config | _old_words(config))
+    if _opened(folder) != plain:
+        write_json(file, config | _dtype_word(config))
 
 
 def spell_tokenizer(folder: Path) -> None:
