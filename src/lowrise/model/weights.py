@@ -74,6 +74,8 @@ def stored_tensors(files: list[Path]) -> list[Stored]:
     """
     found: list[Stored] = []
     for file in files:
+        if not file.is_file():
+            raise ModelError(file, "a whole file of weights", "no such file", "fetch it again")
         if file.suffix == ".gguf":
             tensors = gguf_header(file).tensors
             found += [Stored(name, tensor.kind, prod(tensor.shape)) for name, tensor in tensors.items()]
