@@ -20,14 +20,19 @@ from difflib import get_close_matches
 MOST_CHARACTERS = 480  # of one line to the user; what the command line puts in front comes to it
 
 
+def printable(text: str) -> str:
+    """`text` with control characters, and what no terminal can print, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def one_line(text: str, most: int | None = MOST_CHARACTERS) -> str:
-    """`text` as one printable line: control characters, and what no terminal can print, are written as escapes.
+    """`text` as one printable line.
 
     most: characters; what is longer loses its middle, since the end of a path says as much as its start.
     """
-    line = " ".join(text.split())
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+    line = printable(" ".join(text.split()))
     if most is None or len(line) <= most:
         return line
     start = (most - 1) // 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lowrise.errors import ModelError
+from lowrise.errors import InputError, ModelError
 from lowrise.reading import MOST_INTEGER, UnreadableError, opened, parse_json, refusing
 
 MOST_HEADER = 100_000_000  # bytes: the safetensors library refuses more
@@ -31,14 +31,16 @@ SAFETENSORS_BITS = {
 }  # fmt: skip
 
 
-def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
+def safetensors_header(
+    file: Path, raising: type[InputError] = ModelError, remedy: str = _REMEDY
+) -> dict[str, dict[str, Any]]:
     """Tensor name → {"dtype", "shape", "data_offsets"}; metadata are left out.
 
-    Raises ModelError unless the file is whole: offsets follow each other to its very end, and each tensor has the bytes
+    Raises `raising` unless the file is whole: offsets follow each other to its very end, and each tensor has the bytes
     that its dtype and shape take.
     """
     expected = "a whole safetensors file"
-    with refusing(file, ModelError, expected, _REMEDY), opened(file) as stream:
+    with refusing(file, raising, expected, remedy), opened(file) as stream:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(8)
         length = int.from_bytes(start, "little")
@@ -47,8 +49,8 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
         if length > MOST_HEADER:
             raise UnreadableError(f"a header of {length:,} bytes")
         text = stream.read(length)
-    header = parse_json(text, file, ModelError, expected, _REMEDY)
-    with refusing(file, ModelError, expected, _REMEDY):
+    header = parse_json(text, file, raising, expected, remedy)
+    with refusing(file, raising, expected, remedy):
         if not isinstance(header, dict):
             raise UnreadableError("a header that is no mapping")
         header.pop("__metadata__", None)
@@ -121,7 +123,7 @@ def gguf_header(file: Path) -> GgufHeader:
 
     Raises ModelError unless every count, text and tensor lies within the file.
     """
-    with refusing(file, ModelError, "a whole GGUF file", _REMEDY), opened(file) as stream:
+    with refusing(file, ModelError, "a GGUF file that is whole", _REMEDY), opened(file) as stream:
         return _Gguf(stream).header()
 
 

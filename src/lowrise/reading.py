@@ -27,7 +27,7 @@ MOST_DEPTH = 64
 MOST_INTEGER = 2**63 - 1
 
 _KINDS = {
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -55,7 +55,7 @@ def refusing(where: object, raising: type[InputError], expected: str, remedy: st
     except MemoryError as error:
         raise raising(where, expected, "more than fits into memory", remedy) from error
     except yaml.YAMLError as error:
-        raise raising(where, expected, " ".join(str(error).split()), remedy) from error
+        raise raising(where, expected, str(error), remedy) from error
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise raising(where, expected, reason(error), remedy) from error
 
@@ -134,29 +134,56 @@ def read_yaml(path: Path | str, raising: type[InputError], expected: str, remedy
 def parse_yaml(text: str, where: object, raising: type[InputError], expected: str, remedy: str) -> Any:
     """YAML of plain types: no key twice, no alias within itself, MOST_YAML_VALUES where all aliases are followed."""
     with refusing(where, raising, expected, remedy):
-        if len(text) > MOST_YAML:
-            raise UnreadableError(f"more than {MOST_YAML:,} characters")
-        value = yaml.load(text, Loader=_BoundedLoader)
+        check_yaml(text)
+        value = yaml.load(text, Loader=_UniqueKeys)
         _check_values(value, MOST_YAML_VALUES, lenient=False)
         return value
 
 
-class _BoundedLoader(yaml.SafeLoader):
-    """Refuses a key said twice, and merges (`<<`) that multiply."""
+def check_yaml(text: str) -> None:
+    """Raises UnreadableError, or a parser's YAMLError, for YAML that no parser should be given.
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+    Events of the parser are walked, not the values: of an alias, the size of what it stands for is counted.
+    """
+    if len(text) > MOST_YAML:
+        raise UnreadableError(f"more than {MOST_YAML:,} characters")
+    begun: list[tuple[str | None, int]] = []  # (anchor, values before it) of each open bracket
+    sizes: dict[str, int] = {}
+    values = 0
+    for event in yaml.parse(text, Loader=_PARSER):
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in begun):
+                raise UnreadableError(f"the alias {event.anchor!r} within what it stands for")
+            values += sizes.get(event.anchor or "", 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            begun.append((event.anchor, values))
+            values += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            if anchor is not None:
+                sizes[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+        if len(begun) > MOST_DEPTH:
+            raise UnreadableError(f"brackets nested more than {MOST_DEPTH} deep")
+        if values > MOST_YAML_VALUES:
+            raise UnreadableError(f"more than {MOST_YAML_VALUES:,} values")
+
+
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the parser written in C, where there is one
+
+
+class _UniqueKeys(_PARSER):  # type: ignore[misc,valid-type]
+    """Refuses a key said twice."""
+
+    def flatten_mapping(self, node: Any) -> None:
+        if getattr(node, "flattened", False):
+            return  # from here on, a key of a merged mapping (`<<`) may well stand there twice
+        node.flattened = True
+        _check_unique(
+            [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
+        )
         super().flatten_mapping(node)
-        if len(node.value) > MOST_YAML_VALUES // 10:
-            raise UnreadableError("merged mappings that multiply")
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        own = [
-            key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")
-        ]
-        twice = next((key for key in own if own.count(key) > 1), None) if len(set(own)) < len(own) else None
-        if twice is not None:
-            raise UnreadableError(f"the key {twice!r} twice")
-        return super().construct_mapping(node, deep)
 
 
 def _check_regular(status: os.stat_result) -> None:
@@ -180,9 +207,16 @@ def _finite(number: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise UnreadableError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        _check_unique([key for key, _ in pairs])
     return found
+
+
+def _check_unique(keys: list[str]) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise UnreadableError(f"the key {key!r} twice")
+        seen.add(key)
 
 
 def _check_values(value: Any, most: int, lenient: bool) -> None:

@@ -129,7 +129,7 @@ class TestWeights:
     def test_a_shard_missing(self, run_refused: Refused, folder: Path) -> None:
         lost = shards(folder) / "model-00002-of-00002.safetensors"
         lost.unlink()
-        run_refused(model=folder, says=(lost, "no such file"))
+        run_refused(model=folder, says=(lost, "No such file"))
 
     def test_a_shard_cut_short(self, run_refused: Refused, folder: Path) -> None:
         cut = shards(folder) / "model-00002-of-00002.safetensors"

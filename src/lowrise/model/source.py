@@ -16,7 +16,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import UNUSABLE, InputError, ModelError
+from lowrise.errors import UNUSABLE, InputError, ModelError, reason
+from lowrise.headers import gguf_header
 from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
 from lowrise.model.extras import notes_of_extras
@@ -66,8 +67,8 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("it holds no numbers")
         return device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("--device", "a device of this machine", f"{name!r} ({reason})", "try cpu or auto") from error
+        found = f"{name!r} ({reason(error)})"
+        raise InputError("--device", "a device of this machine", found, "try cpu or auto") from error
 
 
 def open_model(
@@ -146,6 +147,7 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     if gguf is None:
         _check_config_file(folder, source, trust_remote_code)
     else:
+        gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
     return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
 
@@ -178,13 +180,10 @@ def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> di
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
         raise ModelError(file, "a mapping with a model_type", "something else", "fetch the model again")
     if config.get("quantization_config"):
-        settings = config["quantization_config"]
-        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        said = config["quantization_config"]
+        method = said.get("quant_method", "unknown method") if isinstance(said, dict) else "unknown method"
         raise ModelError(
-            source,
-            "unquantised weights",
-            f"a quantised checkpoint ({method or 'unknown method'})",
-            "prune the original, then quantise",
+            source, "unquantised weights", f"a quantised checkpoint ({method})", "prune the original, then quantise"
         )
     known = config.get("model_type") in transformers.CONFIG_MAPPING
     if config.get("auto_map") and not known and not trust_remote_code:
@@ -235,13 +234,13 @@ def _load(source: str, action: Any) -> Any:
     try:
         return action()
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(source, "a model folder or hub id that can be reached", reason, "check the name") from error
+        expected = "a model folder or hub id that can be reached"
+        raise ModelError(source, expected, reason(error), "check the name") from error
     except SafetensorError as error:
         raise ModelError(source, "whole safetensors files", str(error), "fetch the model again") from error
     except _UNUSABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(source, "a model transformers can open", reason, "check the model's files") from error
+        expected = "a model transformers can open"
+        raise ModelError(source, expected, reason(error), "check the model's files") from error
 
 
 def _silence_transformers() -> None:

@@ -12,7 +12,7 @@ import torch
 from lowrise.errors import ModelError
 from lowrise.headers import gguf_header, safetensors_header
 from lowrise.model.formats import Stored
-from lowrise.reading import UnreadableError, read_json, refusing
+from lowrise.reading import read_json
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SAFE, _OPENED_PICKLES = "model.safetensors", "pytorch_model.bin"
@@ -52,19 +52,24 @@ def _loaded(folder: Path, names: list[str]) -> list[Path]:
         return []
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ModelError(folder, "weights inside the folder", name, "mend transformers_weights in config.json")
-    return _shards(folder / name) if name.endswith(".index.json") else [folder / name]
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    return [folder / shard for shard in _indexed(folder / name)]
 
 
-def _shards(index: Path) -> list[Path]:
-    """Raises ModelError for an index that is none, or one that leads out of its folder."""
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names, all of them plain names of its own folder."""
     expected, remedy = "an index of weight files", "fetch the model again"
-    data = read_json(index, ModelError, expected, remedy, lenient=True)
-    with refusing(index, ModelError, expected, remedy):
-        names = sorted(set(data["weight_map"].values()))
-        astray = next((name for name in names if Path(name).name != name), None)
-        if astray is not None or not names:
-            raise UnreadableError(f"a file elsewhere ({astray})" if names else "no file named")
-    return [index.parent / name for name in names]
+    content = read_json(index, ModelError, expected, remedy, lenient=True)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    names = set(places.values()) if isinstance(places, dict) and all(map(_is_name, places.values())) else set()
+    if not names:
+        raise ModelError(index, expected, "no weight_map to files beside it", remedy)
+    return sorted(names)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and Path(value).name == value
 
 
 def stored_tensors(files: list[Path]) -> list[Stored]:
@@ -74,8 +79,6 @@ def stored_tensors(files: list[Path]) -> list[Stored]:
     """
     found: list[Stored] = []
     for file in files:
-        if not file.is_file():
-            raise ModelError(file, "a whole file of weights", "no such file", "fetch it again")
         if file.suffix == ".gguf":
             tensors = gguf_header(file).tensors
             found += [Stored(name, tensor.kind, prod(tensor.shape)) for name, tensor in tensors.items()]
