@@ -72,6 +72,26 @@ class TestPeriods:
         cut(folder, tmp_path / "out", 0, 1)
         assert not {name, "full_attention_interval"} & config_of(tmp_path / "out").keys()
 
+    def test_of_layers_without_rotary_positions(self, tmp_path: Path) -> None:
+        config = transformers.SmolLM3Config(**tiny.FAMILIES["llama"][1], no_rope_layer_interval=3)
+        folder = saved(tmp_path / "model", config)
+        cut(folder, tmp_path / "same", 0, 3)
+        cut(folder, tmp_path / "other", 0, 1)
+        assert config_of(tmp_path / "same")["no_rope_layer_interval"] == 3
+        assert "no_rope_layer_interval" not in config_of(tmp_path / "other")
+
+    def test_a_boundary_beside_a_list_moves(self, tmp_path: Path) -> None:
+        """The first two layers are dense, then sparse ones follow: the list says so, and a number."""
+        experts = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+        kinds = ["dense"] * 2 + ["sparse"] * 4
+        config = transformers.ExaoneMoeConfig(
+            **tiny.FAMILIES["llama"][1], **experts, mlp_layer_types=kinds, first_k_dense_replace=2, n_group=1,
+            topk_group=1,
+        )  # fmt: skip
+        cut(saved(tmp_path / "model", config), tmp_path / "out", 1, 3)
+        assert config_of(tmp_path / "out")["mlp_layer_types"] == ["dense"] + ["sparse"] * 3
+        assert config_of(tmp_path / "out")["first_k_dense_replace"] == 1
+
     @pytest.mark.parametrize(("start", "stop", "pattern"), [(2, 4, 4), (0, 2, None)])
     def test_what_the_layers_read_is_corrected_or_refused(
         self, monkeypatch: pytest.MonkeyPatch, start: int, stop: int, pattern: int | None

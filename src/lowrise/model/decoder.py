@@ -20,6 +20,7 @@ from torch.func import functional_call
 from lowrise.errors import ModelError, PlanError
 from lowrise.model.families import LayerNames, layer_names
 from lowrise.model.networks import SpanNetwork, attach
+from lowrise.model.periods import marks
 from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
 from lowrise.model.support import refuse_config, refuse_stack
 
@@ -222,7 +223,7 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
-        before = list(getattr(self.config, "layer_types", None) or ())
+        before = marks(self.config)
         splice_config(self.config, kept)
         setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
         renumber(self.layers)

@@ -10,11 +10,11 @@ from torch import nn
 
 from lowrise.errors import ProofError
 from lowrise.model.extras import forget_predicting
-from lowrise.model.periods import PERIODS, fitting, misleading, refusal
+from lowrise.model.periods import PERIODS, Marks, fitting, marks, misleading, refusal
 
 _INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
 # Integers that mark a boundary between layers: how many of the first layers are of one kind.
-_BOUNDARIES = ("max_window_layers",)
+_BOUNDARIES = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 # Settings that a layer divides by the square root of the stack's depth.
 _BY_ROOT_OF_DEPTH = ("scale_depth",)
 # Attributes in which layers repeat settings that follow a cut.
@@ -59,10 +59,10 @@ def renumber(layers: nn.ModuleList) -> None:
                     setattr(module, name, index)
 
 
-def settle_periods(model: Any, layers: nn.ModuleList, path: str, before: list[str], where: str) -> None:
-    """Take out of the config what misdescribes its `layer_types` by a period, or correct what is read beside them.
+def settle_periods(model: Any, layers: nn.ModuleList, path: str, before: Marks, where: str) -> None:
+    """Take out of the config what misdescribes its lists of layers by a period, or correct what is read beside them.
 
-    before: the kinds of layers before the cut. Raises ModelError where no value of such a setting is right.
+    before: of the stack before the cut. Raises ModelError where no value of such a setting is right.
     """
     config = model.config.get_text_config(decoder=True)
     for name in misleading(config, before):
@@ -70,7 +70,7 @@ def settle_periods(model: Any, layers: nn.ModuleList, path: str, before: list[st
         delattr(config, name)
         if _difference(model, layers, path) is None:
             continue
-        fit = fitting(value, list(config.layer_types), before)
+        fit = fitting(name, value, marks(config), before)
         if fit is None:
             raise refusal(where, name, value)
         setattr(config, name, fit)
