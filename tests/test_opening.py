@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import tiny
+from lowrise.model.companions import hub_files
 from lowrise.model.source import open_model, open_tokenizer
 from refusals import PLAIN, Main, assert_one_line, copied, edit_config
 
@@ -176,3 +177,29 @@ def test_observing_zero_matrices(main: Main, folder: Path, text_file: Path, tmp_
     assert found["similarity"][1] is None
     assert [value is None for value in found["cosine"]] == [True, True, True, False, False]
     assert found["distance"][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "fetched"),
+    [
+        ("model-00001-of-00002.safetensors", (True, True)),
+        ("LICENSE.txt", (True, True)),
+        ("NOTICE", (True, True)),
+        ("tokenizer.model", (True, True)),
+        ("chat_template.jinja", (True, True)),
+        ("adapter_config.json", (True, True)),
+        ("modeling_own.py", (False, True)),
+        ("pytorch_model.bin", (False, False)),
+        ("consolidated.00.pth", (False, False)),
+        ("model.gguf", (False, False)),
+    ],
+)
+def test_files_that_are_fetched_from_the_hub(name: str, fetched: tuple[bool, bool]) -> None:
+    """Without and with --trust-remote-code, and never pickles."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    kept = [
+        [*filter_repo_objects([name], allow_patterns=hub_files(trusted, allow_pickle=False))]
+        for trusted in (False, True)
+    ]
+    assert [names == [name] for names in kept] == [*fetched]

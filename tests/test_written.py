@@ -185,7 +185,7 @@ class TestCompanions:
         assert "auto_map" not in config_of(out)
         assert not (out / "modeling_own.py").exists()
 
-    def test_code_that_the_user_allowed_comes_along(
+    def test_code_that_the_user_allowed_comes_along_and_is_not_asked_for_again(
         self, main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
     ) -> None:
         folder, out = copied(tmp_path / "model", tiny_folder), tmp_path / "out"

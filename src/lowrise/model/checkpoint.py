@@ -48,7 +48,7 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
         copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
         forget_missing_code(folder)
         spell_config(folder)
-        spell_tokenizer(folder)
+        spell_tokenizer(folder, opened.trust_remote_code)
         if custom:
             write_custom_model(decoder, folder)
     decoder.release()

@@ -51,11 +51,11 @@ def usual_format(tensors: Iterable[Stored]) -> torch.dtype:
 
 
 def named_format(config: Any) -> torch.dtype | None:
-    """The one that a config names, if it names one."""
+    """The one that a config names, if it names one that weights may have."""
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, None)
-    return dtype if isinstance(dtype, torch.dtype) else None
+    return dtype if dtype in FLOATS.values() else None
 
 
 def cast_as_loaded(model: Any, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer
 
 # A family's own words in version 4 for what is one word in version 5.
 _OWN_WORDS = {
@@ -39,7 +39,7 @@ def spell_config(folder: Path) -> None:
         write_json(file, config | _dtype_word(config))
 
 
-def spell_tokenizer(folder: Path) -> None:
+def spell_tokenizer(folder: Path, trust_remote_code: bool) -> None:
     """Give the folder's tokenizer_config.json a class and words that version 4 knows.
 
     Left as it is unless version 5 wrote it, and unless stock transformers opens the same tokenizer after.
@@ -56,18 +56,15 @@ def spell_tokenizer(folder: Path) -> None:
         spelled["additional_special_tokens"] = spelled.pop("extra_special_tokens")
     if spelled == config:
         return
-    before = AutoTokenizer.from_pretrained(folder)
+    before = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     write_json(file, spelled)
-    if not same_tokenizer(before, AutoTokenizer.from_pretrained(folder)):
+    after = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if _tokenizer_facts(before) != _tokenizer_facts(after):
         file.write_text(text, encoding="utf-8")
 
 
-def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether two fast tokenizers encode alike and name the same special tokens."""
-    return all(_tokenizer_facts(one)[key] == value for key, value in _tokenizer_facts(other).items())
-
-
 def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    """How it encodes, and the special tokens that it names."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return {
         "backend": backend.to_str() if backend is not None else tokenizer.get_vocab(),
@@ -124,7 +121,7 @@ def _rope_words(config: dict[str, Any]) -> dict[str, Any]:
 
 def _opened(folder: Path) -> dict[str, Any]:
     """What stock transformers makes of the folder's config.json, without the words that are only old."""
-    settings: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+    settings: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     return _without_old(settings)
 
 
@@ -133,7 +130,7 @@ def _without_old(settings: dict[str, Any]) -> dict[str, Any]:
     old |= {*_LOCAL_THETA.values(), *_GLOBAL_THETA.values(), "rotary_emb_base", "rotary_pct"}
     kept = {}
     for name, value in settings.items():
-        if name in ("rope_parameters",) and isinstance(value, dict):
+        if name == "rope_parameters" and isinstance(value, dict):
             kept[name] = _rope_as_read(value)
         elif name not in old:
             kept[name] = _without_old(value) if isinstance(value, dict) else value
