@@ -11,8 +11,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -61,7 +62,7 @@ def refusing(where: object, raising: type[InputError], expected: str, remedy: st
 
 
 @contextmanager
-def opened(path: Path | str) -> Iterator[BinaryIO]:
+def opened(path: Path | str) -> Iterator[BufferedReader]:
     """A regular file, for reading bytes. Nothing else is opened, and nothing is waited for.
 
     Raises OSError, ValueError for a path that is none, and UnreadableError for what is no regular file.
