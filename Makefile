@@ -22,6 +22,7 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python scripts/transformers4.py
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
@@ -43,4 +44,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/greedy.py
 
 clean:
-	rm -rf $(VENV) .demo build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 build .pytest_cache .mypy_cache .ruff_cache

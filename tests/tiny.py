@@ -120,8 +120,8 @@ _GGUF_NAMES = {
 }
 
 
-def save_gguf(file: Path) -> Path:
-    """The tiny Llama with its tokenizer as one float32 GGUF file (queries and keys not permuted: another model)."""
+def save_gguf(file: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """The tiny Llama with its tokenizer as one GGUF file (queries and keys not permuted: another model)."""
     import gguf
 
     made, writer = model("llama"), gguf.GGUFWriter(file, "llama")
@@ -145,7 +145,7 @@ def save_gguf(file: Path) -> Path:
         name = name.removesuffix(".weight")
         layer, _, part = name.removeprefix("model.layers.").partition(".")
         stem = f"blk.{layer}.{_GGUF_NAMES[part]}" if layer.isdigit() else _GGUF_NAMES[name]
-        writer.add_tensor(f"{stem}.weight", value.numpy())
+        writer.add_tensor(f"{stem}.weight", value.to(dtype if value.dim() > 1 else torch.float32).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

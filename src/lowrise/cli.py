@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowrise.errors import LowriseError
+from lowrise.errors import LowriseError, one_line, printable
 from lowrise.files import check_file, check_output, write_file
 from lowrise.options import (
     OPENING,
@@ -253,7 +253,7 @@ def cache(
         typer.echo(json.dumps({"folder": str(folder), "entries": kept}, indent=2))
         return
     for entry in kept:
-        typer.echo(f"{entry['bytes']:>10,}  {entry['what']}  {entry.get('model', '')}".rstrip())
+        typer.echo(printable(f"{entry['bytes']:>10,}  {entry['what']}  {entry.get('model', '')}".rstrip()))
     typer.echo(f"{len(kept)} measurements, {sum(entry['bytes'] for entry in kept):,} bytes in {folder}")
 
 
@@ -287,10 +287,10 @@ def main() -> None:
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
     except LowriseError as error:
-        typer.echo(f"lowrise: {error}", err=True)
+        typer.echo(f"lowrise: {one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
     except UsageError as error:
-        typer.echo(f"lowrise: {' '.join(error.format_message().split())}; see `lowrise --help`", err=True)  # type: ignore[attr-defined]
+        typer.echo(f"lowrise: {one_line(error.format_message(), 450)}; see `lowrise --help`", err=True)  # type: ignore[attr-defined]
         sys.exit(2)
 
 

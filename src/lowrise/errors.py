@@ -17,6 +17,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_CHARACTERS = 480  # of one line to the user; what the command line puts in front comes to it
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, and what no terminal can print, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(text: str, most: int | None = MOST_CHARACTERS) -> str:
+    """`text` as one printable line.
+
+    most: characters; what is longer loses its middle, since the end of a path says as much as its start.
+    """
+    line = printable(" ".join(text.split()))
+    if most is None or len(line) <= most:
+        return line
+    start = (most - 1) // 2
+    return f"{line[:start]}…{line[len(line) - (most - 1 - start) :]}"
+
+
+def reason(error: BaseException) -> str:
+    """What a library says went wrong: its first line, with the next where the first only announces it by a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
 
 class LowriseError(Exception):
     exit_status = 1
@@ -40,7 +69,14 @@ class InputError(LowriseError):
     exit_status = 2
 
     def __init__(self, where: object, expected: str, found: str, remedy: str) -> None:
-        super().__init__(" ".join(f"{where}: expected {expected}, found {found}; {remedy}".split()))
+        parts = [one_line(str(part), most=None) for part in (where, expected, found, remedy)]
+        between = len(": expected , found ; ")
+        while sum(map(len, parts)) + between > MOST_CHARACTERS:  # the longest part loses its middle
+            longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+            excess = sum(map(len, parts)) + between - MOST_CHARACTERS
+            parts[longest] = one_line(parts[longest], max(len(parts[longest]) - excess, MOST_CHARACTERS // 5))
+        where, expected, found, remedy = parts
+        super().__init__(f"{where}: expected {expected}, found {found}; {remedy}")
 
 
 class RecipeError(InputError):

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from lowrise.errors import PlanError
+from lowrise.reading import read_json
 from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
 
 
@@ -197,12 +198,9 @@ class Plan(_Strict):
 
 def read_plan(path: Path) -> Plan:
     """Raises PlanError when the file is missing, not JSON, or not a plan."""
+    content = read_json(path, PlanError, "a plan file (a plan of format 1, as JSON)", "make one with `lowrise plan`")
     try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(path, "a plan file", error.strerror or "an error", "make one with `lowrise plan`") from error
-    except UnicodeDecodeError as error:
-        raise PlanError(path, "a plan as JSON text", "bytes that are not UTF-8", "check the path") from error
+        return Plan.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

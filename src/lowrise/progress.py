@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lowrise.errors import printable
+
 _LINE_EVERY = 60.0  # seconds between two lines of a bar, or of what is waited for, where there is no terminal
 
 
@@ -60,16 +62,16 @@ class Reporter:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Shown even when quiet, and kept so that results can repeat it."""
         self.warnings.append(text)
-        self.console.print(f"warning: {text}", markup=False, style="yellow")
+        self.console.print(printable(f"warning: {text}"), markup=False, style="yellow")
 
     def alarm(self, text: str) -> None:
         """Shown even when quiet, for what results themselves tell already: the last word before them."""
-        self.console.print(f"warning: {text}", markup=False, style="bold red")
+        self.console.print(printable(f"warning: {text}"), markup=False, style="bold red")
 
     @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
@@ -81,8 +83,8 @@ class Reporter:
             minute = _Minute(time.perf_counter())
             yield lambda note: self.say(f"{title}: {note}") if minute.passed(time.perf_counter()) else None
             return
-        with self.console.status(escape(title)) as status:
-            yield lambda note: status.update(escape(f"{title}  {note}"[: self.console.width - 4]))
+        with self.console.status(escape(printable(title))) as status:
+            yield lambda note: status.update(escape(printable(f"{title}  {note}")[: self.console.width - 4]))
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lowrise.errors import RecipeError, close_names
+from lowrise.reading import read_yaml
 
 Select = Literal[
     "cosine",
@@ -221,12 +222,7 @@ def presets() -> Mapping[str, Preset]:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a recipe file, not yet validated."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(path, "a readable recipe file", error.strerror or "an error", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(path, "YAML", str(error), "mend the file") from error
+    content = read_yaml(path, RecipeError, "YAML in a readable file", "mend the file, or check the path")
     if not isinstance(content, dict):
         raise RecipeError(path, "a mapping of keys to values", type(content).__name__, "write `key: value` lines")
     if not all(isinstance(key, str) for key in content):

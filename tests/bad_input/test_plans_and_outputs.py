@@ -76,7 +76,7 @@ class TestPlan:
             ({"edits": [{"kind": "drop", "start": 3, "stop": 3}]}, ("plan.json: edits.0", "[3, 3) is empty")),
             ({"edits": [{"kind": "drop", "start": 0, "stop": 6}], "layers_after": 0}, ("plan.json", "layers_after")),
             ({"layers_after": 5}, ("plan.json", "layers_after is 5", "leave 4")),
-            ({"edits": "none"}, ("plan.json: edits", "array")),
+            ({"edits": "none"}, ("plan.json: edits", "list")),
             ({"preset": "streamlin"}, ("'streamlin'", "did you mean streamline")),
         ],
         ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",

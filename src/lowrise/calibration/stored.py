@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from lowrise.calibration.sentences import Sentences
 from lowrise.calibration.tokens import Windows
 from lowrise.errors import TextError
+from lowrise.headers import safetensors_header
 
 
 def store_tokens(made: Windows | Sentences, file: Path) -> None:
@@ -29,6 +30,7 @@ def store_tokens(made: Windows | Sentences, file: Path) -> None:
 def stored_tokens(path: str) -> Windows | Sentences:
     """What `store_tokens` wrote. Raises TextError for a file that is not that, or not as it was written."""
     remedy = "leave `tokens` out of the recipe, or compare anew"
+    safetensors_header(Path(path), TextError, remedy)
     try:
         with safe_open(path, framework="pt") as file:
             about, ids = file.metadata() or {}, file.get_tensor("ids")

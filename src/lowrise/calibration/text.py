@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowrise import reading
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
 
 
 def read_text(path: str) -> str:
-    """Raises TextError when the file is missing, not UTF-8, or empty."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TextError(path, "a readable text file", error.strerror or "an error", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise TextError(path, "UTF-8 text", f"byte {error.start} is not", "convert the file") from error
+    """Raises TextError when the file is missing, special, not UTF-8, or empty."""
+    text = reading.read_text(path, TextError, "a readable file of UTF-8 text", "check the path, or convert the file")
     if not text.strip():
         raise TextError(path, "text", "an empty file", "give a file with text in it")
     return text

@@ -10,6 +10,7 @@ from typing import Any
 
 from lowrise.compare.asked import FILE, Asked, ask, check_same, read_asked, read_lists
 from lowrise.compare.folder import Row, dense_of, locked, prepared_of
+from lowrise.compare.state import clear_damaged
 from lowrise.compare.steps import finish_rows, measure_dense, prepare
 from lowrise.errors import StepError
 from lowrise.files import check_output, output_folder, write_file, writing
@@ -34,6 +35,7 @@ def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter) 
         _begin(asked, out, force, report)
     with locked(out):
         try:
+            clear_damaged(out, report)
             rows = _rows(asked, out)
             if begun_before and not (rows and all(row.finished for row in rows)):
                 _check_again(asked, out, report)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.errors import OutputError, RecipeError, TextError
+from lowrise.reading import opened, read_json, refusing
 from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
 
 FILE = "comparison.json"
@@ -104,15 +105,20 @@ def check_same(folder: Path, asked: Asked) -> None:
 
 def read_asked(file: Path) -> dict[str, Any]:
     """What `Asked.to_json` wrote. Raises OutputError for a folder that holds no comparison."""
-    try:
-        begun = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        begun = None
-    if not isinstance(begun, dict) or begun.get("format") != 1 or not {"rows", "files"} <= begun.keys():
-        raise OutputError(
-            file.parent, "a comparison to go on with, or nothing", "no comparison", "choose another --out"
-        )
+    expected, remedy = "a comparison to go on with, or nothing", "choose another --out"
+    if not file.exists():
+        raise OutputError(file.parent, expected, "no comparison", remedy)
+    begun = read_json(file, OutputError, expected, remedy)
+    if not isinstance(begun, dict) or begun.get("format") != 1 or not _is_asked(begun.get("rows"), begun.get("files")):
+        raise OutputError(file.parent, expected, "no comparison", remedy)
     return begun
+
+
+def _is_asked(rows: Any, files: Any) -> bool:
+    """Whether rows are settings by title, and files hashes by path."""
+    if not isinstance(rows, dict) or not rows or not isinstance(files, dict):
+        return False
+    return all(isinstance(row, dict) for row in rows.values()) and all(isinstance(one, str) for one in files.values())
 
 
 def _check_list(option: str, what: str, example: str, values: list[str]) -> None:
@@ -155,8 +161,5 @@ def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
 
 
 def _sha256(path: str) -> str:
-    try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise TextError(path, "a readable text file", error.strerror or "an error", "check the path") from error
+    with refusing(path, TextError, "a readable text file", "check the path"), opened(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -34,7 +34,7 @@ class Ended:
             name = signal.Signals(-self.status).name
             why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
             return f"killed by {name}{why}"
-        lines = [line.strip() for line in self.log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in _end_of(self.log, 1 << 20).splitlines() if line.strip()]
         said = [line.removeprefix("lowrise: ") for line in lines if line.startswith("lowrise: ")]
         if said:
             return said[-1]
@@ -72,7 +72,12 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _last_line(log: Path) -> str:
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - 400))
-        lines = stream.read().decode("utf-8", errors="replace").splitlines()
+    lines = _end_of(log, 400).splitlines()
     return lines[-1].strip() if lines else ""
+
+
+def _end_of(log: Path, most: int) -> str:
+    """The last bytes of what a step said, as text."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - most))
+        return stream.read(most).decode("utf-8", errors="replace")

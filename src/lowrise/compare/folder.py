@@ -18,21 +18,20 @@ from typing import Any
 import yaml
 
 from lowrise.compare.child import Ended
+from lowrise.compare.state import DENSE, PREPARED, ROW, read_state
 from lowrise.errors import OutputError
 from lowrise.files import write_file, writing
 from lowrise.recipe import Recipe
 
-PREPARED = "prepared.json"
-DENSE = Path("dense", "results.json")
 _LOCK = ".lock"
 
 
 def prepared_of(folder: Path) -> dict[str, Any] | None:
-    return _read(folder / PREPARED)
+    return read_state(folder / PREPARED)
 
 
 def dense_of(folder: Path) -> dict[str, Any] | None:
-    return _read(folder / DENSE)
+    return read_state(folder / DENSE)
 
 
 def tokens_file(folder: Path, recipe: Recipe) -> Path:
@@ -79,7 +78,7 @@ class Row:
 
     def state(self) -> dict[str, Any] | None:
         """row.json: {"status": "done", "results", "plan", "seconds"} or {"status": "failed", "reason", ...}."""
-        return _read(self.place / "row.json")
+        return read_state(self.place / ROW)
 
     @property
     def finished(self) -> bool:
@@ -102,7 +101,7 @@ class Row:
 
     def adopt(self, keep: bool) -> bool:
         """Finish a row whose output is whole, though the process that waited for it was killed before noting so."""
-        results = _read(self.model / "lowrise" / "results.json")
+        results = read_state(self.model / "lowrise" / "results.json")
         if results is None:
             return False
         self._finish({"status": "done", "seconds": results["seconds"]["total"]}, keep)
@@ -118,18 +117,10 @@ class Row:
 
     def _finish(self, state: dict[str, Any], keep: bool) -> None:
         if state["status"] == "done":
-            state["results"] = _read(self.model / "lowrise" / "results.json")
-            state["plan"] = _read(self.model / "lowrise" / "plan.json")
+            state["results"] = read_state(self.model / "lowrise" / "results.json")
+            state["plan"] = read_state(self.model / "lowrise" / "plan.json")
         write_file(self.place / "row.json", json.dumps(state, indent=2) + "\n")
         if not keep:
             shutil.rmtree(self.model, ignore_errors=True)
         for partial in self.place.glob(".*.partial"):
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    """None where the file is not there."""
-    if not file.is_file():
-        return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found

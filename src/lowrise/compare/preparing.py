@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from lowrise.calibration.stored import store_tokens
 from lowrise.compare.asked import read_asked
-from lowrise.compare.folder import PREPARED, prepared_of, tokens_file
-from lowrise.errors import OutputError, RecipeError
+from lowrise.compare.folder import prepared_of, tokens_file
+from lowrise.compare.state import PREPARED
+from lowrise.errors import OutputError, RecipeError, reason
 from lowrise.files import write_file, writing
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
@@ -24,7 +27,10 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     Rows whose criteria look at the same kind and number of tokens share one file. What only one preset cannot do is
     left to its row. Raises InputError for what no row could do, or for a model that changed since the first time.
     """
-    recipes = [Recipe(**recipe) for recipe in read_asked(asked)["rows"].values()]
+    try:
+        recipes = [Recipe(**recipe) for recipe in read_asked(asked)["rows"].values()]
+    except ValidationError as error:
+        raise OutputError(asked, "settings of a comparison", reason(error), "begin anew with --force") from error
     first = recipes[0]
     ram_limit(first.max_ram)
     load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lowrise.compare.asked import Asked
 from lowrise.compare.child import run_step
-from lowrise.compare.folder import DENSE, Row
+from lowrise.compare.folder import Row
+from lowrise.compare.state import DENSE
 from lowrise.errors import StepError
 from lowrise.files import writing
 from lowrise.progress import Reporter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -15,6 +16,7 @@ from typing import Any
 from lowrise.errors import OutputError
 from lowrise.files import write_file
 from lowrise.progress import Reporter
+from lowrise.reading import read_json
 
 FORMAT = 1  # of an entry; another one is never read
 _NAME = re.compile(r"[0-9a-f]{64}\.json")
@@ -43,11 +45,10 @@ class Cache:
         """The value kept under `key`, or None."""
         file = self._file(key)
         try:
-            entry = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            self._distrust(file, str(error))
+            entry = _entry(file)
+        except OutputError as error:
+            if file.exists():
+                self._distrust(file, str(error.__cause__))
             return None
         if not isinstance(entry, dict) or entry.get("key") != key:
             self._distrust(file, "it is of another measurement")
@@ -84,20 +85,32 @@ def _text(value: Any) -> str:
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
     """What is kept: file, bytes, and what was measured of which model, oldest first."""
     files = [file for file in folder.glob("*.json") if _NAME.fullmatch(file.name)] if folder.is_dir() else []
-    for file in sorted(files, key=lambda file: file.stat().st_mtime):
+    for file in sorted(files, key=lambda file: file.lstat().st_mtime):
         about: dict[str, Any] = {}
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))["about"]
-        except (OSError, ValueError, TypeError, LookupError):
-            about = {"what": "damaged: will be measured again"}
-        yield {"file": str(file), "bytes": file.stat().st_size, **about}
+        with contextlib.suppress(OutputError):
+            about = _about(_entry(file))
+        about = about or {"what": "damaged: will be measured again"}
+        yield {"file": str(file), "bytes": file.lstat().st_size, **about}
+
+
+def _entry(file: Path) -> Any:
+    # a measurement that overflowed is kept as what it is
+    return read_json(file, OutputError, "a measurement", "measure again", lenient=True)
+
+
+def _about(entry: Any) -> dict[str, str]:
+    """What was measured of which model; empty where the entry does not say it."""
+    about = entry.get("about") if isinstance(entry, dict) else None
+    if not isinstance(about, dict) or not isinstance(about.get("what"), str):
+        return {}
+    return {key: value for key, value in about.items() if key not in ("file", "bytes") and isinstance(value, str)}
 
 
 def clear_entries(folder: Path) -> int:
     """Delete what lowrise has kept, and nothing else; returns how many measurements that were."""
     removed = 0
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if _NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name):
+        if (_NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name)) and (file.is_symlink() or not file.is_dir()):
             file.unlink()
             removed += not file.name.startswith(".")
     return removed

@@ -39,6 +39,7 @@ class Harness(HFLM):  # type: ignore[misc]
                 tokenizer=copy.deepcopy(tokenizer),
                 backend="causal",
                 batch_size=1,
+                max_length=None if decoder.limited else self._DEFAULT_MAX_LENGTH,  # it would take -1 at its word
             )
         self.tokens: dict[tuple[str, str], int] = {}
         self.lengths: dict[tuple[str, str], int] = {}

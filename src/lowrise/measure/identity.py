@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from lowrise.errors import ModelError
 from lowrise.measure.cache import digest
 from lowrise.measure.system import versions
 from lowrise.model.decoder import Decoder
+from lowrise.reading import read_bytes
 
 # Settings of a config that say where it came from, not what the model computes.
 _PROVENANCE = ("_name_or_path", "transformers_version", "architectures", "auto_map")
@@ -52,7 +53,11 @@ def alike_key(tokenizer: Any) -> str:
 
 def files_sha256(files: set[str] | list[str]) -> str:
     """Over the contents, wherever the files lie."""
-    return digest(sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files))
+    return digest(sorted(hashlib.sha256(_code(file)).hexdigest() for file in files))
+
+
+def _code(file: str) -> bytes:
+    return read_bytes(file, ModelError, "Python that can be read", "check the file")
 
 
 def _without_call_state(text: str) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrise.errors import UNUSABLE, TaskError, close_names
+from lowrise.errors import UNUSABLE, TaskError, close_names, reason
 from lowrise.measure.cache import digest
 from lowrise.measure.identity import files_sha256
 from lowrise.measure.quiet import quiet_lm_eval
+from lowrise.measure.task_files import check_task_files
 from lowrise.progress import Reporter
 
 FEWSHOT_SEED = 1234  # what lm-eval's own command line sets
@@ -97,6 +98,8 @@ def _manager(names: list[str], task_dir: str | None) -> Any:
     if task_dir is not None and not Path(task_dir).is_dir():
         found = "a file" if Path(task_dir).exists() else "nothing there"
         raise TaskError("--task-dir", f"a folder of lm-eval task files at {task_dir}", found, "check the path")
+    if task_dir is not None:
+        check_task_files(Path(task_dir))
     from lm_eval.tasks import TaskManager
 
     with quiet_lm_eval():
@@ -201,6 +204,5 @@ def _usable(name: str) -> Any:
     try:
         yield
     except unusable as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         remedy = "check its files, or give local data with --task-dir"
-        raise TaskError(f"--tasks: {name}", "a task whose data can be had", reason, remedy) from error
+        raise TaskError(f"--tasks: {name}", "a task whose data can be had", reason(error), remedy) from error

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lowrise.errors import ModelError
+from lowrise.headers import gguf_header, safetensors_header
+from lowrise.model.formats import Stored
+from lowrise.reading import read_json
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SAFE, _OPENED_PICKLES = "model.safetensors", "pytorch_model.bin"
 
 
-def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Path]:
-    """The weight files of a folder, sorted.
+def check_weight_files(folder: Path, source: str, allow_pickle: bool, named: object = None) -> list[Path]:
+    """The weight files of a folder that transformers loads, sorted: others may lie beside them.
 
-    Raises ModelError when there are none, only pickled ones, a shard is missing, or a file is cut short.
+    named: config.json's `transformers_weights`, which goes before all.
+    Raises ModelError when there are none, or only pickled ones.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            weights = [folder / name for name in names]
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
-            raise ModelError(index, "an index of weight files", f"{error!r}", "fetch the model again") from error
-    else:
-        weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    for file in weights:
-        _check_safetensors(file)
+    weights = _loaded(folder, [str(named)] if named else [_SAFE, f"{_SAFE}.index.json"])
     if weights:
         return weights
     pickled = sorted(file for pattern in _PICKLED for file in folder.glob(pattern))
+    opened = _loaded(folder, [_OPENED_PICKLES, f"{_OPENED_PICKLES}.index.json"])
+    if opened and allow_pickle:
+        return opened
     if pickled and allow_pickle:
-        return pickled
+        raise ModelError(source, f"weights called {_SAFE} or {_OPENED_PICKLES}", pickled[0].name, "rename it")
     if pickled:
         raise ModelError(
             source,
@@ -43,34 +40,52 @@ def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Pa
             f"only pickled ones ({pickled[0].name}), which can run code when opened",
             "convert them to safetensors, or say --allow-pickle if you trust their author",
         )
-    raise ModelError(source, "safetensors weights", "no weight file", "check the folder")
+    others = sorted(folder.glob("*.safetensors"))
+    found = f"none of that name ({others[0].name})" if others else "no weight file"
+    raise ModelError(source, f"safetensors weights ({_SAFE})", found, "check the folder")
 
 
-def _check_safetensors(file: Path) -> None:
-    """The header parses and the file is as long as it says (safetensors format, section 'Format')."""
-    expected, remedy = "a whole safetensors file", "fetch it again"
-    if not file.is_file():
-        raise ModelError(file, expected, "no such file", remedy)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > size - 8:
-            raise ModelError(file, expected, f"{size} bytes, cut short or not safetensors", remedy)
-        try:
-            header = json.loads(stream.read(length))
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(file, expected, "a header that does not parse", remedy) from error
-    if max(ends, default=0) + 8 + length != size:
-        raise ModelError(file, expected, f"{size} bytes where {max(ends, default=0) + 8 + length} belong", remedy)
+def _loaded(folder: Path, names: list[str]) -> list[Path]:
+    """The files that the first of `names` there is stands for: itself, or the shards that it lists as an index."""
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if name is None:
+        return []
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(folder, "weights inside the folder", name, "mend transformers_weights in config.json")
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    return [folder / shard for shard in _indexed(folder / name)]
 
 
-def check_gguf(file: Path) -> None:
-    """The file says that it is GGUF; whether its tensors are whole shows when they are read."""
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError(file, "a GGUF file", "one that does not begin as GGUF", "fetch it again")
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names, all of them plain names of its own folder."""
+    expected, remedy = "an index of weight files", "fetch the model again"
+    content = read_json(index, ModelError, expected, remedy, lenient=True)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    names = set(places.values()) if isinstance(places, dict) and all(map(_is_name, places.values())) else set()
+    if not names:
+        raise ModelError(index, expected, "no weight_map to files beside it", remedy)
+    return sorted(names)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and Path(value).name == value
+
+
+def stored_tensors(files: list[Path]) -> list[Stored]:
+    """What the headers of safetensors or GGUF files say of each tensor; nothing is known of pickled ones.
+
+    Raises ModelError for a file that is not whole.
+    """
+    found: list[Stored] = []
+    for file in files:
+        if file.suffix == ".gguf":
+            tensors = gguf_header(file).tensors
+            found += [Stored(name, tensor.kind, prod(tensor.shape)) for name, tensor in tensors.items()]
+        elif file.suffix == ".safetensors":
+            header = safetensors_header(file)
+            found += [Stored(name, entry["dtype"], prod(entry["shape"])) for name, entry in header.items()]
+    return found
 
 
 def fingerprint(files: list[Path]) -> str:

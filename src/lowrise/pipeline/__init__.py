@@ -12,6 +12,7 @@ from typing import Any
 from lowrise.files import check_output, output_folder, writing
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
+from lowrise.model.custom import refuse_network
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
@@ -23,6 +24,7 @@ from lowrise.pipeline.opening import (
     held_out_texts,
     open_for_planning,
     open_from,
+    tell_notes,
     windows_or_sentences,
     windows_to_fit,
 )
@@ -42,6 +44,7 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     clock = Clock()
     tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     opened = open_for_planning(recipe, clock)
+    tell_notes(opened, report)
     texts = evaluation_texts(recipe, opened)
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
@@ -58,6 +61,7 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     """Choose what to do to which layers; nothing is changed."""
     clock = Clock()
     opened = open_for_planning(recipe, clock)
+    tell_notes(opened, report)
     windows = windows_or_sentences(recipe, opened, report, clock)
     fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
     return plan_edits(recipe, opened, windows, fitted_on, report, clock)[0]
@@ -69,6 +73,8 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
     clock = Clock()
     with clock.stage("open"):
         opened = open_from(recipe)
+    tell_notes(opened, report)
+    refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
     check_repairs(opened.decoder, plan.edits)
     texts = evaluation_texts(recipe, opened)
@@ -92,6 +98,7 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
         with clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
+        tell_notes(opened, report)
         texts = evaluation_texts(recipe, opened)
         both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, writes=False))
         if recipe.speed:
@@ -109,6 +116,7 @@ def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> d
     clock = Clock()
     with clock.stage("open"):
         opened = open_from(recipe)
+    tell_notes(opened, report)
     windows = calibrate(recipe, opened, report, clock)
     with clock.stage("observe"):
         found = analyse(opened.decoder, windows, report)

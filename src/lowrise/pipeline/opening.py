@@ -10,6 +10,7 @@ from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import alike_key
 from lowrise.model.cache import layer_caches
+from lowrise.model.custom import refuse_network
 from lowrise.model.decoder import Decoder
 from lowrise.model.refittable import check_refit
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
@@ -38,6 +39,12 @@ def open_from(recipe: Recipe) -> OpenModel:
     return opened
 
 
+def tell_notes(opened: OpenModel, report: Reporter) -> None:
+    """What the user should know of the model as it was opened."""
+    for note in opened.notes:
+        report.warn(note)
+
+
 def check_same_tokens(recipe: Recipe, dense: str) -> None:
     """Refuse to compare models that do not read the same tokens; only their tokenizers are opened."""
     how = {"trust_remote_code": recipe.trust_remote_code, "allow_pickle": recipe.allow_pickle}
@@ -53,6 +60,7 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
+    refuse_network(opened.decoder)
     if recipe.select in SEARCHING_WITH_REPAIR:
         check_refit(opened.decoder)
     if recipe.select == "collapse":

@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lowrise.errors import printable
 from lowrise.files import write_file
 from lowrise.quality import collapsed_on
 from lowrise.report import words
@@ -160,10 +161,12 @@ def terminal_comparison(results: dict[str, Any]) -> Group:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for index, (heading, _) in enumerate(shown):
         short = "perplexity" if texts == [heading] else _SHORT.get(heading, heading)
-        table.add_column(short, justify="right" if index else "left", no_wrap=index == 0, overflow="fold")
+        table.add_column(
+            Text(printable(short)), justify="right" if index else "left", no_wrap=index == 0, overflow="fold"
+        )
     for cells in zip(*(cells for _, cells in shown), strict=True):
-        table.add_row(*(_INTERVAL.sub("", cell) for cell in cells))
-    notes = [Text(f"{row['name']}: {note(row)}") for row in results["rows"] if note(row)]
+        table.add_row(*(Text(printable(_INTERVAL.sub("", cell))) for cell in cells))
+    notes = [Text(printable(f"{row['name']}: {note(row)}")) for row in results["rows"] if note(row)]
     return Group(table, *notes)
 
 

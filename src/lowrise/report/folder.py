@@ -6,7 +6,6 @@ show are let through.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lowrise.errors import OutputError
 from lowrise.plan import Plan, read_plan
+from lowrise.reading import MOST_YAML, read_json, read_text
 
 _COUNTS = ("n", "chance", "fewshot", "subtasks")  # of a task: what is no score
 
@@ -212,8 +212,8 @@ def read_folder(folder: Path) -> Contents:
     if not side.is_dir():
         found = "no folder `lowrise` in it" if folder.is_dir() else "nothing of that kind"
         raise OutputError(folder, "an output folder of `lowrise run` or `apply`", found, "check the path")
-    text = _read(side / "results.json")
-    results = _parse(Results, text, side / "results.json")
+    raw = _json(side / "results.json")
+    results = _parse(Results, raw, side / "results.json")
     plan = read_plan(side / "plan.json")
     dense_layers = results.dense.layers if results.dense is not None else plan.model.layers
     if (results.layers, dense_layers) != (plan.layers_after, plan.model.layers):
@@ -222,7 +222,7 @@ def read_folder(folder: Path) -> Contents:
         raise OutputError(side, expected, found, _REMEDY)
     observation = None
     if (side / "observation.json").exists():
-        observation = _parse(Observation, _read(side / "observation.json"), side / "observation.json")
+        observation = _parse(Observation, _json(side / "observation.json"), side / "observation.json")
         if not observation.fits(plan.model.layers):
             expected = f"numbers of a model of {plan.model.layers} layers"
             raise OutputError(side / "observation.json", expected, "another count", _REMEDY)
@@ -231,29 +231,20 @@ def read_folder(folder: Path) -> Contents:
     return Contents(
         plan=plan,
         results=results,
-        raw=json.loads(text),
-        recipe=_read(side / "recipe.yaml"),
+        raw=raw,
+        recipe=read_text(side / "recipe.yaml", OutputError, "a recipe", _REMEDY, most=MOST_YAML),
         observation=observation,
-        curves=[_parse(Curve, _read(file), file) for file in curves],
+        curves=[_parse(Curve, _json(file), file) for file in curves],
     )
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise OutputError(file, "a readable file", error.strerror or "an error", _REMEDY) from error
-    except UnicodeDecodeError as error:
-        raise OutputError(file, "text", "bytes that are not UTF-8", _REMEDY) from error
+def _json(file: Path) -> Any:
+    return read_json(file, OutputError, "results as JSON", _REMEDY)
 
 
-def _parse(kind: type[_Model], text: str, file: Path) -> _Model:
+def _parse(kind: type[_Model], content: Any, file: Path) -> _Model:
     try:
-        return kind.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise OutputError(file, "JSON", str(error), _REMEDY) from error
-    except RecursionError as error:
-        raise OutputError(file, "results", "brackets nested too deep", _REMEDY) from error
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from lowrise.errors import printable
 from lowrise.report import words
 from lowrise.report.tasks import task_rows
 
@@ -65,7 +67,7 @@ def terminal_table(results: dict[str, Any]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows(results):
-        table.add_row(*row)
+        table.add_row(*map(Text, map(printable, row)))  # names of files are no markup
     table.add_section()
     table.add_row("seconds", "", f"{results['seconds']['total']:,.0f}")
     return table
