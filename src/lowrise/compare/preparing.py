@@ -13,6 +13,7 @@ from lowrise.files import write_file, writing
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
@@ -27,8 +28,9 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     recipes = [Recipe(**recipe) for recipe in read_asked(asked)["rows"].values()]
     first = recipes[0]
     ram_limit(first.max_ram)
-    load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
+    tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
     opened = open_from(first)
+    check_tasks(tasks, opened, first.bos)
     record = opened.record.model_dump()
     before = prepared_of(folder)
     if before is not None and before["model"]["sha256"] != record["sha256"]:
