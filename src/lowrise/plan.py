@@ -172,10 +172,11 @@ def rule_weights(rule: Rule, count: int) -> list[float]:
     return [1 / count] * count
 
 
-# What a plan keeps of the recipe, beside what it says of its calibration; how to train stands with what is trained.
+# What a plan keeps of the recipe, beside what it says of its calibration. How to train stands with what is trained, and
+# here only where nothing is.
 SETTINGS = (
     *("remove", "select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict"),
-    *("samples", "length", "calibration_length", "bos", "dtype"),
+    *("samples", "length", "calibration_length", "bos", "dtype", "training"),
 )
 
 Edit = Annotated[Drop | Replace | Merge, Field(discriminator="kind")]

@@ -8,16 +8,19 @@ from typing import Any
 
 from lowrise.errors import PlanError
 from lowrise.plan import SETTINGS, Plan, Replace
-from lowrise.recipe import Recipe, build_recipe, presets
+from lowrise.recipe import Recipe, Training, build_recipe, presets
 
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that a plan keeps as it is."""
-    settings = recipe.model_dump(include={*SETTINGS})
+    settings = recipe.model_dump(include={*SETTINGS} - {"training"})
     if recipe.select != "collapse":
         del settings["collapse"]
+    training = recipe.training.model_dump(exclude={"validation"})
+    if recipe.network == "none" and training != Training().model_dump(exclude={"validation"}):
+        settings["training"] = training  # said, though nothing is trained
     return settings
 
 
@@ -31,14 +34,15 @@ def recipe_of_plan(plan: Plan, given: dict[str, Any], where: str) -> Recipe:
         return _recipe_of_format_1(plan, given)
     made_from = plan.calibration
     beside = made_from.sources or made_from.dataset is not None
-    trained = [edit.training for edit in plan.edits if isinstance(edit, Replace)]
+    trained = [edit.training.model_dump() for edit in plan.edits if isinstance(edit, Replace)]
+    untrained = {**plan.settings.get("training", {}), "validation": made_from.held_out}
     known = {
         **plan.settings,
         "preset": plan.preset,
         "seed": made_from.seed,
         "dataset": made_from.dataset,
         "written": made_from.written if beside else 0.0,
-        "training": trained[0].model_dump() if trained else {"validation": made_from.held_out},
+        "training": trained[0] if trained else untrained,
     }
     own = build_recipe(known, {"text": [text.path for text in made_from.sources]}, where=where)
     for name in ("dataset", "written"):

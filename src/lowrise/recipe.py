@@ -197,7 +197,7 @@ def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[s
         "avoid_massive": (select in LOOKING_AT_STATES, "choose by states"),
         "effort": (select in SEARCHING_WITH_REPAIR, "search with repair"),
         "form": (network in HAVING_FORMS, "put a network of two forms back"),
-        **{f"training.{key}": (network != "none", "train") for key in Training.model_fields if key != "validation"},
+        "training.loss": (network != "none", "train"),
         **dict.fromkeys(("calibration_length", "written"), (not merges or repair != "none", "look at windows")),
     }
     return {name: those for name, (looks, those) in looked_at.items() if not looks}

@@ -23,40 +23,42 @@ def check_askable(decoder: Decoder, tokenizer: Any, bos: Bos, tasks: TaskSet) ->
         found = "none" if start is None else f"token {start}, and the model can embed those below {rows}"
         remedy = "measure without --tasks, or give the tokenizer one"
         raise TaskError("--tasks", "a tokenizer with a BOS or an EOS token, as lm-eval needs one", found, remedy)
-    lm = _Asked(decoder, tokenizer, bos)
+    lm = Harness(decoder, tokenizer, bos)
     for loaded in {leaf.name: leaf for leaves in tasks.leaves.values() for leaf in leaves}.values():
         for instance in loaded.task.instances:
-            where = f"--tasks: {loaded.name}, item {instance.doc_id}"
-            for found, expected in lm.misfits(instance, rows)[:1]:
-                raise TaskError(where, expected, found, "mend the item, or leave the task out")
+            misfit = _misfit(lm, instance, rows)
+            if misfit is not None:
+                where = f"--tasks: {loaded.name}, item {instance.doc_id}"
+                raise TaskError(where, *misfit, "mend the item, or leave the task out")
 
 
-class _Asked(Harness):
-    """Tokenises as lm-eval does, and runs nothing."""
+def _misfit(lm: Harness, instance: Any, rows: int) -> tuple[str, str] | None:
+    """(expected, found) of what cannot be, if anything, of one request as lm-eval makes tokens of it."""
+    context, *more = instance.args
+    tokens: list[int]
+    if instance.request_type == "loglikelihood":
+        tokens, own = _pair(lm, context, more[0])
+        if not own:
+            return "an option with a token of its own", f"none of {more[0]!r} behind its context"
+        if len(own) > lm.max_length:
+            return f"options that the model's {lm.max_length} positions can hold", f"one of {len(own)} tokens"
+        tokens = [*tokens, *own]
+    else:
+        tokens = lm.tok_encode(context)
+    if instance.request_type == "generate_until":
+        room = more[0].get("max_gen_toks", lm.max_gen_toks)
+        if room >= lm.max_length:
+            return f"fewer tokens to write than the model's {lm.max_length} positions", f"{room}"
+        if lm.tokenizer.eos_token_id is None:
+            return "a tokenizer with an EOS token, at which writing ends", "none"
+    largest = max(tokens, default=0)
+    return (f"tokens below {rows}, which the model can embed", f"token {largest}") if largest >= rows else None
 
-    def misfits(self, instance: Any, rows: int) -> list[tuple[str, str]]:
-        """(found, expected) of everything about one request that cannot be."""
-        if instance.request_type == "loglikelihood":
-            context, option = instance.args
-            if context == "" and not self.tok_encode(option, add_special_tokens=False):
-                return [(f"none of {option!r}", "an option with a token of its own")]
-            ((_, before, own),) = self.loglikelihood([instance], disable_tqdm=True)
-            if not own:
-                return [(f"none of {option!r} behind its context", "an option with a token of its own")]
-            if len(own) > self.max_length:
-                return [(f"one of {len(own)} tokens", f"options that the model's {self.max_length} positions can hold")]
-            return self._unknown([*before, *own], rows)
-        if instance.request_type == "generate_until":
-            room = instance.args[1].get("max_gen_toks", self.max_gen_toks)
-            if room >= self.max_length:
-                return [(f"{room}", f"fewer tokens to write than the model's {self.max_length} positions")]
-            if self.tokenizer.eos_token_id is None:
-                return [("none", "a tokenizer with an EOS token, at which the model ends")]
-        return self._unknown(self.tok_encode(instance.args[0]), rows)
 
-    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, override_bs: Any = None) -> Any:
-        return requests
-
-    def _unknown(self, tokens: list[int], rows: int) -> list[tuple[str, str]]:
-        largest = max(tokens, default=0)
-        return [(f"token {largest}", f"tokens below {rows}, which the model can embed")] if largest >= rows else []
+def _pair(lm: Harness, context: str, option: str) -> tuple[list[int], list[int]]:
+    """What lm-eval gives to read, and what it scores."""
+    if context:
+        before, own = lm._encode_pair(context, option)
+        return list(before), list(own)
+    own = lm.tok_encode(option, add_special_tokens=False)
+    return (own[:1], own[1:]) if own[:1] == [lm.prefix_token_id] else ([lm.prefix_token_id], own)
