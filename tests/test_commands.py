@@ -186,13 +186,14 @@ def test_a_dropped_span_needs_no_tokens_to_be_applied(
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_other_text_for_apply_is_said(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
+def test_other_text_for_apply_is_refused(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
     plan, other = tmp_path / "plan.json", tmp_path / "other.txt"
     other.write_text(tiny.text(seed=9))
     main("plan", tiny_folder, "--remove", "2", "--text", text_file, "--out", plan, *QUICK, "--recipe", recipe(tmp_path))
     status, _, errors = main("apply", tiny_folder, plan, "--text", other, "--out", tmp_path / "out", "--quiet")
-    assert status == 0
-    assert "not on the tokens that the plan was made from" in errors
+    assert status == 2
+    assert f"--text {other}: expected a text that {plan} was made from (words.txt, sha256 " in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_text_the_model_writes_its_own(main: Main, tiny_folder: Path, tmp_path: Path) -> None:

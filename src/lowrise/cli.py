@@ -116,21 +116,12 @@ def apply(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Do what a plan says, heal and write. Samples, length and seed are the plan's."""
+    """Do what a plan says, heal and write. All settings are the plan's; --text is for texts that have moved."""
     from lowrise.plan import read_plan
-    from lowrise.recipe import planned_length
+    from lowrise.planned import recipe_of_plan
 
     planned = read_plan(plan_file)
-    made_from = planned.fitted_on
-    settings = recipe_of(
-        None,
-        given,
-        model=model,
-        preset=planned.preset,
-        samples=made_from.samples,
-        seed=made_from.seed,
-        **planned_length(planned.preset, made_from.length),
-    )
+    settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, model)
     from lowrise import pipeline
 
@@ -138,7 +129,7 @@ def apply(
 
 
 @app.command()
-@takes("text", "length", "windows", "speed", *TASKS, *OPENING)
+@takes("text", "length", "bos", "windows", "speed", *TASKS, *OPENING)
 def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],
@@ -203,7 +194,7 @@ def prepare(folder: Path, asked: Path) -> None:
 
 
 @app.command()
-@takes("text", "dataset", "samples", "length", "seed", *OPENING)
+@takes("text", "dataset", "samples", "length", "seed", "bos", *OPENING)
 def observe(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     out: OutFolder,

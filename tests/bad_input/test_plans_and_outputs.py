@@ -63,7 +63,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
-            ({"format": 2}, ("plan.json: format", "a plan of format 1")),
+            ({"format": 3}, ("plan.json: format", "a plan of format 1 or 2")),
             ({"extra": 1}, ("plan.json: extra", "not permitted")),
             ({"edits": [{"kind": "split", "start": 1, "stop": 3}]}, ("plan.json: edits.0", "split")),
             ({"edits": [{"kind": "merge", "start": 1, "stop": 2}]}, ("plan.json: edits.0", "two layers or more")),

@@ -16,6 +16,7 @@ from lowrise.files import write_file, writing
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
@@ -33,8 +34,9 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
         raise OutputError(asked, "settings of a comparison", reason(error), "begin anew with --force") from error
     first = recipes[0]
     ram_limit(first.max_ram)
-    load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
+    tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
     opened = open_from(first)
+    check_tasks(tasks, opened, first.bos)
     record = opened.record.model_dump()
     before = prepared_of(folder)
     if before is not None and before["model"]["sha256"] != record["sha256"]:

@@ -18,6 +18,7 @@ from lowrise.report.comparison import row_line
 # Settings that decide what is measured and how a model is opened: those of `lowrise measure`.
 _MEASURING = (
     "length",
+    "bos",
     "windows",
     "task_dir",
     "limit",

@@ -16,6 +16,7 @@ from lowrise.model.custom import refuse_network
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import add_speed, make_results, measure_model, tell_collapse
 from lowrise.pipeline.opening import (
     calibrate,
@@ -28,9 +29,9 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import plan_edits
+from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
 from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
-from lowrise.plan import Plan, Replace, check_plan_fits
+from lowrise.plan import Plan, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
@@ -45,13 +46,14 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
     tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     opened = open_for_planning(recipe, clock)
     tell_notes(opened, report)
+    check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
         texts = held_out_texts(recipe, windows)
     fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
     plan, observation, gate = plan_edits(recipe, opened, windows, fitted_on, report, clock)
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, recipe.bos)
     return apply_and_write(
         plan, opened, fitted_on, texts, dense, recipe, out, force, report, clock, "run", gate, observation
     )
@@ -79,12 +81,12 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
     check_repairs(opened.decoder, plan.edits)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
-    if any(isinstance(edit, Replace) or edit.repair != "none" for edit in plan.edits):
+    if plan.is_fitted:
         windows = calibrate(recipe, opened, report, clock)
+        check_tokens(plan, windows, report)
+        check_versions(plan, opened.decoder, report)
         gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
-        if windows.sha256() != plan.fitted_on.sha256:
-            report.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock, recipe.bos)
     return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply", gate)
 
 
@@ -100,7 +102,9 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
             opened = open_from(recipe.model_copy(update={"model": source}))
         tell_notes(opened, report)
         texts = evaluation_texts(recipe, opened)
-        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, writes=False))
+        check_tasks(tasks, opened, recipe.bos)
+        how = (recipe.windows, tasks, report, clock, recipe.bos)
+        both.append(measure_model(opened.decoder, opened, texts, *how, writes=False))
         if recipe.speed:
             decoders.append(opened.decoder)
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)

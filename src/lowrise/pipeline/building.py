@@ -63,7 +63,7 @@ def apply_and_write(
         with clock.stage("write"):
             decoder = save_and_prove(opened, folder, out=out, compute=compute)
         until_written = peak_memory()
-        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
+        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock, recipe.bos)
         results = make_results(str(out), after, dense, clock)
         if recipe.strict:
             refuse_collapse(results, plan.scores)
