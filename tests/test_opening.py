@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from lowrise.model.companions import hub_files
 from lowrise.model.source import open_model, open_tokenizer
+from made_tasks import write_tasks
 from refusals import PLAIN, Main, assert_one_line, copied, edit_config
 
 Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -126,9 +127,12 @@ class TestFilesThatAreLoaded:
         assert open_model(str(folder), device="cpu").record.sha256 == plain
 
 
+@pytest.mark.usefixtures("no_tasks_of_lm_eval")
 def test_no_limit_of_positions(main: Main, folder: Path, text_file: Path, tmp_path: Path) -> None:
+    """In windows, in what the model writes, and in tasks, which lm-eval cuts to the positions that there are."""
     edit_config(folder, max_position_embeddings=-1)
-    status, _, errors = main("run", folder, *PLAIN, "--text", text_file, "--out", tmp_path / "out")
+    tasks = ["--tasks", "made_choice", "--task-dir", write_tasks(tmp_path / "tasks", count=2)]
+    status, _, errors = main("run", folder, *PLAIN, *tasks, "--text", text_file, "--out", tmp_path / "out")
     assert status == 0, errors
 
 
