@@ -80,7 +80,7 @@ def test_a_tokenizer_that_fails_on_a_probe_is_tried_on_others_and_a_text_that_it
     tokenizer = words(["<s>", "The"])
     assert leading_tokens(tokenizer, "auto") == ()
     assert leading_tokens(words(["<s>"]), "auto") == ()
-    with pytest.raises(TextError, match="my.txt: expected text that the tokenizer can read, found .*UNK"):
+    with pytest.raises(TextError, match=r"my\.txt: expected text that the tokenizer can read, found .*UNK"):
         plain_ids(tokenizer, "The cat", "my.txt")
 
 

@@ -197,9 +197,7 @@ class TestTexts:
             assert f"{option}: expected" in errors
             assert "as the plan was made with" in errors
 
-    def test_texts_are_taken_in_the_plans_order(
-        self, main: Main, folder: Path, text_file: Path, tmp_path: Path
-    ) -> None:
+    def test_texts_are_taken_in_the_plans_order(self, main: Main, folder: Path, tmp_path: Path) -> None:
         files = [tmp_path / "a.txt", tmp_path / "b.txt"]
         for seed, file in enumerate(files):
             file.write_text(tiny.text(300, seed))
