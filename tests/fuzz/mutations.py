@@ -43,7 +43,7 @@ class Mutator(random.Random):
 
     def nested(self) -> Any:
         value: Any = []
-        for _ in range(self.choice([20, 70, 400])):
+        for _ in range(self.choice([20, 70, 100])):
             value = [value] if self.random() < 0.5 else {"a": value}
         return value
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrise.errors import UNUSABLE, TextError
+from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
+from lowrise.model.tokenizing import tokenizing
 from lowrise.recipe import Bos
 
 _PROBES = ("a", "The", "1", "\n")  # one at least is known to a tokenizer whose vocabulary is small
@@ -53,11 +54,5 @@ def behind(prefix: tuple[int, ...], rows: Tensor) -> Tensor:
 
 def encode(tokenizer: Any, text: str, where: str, **how: bool) -> list[int]:
     """The tokenizer's ids of `text`. Raises TextError for a text that makes it fail."""
-    try:
+    with tokenizing(where, TextError, "text that the tokenizer can read", "give other text"):
         return [int(token) for token in tokenizer(text, verbose=False, **how)["input_ids"]]
-    except Exception as error:
-        # the tokenizers library raises bare Exceptions, which have no narrower name
-        if type(error) is not Exception and not isinstance(error, UNUSABLE):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TextError(where, "text that the tokenizer can read", reason, "give other text") from error

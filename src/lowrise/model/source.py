@@ -22,6 +22,8 @@ from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
 from lowrise.model.extras import notes_of_extras
 from lowrise.model.formats import named_format, refuse_unreadable, usual_format
+from lowrise.model.side_files import check_side_files
+from lowrise.model.tokenizing import tokenizing
 from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
 from lowrise.plan import ModelRecord
 from lowrise.reading import read_json
@@ -101,7 +103,7 @@ def open_model(
     _check_kind(config, source, is_gguf=gguf is not None)
     own_dtype = named_format(config) or usual_format(tensors)
     chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
-    tokenizer = _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+    tokenizer = _load_tokenizer(source, folder, kwargs)
     kwargs["use_safetensors"] = None if allow_pickle or gguf is not None else True
     # the GGUF loader draws a bar of its own, which no setting of transformers silences
     with contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext():
@@ -149,7 +151,7 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     else:
         gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
-    return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+    return _load_tokenizer(source, folder, kwargs)
 
 
 def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
@@ -177,6 +179,7 @@ def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> di
     if not file.is_file():
         raise ModelError(source, "a model folder with config.json", "no config.json in it", "check the path")
     config = read_json(file, ModelError, "JSON", "fetch the model again", lenient=True)
+    check_side_files(folder)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
         raise ModelError(file, "a mapping with a model_type", "something else", "fetch the model again")
     if config.get("quantization_config"):
@@ -241,6 +244,11 @@ def _load(source: str, action: Any) -> Any:
     except _UNUSABLE as error:
         expected = "a model transformers can open"
         raise ModelError(source, expected, reason(error), "check the model's files") from error
+
+
+def _load_tokenizer(source: str, folder: Path, kwargs: dict[str, Any]) -> Any:
+    with tokenizing(source, ModelError):
+        return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
 
 
 def _silence_transformers() -> None:
