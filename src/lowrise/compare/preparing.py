@@ -28,7 +28,9 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     first = recipes[0]
     ram_limit(first.max_ram)
     load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
-    opened = open_from(first)
+    clock = Clock(report)
+    with clock.stage("open"):
+        opened = open_from(first)
     record = opened.record.model_dump()
     before = prepared_of(folder)
     if before is not None and before["model"]["sha256"] != record["sha256"]:
@@ -37,7 +39,6 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
         raise OutputError(folder, expected, found, "choose another --out, or begin anew with --force")
     removed = _sizes(list(dict.fromkeys(str(recipe.remove) for recipe in recipes)), len(opened.decoder))
     evaluation_texts(first, opened)
-    clock = Clock()
     for recipe in recipes:
         file = tokens_file(folder, recipe)
         if not file.exists():
