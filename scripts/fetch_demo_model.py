@@ -5,6 +5,7 @@ python scripts/fetch_demo_model.py        prints the path of the .gguf file
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -44,4 +45,5 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(fetch())
