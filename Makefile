@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
+	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/repair.py
 	$(BIN)/python benchmarks/laco.py
 	$(BIN)/python benchmarks/greedy.py

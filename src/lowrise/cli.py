@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,10 +45,14 @@ app = typer.Typer(
 )
 
 
-def _reporter(quiet: bool) -> Reporter:
+@contextmanager
+def _working(command: str, quiet: bool) -> Iterator[Reporter]:
+    """What a command reports with: no part of it is silent for long, the import of what is heavy included."""
     from lowrise.progress import Reporter
 
-    return Reporter(quiet)
+    report = Reporter(quiet)
+    with report.working(command):
+        yield report
 
 
 def _show(results: dict[str, Any], as_json: bool, path: Path | None) -> None:
@@ -79,9 +85,11 @@ def run(
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, settings.model)
-    from lowrise import pipeline
+    with _working("run", quiet) as report:
+        from lowrise import pipeline
 
-    _show(pipeline.run(settings, out, force, _reporter(quiet)), as_json, out)
+        results = pipeline.run(settings, out, force, report)
+    _show(results, as_json, out)
 
 
 @app.command()
@@ -98,9 +106,10 @@ def plan(
     """Choose what to do to which layers, and write it down."""
     settings = recipe_of(recipe, given, model=model)
     check_file(out, force)
-    from lowrise import pipeline
+    with _working("plan", quiet) as report:
+        from lowrise import pipeline
 
-    made = pipeline.make_plan(settings, _reporter(quiet)).to_json()
+        made = pipeline.make_plan(settings, report).to_json()
     write_file(out, made)
     typer.echo(made if as_json else f"written to {out}", nl=not as_json)
 
@@ -123,9 +132,11 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, model)
-    from lowrise import pipeline
+    with _working("apply", quiet) as report:
+        from lowrise import pipeline
 
-    _show(pipeline.apply(planned, settings, out, force, _reporter(quiet)), as_json, out)
+        results = pipeline.apply(planned, settings, out, force, report)
+    _show(results, as_json, out)
 
 
 @app.command()
@@ -145,9 +156,10 @@ def measure(
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
         check_file(out, force)
-    from lowrise import pipeline
+    with _working("measure", quiet) as report:
+        from lowrise import pipeline
 
-    results = pipeline.measure(settings, dense, _reporter(quiet))
+        results = pipeline.measure(settings, dense, report)
     if out is not None:
         write_file(out, json.dumps(results, indent=2) + "\n")
     _show(results, as_json, out)
@@ -177,7 +189,8 @@ def compare(
 
     names, sizes, settings = comparing.read_lists(presets, remove, given_layers(recipe, given, model=model))
     asked = comparing.ask(names, sizes, settings, where=str(recipe or ""))
-    results = comparing.compare(asked, out, force, keep, _reporter(quiet))
+    with _working("compare", quiet) as report:
+        results = comparing.compare(asked, out, force, keep, report)
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
@@ -188,9 +201,10 @@ def compare(
 @app.command(hidden=True)
 def prepare(folder: Path, asked: Path) -> None:
     """The first step of `compare`, in a process of its own."""
-    from lowrise.compare.preparing import prepare as prepare_comparison
+    with _working("prepare", quiet=False) as report:
+        from lowrise.compare.preparing import prepare as prepare_comparison
 
-    prepare_comparison(folder, asked, _reporter(quiet=False))
+        prepare_comparison(folder, asked, report)
 
 
 @app.command()
@@ -208,9 +222,10 @@ def observe(
 
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, model)
-    from lowrise import pipeline
+    with _working("observe", quiet) as report:
+        from lowrise import pipeline
 
-    found = pipeline.observe_model(settings, out, force, _reporter(quiet))
+        found = pipeline.observe_model(settings, out, force, report)
     typer.echo(json.dumps(found) if as_json else f"written to {out}")
 
 

@@ -35,7 +35,9 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     first = recipes[0]
     ram_limit(first.max_ram)
     tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
-    opened = open_from(first)
+    clock = Clock(report)
+    with clock.stage("open"):
+        opened = open_from(first)
     check_tasks(tasks, opened, first.bos)
     record = opened.record.model_dump()
     before = prepared_of(folder)
@@ -45,7 +47,6 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
         raise OutputError(folder, expected, found, "choose another --out, or begin anew with --force")
     removed = _sizes(list(dict.fromkeys(str(recipe.remove) for recipe in recipes)), len(opened.decoder))
     evaluation_texts(first, opened)
-    clock = Clock()
     for recipe in recipes:
         file = tokens_file(folder, recipe)
         if not file.exists():

@@ -42,8 +42,9 @@ __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
     check_output(out, force, recipe.model)
-    clock = Clock()
-    tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    clock = Clock(report)
+    with report.stage("tasks"):
+        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     opened = open_for_planning(recipe, clock)
     tell_notes(opened, report)
     check_tasks(tasks, opened, recipe.bos)
@@ -61,7 +62,7 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
 
 def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     """Choose what to do to which layers; nothing is changed."""
-    clock = Clock()
+    clock = Clock(report)
     opened = open_for_planning(recipe, clock)
     tell_notes(opened, report)
     windows = windows_or_sentences(recipe, opened, report, clock)
@@ -72,7 +73,7 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
     check_output(out, force, recipe.model)
-    clock = Clock()
+    clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
     tell_notes(opened, report)
@@ -92,8 +93,9 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) 
 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:
     """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
-    clock = Clock()
-    tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    clock = Clock(report)
+    with report.stage("tasks"):
+        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     if dense_source and (tasks or recipe.eval_text):
         check_same_tokens(recipe, dense_source)
     both, decoders = [], []
@@ -117,7 +119,7 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
 def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
     check_output(out, force, recipe.model)
-    clock = Clock()
+    clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
     tell_notes(opened, report)
