@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowrise.compare.folder import ASKED, read_question
 from lowrise.errors import OutputError, RecipeError, TextError
 from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
 
-FILE = "comparison.json"
 KINDS = {"select", "network", "repair"}  # settings that decide which others a row looks at
 
 
@@ -86,7 +86,7 @@ def check_same(folder: Path, asked: Asked) -> None:
 
     Presets and sizes may be added: that changes no row that is there.
     """
-    begun = read_asked(folder / FILE)
+    begun = read_asked(folder / ASKED)
     remedy = "say the same again, choose another --out, or begin anew with --force"
     now = json.loads(asked.to_json())
     for title, recipe in begun["rows"].items():
@@ -104,15 +104,14 @@ def check_same(folder: Path, asked: Asked) -> None:
 
 def read_asked(file: Path) -> dict[str, Any]:
     """What `Asked.to_json` wrote. Raises OutputError for a folder that holds no comparison."""
-    try:
-        begun = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        begun = None
-    if not isinstance(begun, dict) or begun.get("format") != 1 or not {"rows", "files"} <= begun.keys():
-        raise OutputError(
-            file.parent, "a comparison to go on with, or nothing", "no comparison", "choose another --out"
-        )
+    begun = read_question(file)
+    if begun is None:
+        raise no_comparison(file.parent)
     return begun
+
+
+def no_comparison(folder: Path) -> OutputError:
+    return OutputError(folder, "a comparison to go on with, or nothing", "no comparison", "choose another --out")
 
 
 def _check_list(option: str, what: str, example: str, values: list[str]) -> None:

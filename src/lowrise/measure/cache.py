@@ -14,6 +14,7 @@ from typing import Any
 
 from lowrise.errors import OutputError
 from lowrise.files import write_file
+from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 
 FORMAT = 1  # of an entry; another one is never read
@@ -46,7 +47,7 @@ class Cache:
             entry = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._distrust(file, str(error))
             return None
         if not isinstance(entry, dict) or entry.get("key") != key:
@@ -85,10 +86,11 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     """What is kept: file, bytes, and what was measured of which model, oldest first."""
     files = [file for file in folder.glob("*.json") if _NAME.fullmatch(file.name)] if folder.is_dir() else []
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
-        about: dict[str, Any] = {}
         try:
             about = json.loads(file.read_text(encoding="utf-8"))["about"]
-        except (OSError, ValueError, TypeError, LookupError):
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            about = None
+        if not isinstance(about, dict) or not isinstance(about.get("what"), str):
             about = {"what": "damaged: will be measured again"}
         yield {"file": str(file), "bytes": file.stat().st_size, **about}
 
@@ -98,7 +100,7 @@ def clear_entries(folder: Path) -> int:
     removed = 0
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if _NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name):
-            file.unlink()
+            remove(file)
             removed += not file.name.startswith(".")
     return removed
 
