@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from lowrise.errors import LowriseError, one_line, printable
 from lowrise.files import check_file, check_output, write_file
+from lowrise.inputs import inputs_of
 from lowrise.options import (
     OPENING,
     SEARCHING,
@@ -32,6 +33,7 @@ from lowrise.options import (
     recipe_of,
     takes,
 )
+from lowrise.streams import keep_streams
 
 if TYPE_CHECKING:
     from lowrise.progress import Reporter
@@ -84,7 +86,7 @@ def run(
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
-    check_output(out, force, settings.model)
+    check_output(out, force, [*inputs_of(settings), recipe])
     with _working("run", quiet) as report:
         from lowrise import pipeline
 
@@ -105,7 +107,7 @@ def plan(
 ) -> None:
     """Choose what to do to which layers, and write it down."""
     settings = recipe_of(recipe, given, model=model)
-    check_file(out, force)
+    check_file(out, force, [*inputs_of(settings), recipe])
     with _working("plan", quiet) as report:
         from lowrise import pipeline
 
@@ -131,7 +133,7 @@ def apply(
 
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
-    check_output(out, force, model)
+    check_output(out, force, [*inputs_of(settings), plan_file])
     with _working("apply", quiet) as report:
         from lowrise import pipeline
 
@@ -155,7 +157,7 @@ def measure(
 
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
-        check_file(out, force)
+        check_file(out, force, [*inputs_of(settings), dense])
     with _working("measure", quiet) as report:
         from lowrise import pipeline
 
@@ -190,7 +192,7 @@ def compare(
     names, sizes, settings = comparing.read_lists(presets, remove, given_layers(recipe, given, model=model))
     asked = comparing.ask(names, sizes, settings, where=str(recipe or ""))
     with _working("compare", quiet) as report:
-        results = comparing.compare(asked, out, force, keep, report)
+        results = comparing.compare(asked, out, force, keep, report, where=str(recipe or ""))
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
@@ -221,7 +223,7 @@ def observe(
     import json
 
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
-    check_output(out, force, model)
+    check_output(out, force, inputs_of(settings))
     with _working("observe", quiet) as report:
         from lowrise import pipeline
 
@@ -285,13 +287,19 @@ def presets(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """The console script. Exit 0 done, 2 bad usage or input (one line), 130 interrupted, 1 anything else."""
+    """The console script. Exit 0 done, 2 bad usage or input (one line), 130 interrupted, 1 anything else.
+
+    1 too where what was asked for is written, but stdout does not take what is to be printed.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
+    keep_streams()
     command = typer.main.get_command(app)
     try:
-        sys.exit(command.main(standalone_mode=False) or 0)
+        status = command.main(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except LowriseError as error:
         typer.echo(f"lowrise: {one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
@@ -304,7 +312,8 @@ def _stop(number: int, _frame: object) -> None:
     """End in order, removing what is half written; a second signal must not break into that."""
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
-    os.write(2, b"lowrise: interrupted\n")
+    with suppress(OSError):  # closed, full, or of a terminal that is gone
+        os.write(2, b"lowrise: interrupted\n")
     ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare"}
     if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):
         # libraries are still being imported, some of which do not bear an exception there; nothing is written yet

@@ -8,6 +8,7 @@ from typing import Any
 
 from lowrise.errors import PlanError
 from lowrise.plan import SETTINGS, Plan, Replace
+from lowrise.reading import UnreadableError, opened
 from lowrise.recipe import Recipe, Training, build_recipe, presets
 
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
@@ -95,9 +96,7 @@ def _texts(plan: Plan, given: list[str], where: str) -> list[str]:
 def _sha256(path: str) -> str | None:
     """Of a file's bytes; None where there is none to read."""
     try:
-        if not Path(path).is_file():
-            return None
-        with Path(path).open("rb") as stream:
+        with opened(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, ValueError):
+    except (OSError, ValueError, UnreadableError):
         return None

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from refusals import PLAIN, Main, Refused, assert_one_line, contents, copied
+from lowrise.files import exchange
+from refusals import PLAIN, Main, Refused, assert_one_line, contents, copied, mark
 from warm import Warm
 
 
@@ -123,6 +124,7 @@ class TestOutput:
         out = place / "out"
         (out / "within").mkdir(parents=True)
         (out / "within" / "precious.txt").write_text("precious", encoding="utf-8")
+        mark(out)
         return out
 
     @pytest.mark.usefixtures("old")
@@ -190,14 +192,14 @@ class TestOutput:
         self, run_refused: Refused, old: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The very last step fails: the new folder cannot take the old one's name."""
-        rename = Path.rename
+        rename = exchange.rename
 
-        def fail(self: Path, target: Path) -> Path:
-            if Path(target) == old and self.name.endswith(".partial"):
+        def fail(path: Path, target: Path, flags: int) -> None:
+            if target == old and flags == 2:
                 raise OSError(28, "No space left on device")
-            return rename(self, target)
+            rename(path, target, flags)
 
-        monkeypatch.setattr(Path, "rename", fail)
+        monkeypatch.setattr(exchange, "rename", fail)
         run_refused("--force", says=("out: expected room to write",))
 
     def test_with_force_success_replaces_the_old_folder(
@@ -264,6 +266,7 @@ class TestFullDisk:
         out = place / "out"
         out.mkdir()
         (out / "precious.txt").write_text("precious", encoding="utf-8")
+        mark(out)
         options = [*PLAIN, "--text", text_file, "--force"]
         limited(100_000, "run", tiny_folder, *options, "--out", out, says=(f"{out}: expected room", "too large"))
 

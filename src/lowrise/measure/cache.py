@@ -15,6 +15,7 @@ from typing import Any
 
 from lowrise.errors import OutputError
 from lowrise.files import write_file
+from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 from lowrise.reading import read_json
 
@@ -111,7 +112,7 @@ def clear_entries(folder: Path) -> int:
     removed = 0
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if (_NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name)) and (file.is_symlink() or not file.is_dir()):
-            file.unlink()
+            remove(file)
             removed += not file.name.startswith(".")
     return removed
 

@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lowrise.files import check_output, output_folder, writing
+from lowrise.files import claimed, output_folder, writing
+from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
@@ -41,7 +42,11 @@ __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
 def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
-    check_output(out, force, recipe.model)
+    with claimed(out, force, inputs_of(recipe)):
+        return _run(recipe, out, force, report)
+
+
+def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     clock = Clock(report)
     with report.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
@@ -72,7 +77,11 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
-    check_output(out, force, recipe.model)
+    with claimed(out, force, inputs_of(recipe)):
+        return _apply(plan, recipe, out, force, report)
+
+
+def _apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
@@ -118,7 +127,11 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
 
 def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
-    check_output(out, force, recipe.model)
+    with claimed(out, force, inputs_of(recipe)):
+        return _observe_model(recipe, out, force, report)
+
+
+def _observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)

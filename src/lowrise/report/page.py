@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from lowrise.files import write_file
+from lowrise.files import held, write_file
 from lowrise.quality import worst_text
 from lowrise.recipe import presets
 from lowrise.report import words
@@ -32,9 +32,11 @@ def write_report(folder: Path) -> list[Path]:
 
     Raises OutputError or PlanError, one line, when the folder is not what `run` or `apply` wrote; nothing is changed.
     """
-    made = build_report(folder)
-    for name, text in made.items():
-        write_file(folder / name, text)
+    read_folder(folder)  # which refuses what is no output, before a lock is made beside it
+    with held(folder):
+        made = build_report(folder)
+        for name, text in made.items():
+            write_file(folder / name, text)
     return [folder / name for name in made]
 
 
