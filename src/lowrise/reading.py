@@ -26,6 +26,7 @@ MOST_VALUES = 4_000_000  # in one JSON document, so that it stays under a gigaby
 MOST_YAML_VALUES = 100_000  # counted where aliases lead, too
 MOST_DEPTH = 64
 MOST_INTEGER = 2**63 - 1
+MOST_FOREIGN_INTEGER = 10**40  # of other tools: a tokenizer without a limit says that it takes 10^30 tokens
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -116,7 +117,7 @@ def parse_json(
             raise UnreadableError(f"more than {MOST_VALUES:,} values")
         try:
             if lenient:
-                value = json.loads(text, parse_int=_integer)
+                value = json.loads(text, parse_int=_foreign_integer)
             else:
                 value = json.loads(
                     text, parse_int=_integer, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
@@ -192,10 +193,14 @@ def _check_regular(status: os.stat_result) -> None:
         raise UnreadableError(_KINDS.get(stat.S_IFMT(status.st_mode), "a special file"))
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > 20 or abs(int(digits)) > MOST_INTEGER:
+def _integer(digits: str, most: int = MOST_INTEGER) -> int:
+    if len(digits) > 42 or abs(int(digits)) > most:
         raise UnreadableError(f"the number {digits[:20]}…, which is too large")
     return int(digits)
+
+
+def _foreign_integer(digits: str) -> int:
+    return _integer(digits, MOST_FOREIGN_INTEGER)
 
 
 def _finite(number: str) -> float:
@@ -236,7 +241,7 @@ def _check_values(value: Any, most: int, lenient: bool) -> None:
                 stack.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, str):
             _check_string(item, lenient)
-        elif isinstance(item, int) and abs(item) > MOST_INTEGER:
+        elif isinstance(item, int) and abs(item) > (MOST_FOREIGN_INTEGER if lenient else MOST_INTEGER):
             raise UnreadableError("a number that is too large")
         elif isinstance(item, float) and item - item != 0 and not lenient:
             raise UnreadableError(f"the number {item}, which is not finite")
