@@ -1,6 +1,6 @@
 """SIGKILL, TERM, INT and HUP at every step of writing: the old or the new output is whole, the next run tidies up.
 
-A few steps in the usual suite, those that rename among them, with one signal each; all steps and signals in the slow one.
+In the usual suite a few steps, those that rename among them, with one signal each; in the slow one all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Sweep = Callable[..., int]
 _MODEL = ["--length", "16", "--device", "cpu", "--quiet"]
 _RECIPE = ["--samples", "4", "--remove", "1"]
 _THOROUGH = pytest.param({"every": 1}, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(3000)])
-_BRIEF = pytest.param({"every": 20, "in_turn": True}, id="some")
+_BRIEF = pytest.param({"every": 30, "in_turn": True}, id="some")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_apply(
     assert swept([*command("apply"), *(["--force"] if force else [])], **options) > 30
 
 
-@pytest.mark.parametrize("options", [pytest.param({"every": 12, "in_turn": True}, id="some"), _THOROUGH])
+@pytest.mark.parametrize("options", [pytest.param({"every": 20, "in_turn": True}, id="some"), _THOROUGH])
 def test_compare(swept: Sweep, command: Callable[[str], list[str]], options: dict[str, object]) -> None:
     assert swept(command("compare"), **options) > 30
 
@@ -122,7 +122,7 @@ def test_compare_with_force(swept: Sweep, command: Callable[[str], list[str]]) -
 
 @pytest.mark.parametrize("options", [{"every": 1, "in_turn": True}, _THOROUGH])
 def test_report(old: Path, tmp_path: Path, options: dict[str, object]) -> None:
-    """In a process without torch, as a user has it: what answers a signal must not take it for one that still imports."""
+    """In a process without torch, as a user has it, which must not be taken for one that is still importing."""
     (old / "out" / "old.txt").unlink()
     about = {
         "arguments": ["report", str(tmp_path / "place" / "out")],
