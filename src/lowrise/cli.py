@@ -314,7 +314,7 @@ def _stop(number: int, _frame: object) -> None:
         signal.signal(other, signal.SIG_IGN)
     with suppress(OSError):  # closed, full, or of a terminal that is gone
         os.write(2, b"lowrise: interrupted\n")
-    ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare"}
+    ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare", "lowrise.report.page": "write_report"}
     if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):
         # libraries are still being imported, some of which do not bear an exception there; nothing is written yet
         os._exit(128 + number)

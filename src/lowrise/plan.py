@@ -278,7 +278,8 @@ class Plan(_Strict):
 
 def read_plan(path: Path) -> Plan:
     """Raises PlanError when the file is missing, not JSON, or not a plan."""
-    content = read_json(path, PlanError, "a plan file (a plan of format 1, as JSON)", "make one with `lowrise plan`")
+    what = "a plan file (a plan of format 1 or 2, as JSON)"
+    content = read_json(path, PlanError, what, "make one with `lowrise plan`", lenient=True)  # scores may not be finite
     try:
         return Plan.model_validate(content)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -211,6 +212,42 @@ class TestOutput:
         assert not (old / "within").exists()
         assert (old / "config.json").is_file()
         assert [path.name for path in place.iterdir()] == ["out"]
+
+    def test_what_appears_while_the_run_works_is_kept_and_so_is_the_result(
+        self, main: Main, place: Path, tiny_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def late(_folder: Path) -> dict[str, str]:
+            (place / "out").mkdir()
+            (place / "out" / "precious.txt").write_text("precious", encoding="utf-8")
+            return {}
+
+        monkeypatch.setattr("lowrise.pipeline.building.build_report", late)
+        ended = main("run", tiny_folder, *PLAIN, "--text", text_file, "--out", place / "out")
+        assert_one_line(*ended, ("which is kept", f"the finished result lies in {place / 'out.finished'}"))
+        assert contents(place / "out") == {"precious.txt": b"precious"}
+        assert (place / "out.finished" / "model.safetensors").is_file()
+        assert sorted(path.name for path in place.iterdir()) == ["out", "out.finished"]
+
+    @pytest.mark.parametrize("option", ["--text", "--eval-text", "--recipe"])
+    def test_a_folder_that_holds_an_input_is_not_replaced(self, run_refused: Refused, old: Path, option: str) -> None:
+        (old / "given").write_text("seed: 1" if option == "--recipe" else "text", encoding="utf-8")
+        run_refused("--force", option, old / "given", says=(f"{old / 'given'} in it",))
+
+    def test_a_folder_of_others_is_not_replaced(self, run_refused: Refused, place: Path) -> None:
+        (place / "out").mkdir()
+        (place / "out" / "precious.txt").write_text("precious", encoding="utf-8")
+        run_refused("--force", says=("out: expected an empty folder or an output of lowrise", "did not write"))
+
+    def test_the_model_as_a_file_is_not_replaced(self, refused: Refused, place: Path, text_file: Path) -> None:
+        """`--out` names what is measured."""
+        (place / "model.gguf").write_text("weights", encoding="utf-8")
+        options = ["--text", text_file, "--out", place / "model.gguf", "--force"]
+        refused("measure", place / "model.gguf", *options, says=("this run needs",))
+
+    def test_a_second_run_at_the_same_place(self, run_refused: Refused, place: Path) -> None:
+        with (place / ".out.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            run_refused(says=("out: expected a place that is free, found another lowrise process at work for it",))
 
     def test_parents_made_for_a_run_that_fails_are_taken_away(
         self, run_refused: Refused, place: Path, monkeypatch: pytest.MonkeyPatch

@@ -81,7 +81,8 @@ def mend(folder: Path, report: Reporter) -> None:
         for place in (folder, folder / "calibration", folder / "dense", *folder.glob("rows/*")):
             for left in [*place.glob(".*.json.*.partial"), *place.glob("*.safetensors.*.partial")]:
                 remove_if_dead(left)
-        remove(folder / WANTED)
+        for left in (folder / WANTED, (folder / DENSE).with_name("results.json")):
+            remove(left)
 
 
 def tokens_file(folder: Path, recipe: Recipe) -> Path:

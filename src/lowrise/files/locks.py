@@ -36,7 +36,11 @@ def locked(file: Path, patience: float = 0.0) -> Iterator[bool]:
     finally:
         if handle is not None:
             os.close(handle)
-        _clear(file)
+        try:
+            _clear(file)
+        except BaseException:  # of a signal, which waits until the file is gone
+            _clear(file)
+            raise
 
 
 def lock(handle: int) -> bool:
