@@ -27,6 +27,7 @@ RUNS = {
     "train_small": (["llama", "--text", "TEXT", "--out", "OUT", "--layers", "2", "--width", "64", "--vocabulary", "300",
                      "--minutes", "0.01"], "held-out perplexity"),
     "writing": (SIZES, "ratio"),
+    "record_bytes": (["OUT", "--only", "llama tail"], "0 differ"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
@@ -65,8 +66,8 @@ def test_help_says_what_it_is_for_and_does_nothing(
 
 
 def test_each_is_run_here() -> None:
-    """But for the one that only downloads."""
-    assert {program.stem for program in PROGRAMS} == {*RUNS, "fetch_demo_model"}
+    """But for those that only download."""
+    assert {program.stem for program in PROGRAMS} == {*RUNS, "fetch_demo_model", "fetch_gemma_model", "transformers4"}
 
 
 def given(arguments: list[str], model: Path, text: Path, out: Path) -> list[str]:

@@ -123,9 +123,9 @@ def test_samples_of_text_are_written_once_a_model(
 
     wrote: list[int] = []
 
-    def counted(decoder: Any, tokenizer: Any) -> dict[str, str]:
+    def counted(decoder: Any, *others: Any) -> dict[str, str]:
         wrote.append(decoder.storeys)
-        return continuations(decoder, tokenizer)
+        return continuations(decoder, *others)
 
     monkeypatch.setattr(measuring, "continuations", counted)
     shown = []

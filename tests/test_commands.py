@@ -290,10 +290,10 @@ def test_a_span_that_writes_massive_activations_is_said_and_avoided(
 
 def test_force_replaces_the_old_output(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
+    command = ("run", tiny_folder, "--preset", "streamline-none", "--remove", "2", "--text", text_file, "--out", out)
+    assert main(*command, *QUICK)[0] == 0
     (out / "old.txt").write_text("old")
-    status, _, errors = main("run", tiny_folder, "--preset", "streamline-none", "--remove", "2", "--text", text_file,
-                             "--out", out, "--force", *QUICK)  # fmt: skip
+    status, _, errors = main(*command, "--force", *QUICK)
     assert status == 0, errors
     assert not (out / "old.txt").exists()
     assert (out / "model.safetensors").exists()

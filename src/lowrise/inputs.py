@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lowrise.recipe import Recipe
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lowrise.recipe import Recipe
 
 
 def inputs_of(recipe: Recipe) -> list[str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowrise.errors import OutputError
-from lowrise.reading import read_json
 
 _LARGEST = 100_000_000  # bytes of a file that is looked into: lowrise writes no larger JSON
 
@@ -35,6 +34,8 @@ def is_empty(path: Path) -> bool:
 
 
 def _keys(file: Path) -> set[str]:
+    from lowrise.reading import read_json  # YAML's parser comes with it, and `lowrise --help` is not to wait for that
+
     try:
         found = read_json(file, OutputError, "what lowrise wrote", "choose another place", _LARGEST, lenient=True)
     except OutputError:
