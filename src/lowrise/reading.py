@@ -1,7 +1,8 @@
 """The one door for what comes from outside: files, and the JSON and YAML in them, bounded before they are used.
 
 A caller names the error it raises, what it expected and what to do; every failure to read becomes that one line.
-`lenient` is for files that other tools write: NaN, infinities, keys said twice, any character and integers of 40 digits pass.
+`lenient` is for files that other tools write: NaN, infinities, keys said twice, any character and integers of 40 digits
+pass there.
 """
 
 from __future__ import annotations
