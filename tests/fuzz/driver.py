@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -55,7 +56,8 @@ def outcomes(kind: str, seeds: range, base: Path, work: Path) -> list[Outcome]:
     begun = [line["begun"] for line in lines if "begun" in line]
     if len(ended) < len(seeds):
         lost = begun[-1] if begun else seeds[0]
-        ended.append(Outcome(lost, None, f"hung or killed: exit status {process.exitcode}"))
+        said = (work / "stderr").read_text(errors="replace")[-3000:]
+        ended.append(Outcome(lost, None, f"hung or killed: exit status {process.exitcode}\n{said}"))
     return ended
 
 
@@ -87,20 +89,22 @@ def _one(kind: str, seed: int, base: Path, box: Path, said: int) -> Outcome:
     tempfile.tempdir = None
     os.chdir(box / "home")
     case = KINDS[kind](Mutator(f"{kind} {seed}"), base, box)
-    before = _contents(box, case.writes)
+    before, empty = _contents(box, case.writes), not any((box / "place").iterdir())
     os.truncate(said, 0)
     os.lseek(said, 0, os.SEEK_SET)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sys.argv = ["lowrise", *map(str, case.arguments)]
     status, fault = None, None
     began = time.monotonic()
+    faulthandler.dump_traceback_later(SECONDS - 1, file=said)
     try:
         with case.around:
             cli.main()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever comes is what is looked for
         fault = "".join(traceback.format_exc().splitlines(keepends=True)[-12:])
+    faulthandler.cancel_dump_traceback_later()
     seconds = time.monotonic() - began
     os.lseek(said, 0, os.SEEK_SET)
     text = os.read(said, 1 << 20).decode("utf-8", "surrogateescape")
@@ -110,7 +114,7 @@ def _one(kind: str, seed: int, base: Path, box: Path, said: int) -> Outcome:
     if fault is None and _contents(box, case.writes) != before:
         changed = set(_contents(box, case.writes).items()) ^ set(before.items())
         fault = f"written outside the output: {sorted(name for name, _ in changed)[:5]}"
-    if fault is None and status == 2 and any((box / "place").iterdir()):
+    if fault is None and status == 2 and empty and any((box / "place").iterdir()):
         fault = f"left at the output: {[path.name for path in (box / 'place').iterdir()][:5]}"
     return Outcome(seed, status, None if fault is None else f"{fault}\n  {sys.argv[1:]}\n  {text[-600:]!r}")
 
@@ -137,7 +141,7 @@ def _contents(box: Path, but: tuple[str, ...]) -> dict[str, tuple[int, int, int]
     for folder, names, files in os.walk(box):
         place = Path(folder).relative_to(box)
         names[:] = [name for name in names if str(place / name) not in but]
-        for name in [*names, *files]:
+        for name in [*names, *(name for name in files if str(place / name) not in but)]:
             status = (Path(folder) / name).lstat()
             changed = 0 if name in names else status.st_mtime_ns
             found[str(place / name)] = (status.st_mode, 0 if name in names else status.st_size, changed)
