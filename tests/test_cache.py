@@ -110,9 +110,9 @@ def test_samples_of_text_are_written_once_a_model(
 
     wrote: list[int] = []
 
-    def counted(decoder: Any, tokenizer: Any) -> dict[str, str]:
+    def counted(decoder: Any, *how: Any) -> dict[str, str]:
         wrote.append(decoder.storeys)
-        return continuations(decoder, tokenizer)
+        return continuations(decoder, *how)
 
     monkeypatch.setattr(measuring, "continuations", counted)
     shown = []
