@@ -22,8 +22,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python scripts/fetch_gemma_model.py
 	$(BIN)/python scripts/transformers4.py
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow and not gpu and not network'
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
 test-gpu: $(READY)
