@@ -111,7 +111,7 @@ def clear_entries(folder: Path) -> int:
     """Delete what lowrise has kept, and nothing else; returns how many measurements that were."""
     removed = 0
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (_NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name)) and (file.is_symlink() or not file.is_dir()):
+        if _NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name):
             remove(file)
             removed += not file.name.startswith(".")
     return removed
