@@ -34,6 +34,7 @@ def main() -> None:
     arguments.add_argument("--samples", type=int, default=64)
     arguments.add_argument("--length", type=int, default=512)
     arguments.add_argument("--windows", type=int, default=24)
+    arguments.add_argument("--networks", default="none,ffn,swiglu,layer", help="those of the rows")
     given = arguments.parse_args()
     model = given.model or str(fetch())
     header = ["", "span", "loads plainly", "parameters kept", "perplexity", "× dense", "seconds", "peak MiB"]
@@ -50,7 +51,7 @@ def main() -> None:
                 plans[preset] = lowrise(
                     "plan", model, "--preset", preset, *chosen, "--out", file, *(["--avoid-massive"] if avoid else [])
                 )
-            for network, form in NETWORKS:
+            for network, form in (row for row in NETWORKS if row[0] in given.networks.split(",")):
                 plan = json.loads(json.dumps(plans["streamline-none" if network == "none" else "streamline"]))
                 if network != "none":
                     plan["edits"][0] |= {"network": network, "form": form}
