@@ -33,7 +33,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", help="default: the demo model, fetched if it is not there")
     options.add_argument("--folder", type=Path, default=FOLDER, help="where texts and the result go; default: .demo")
-    for name, value in {"remove": 8, "samples": 32, "length": 512, "windows": 16}.items():
+    for name, value in {"remove": 8, "samples": 24, "length": 512, "windows": 16}.items():
         options.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
     asked = options.parse_args()
     model = asked.model or str(fetch())
