@@ -79,6 +79,17 @@ class TestPlan:
             ({"edits": [{"kind": "drop", "start": 0, "stop": 6}], "layers_after": 0}, ("plan.json", "layers_after")),
             ({"layers_after": 5}, ("plan.json", "layers_after is 5", "leave 4")),
             ({"edits": "none"}, ("plan.json: edits", "list")),
+            ({"parameters_before": -1}, ("plan.json: parameters_before", "greater than 0")),
+            ({"parameters_after": 0}, ("plan.json: parameters_after", "greater than 0")),
+            ({"edits": [{"kind": "drop", "start": 1, "stop": 10**30}]}, ("plan.json: edits.0", "stop")),
+            (
+                {"edits": [{"kind": "merge", "start": 1, "stop": 4, "weights": [1e9, -1e9, 1]}]},
+                ("plan.json: edits.0", "weights"),
+            ),
+            ({"scores": {"held_out": 3}}, ("plan.json", "held_out")),
+            ({"settings": {"device": "cpu"}}, ("plan.json", "'device'", "none that a plan holds")),
+            ({"settings": {"samples": 0}}, ("plan.json: samples", "greater than 0")),
+            ({"settings": {"select": "guess"}}, ("plan.json: select", "guess")),
             ({"preset": "streamlin"}, ("'streamlin'", "did you mean streamline")),
         ],
         ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
@@ -96,7 +107,24 @@ class TestPlan:
         self, plan_refused: Callable[[Any, Any], str], tiny_plan: dict[str, Any]
     ) -> None:
         """The user gave no --samples: the line must point at the plan file."""
-        plan_refused(json.dumps(tiny_plan | {"calibration": tiny_plan["calibration"] | {"samples": 0}}), ("plan.json",))
+        impossible = [
+            {"samples": 0},
+            {"samples": 10**12},
+            {"length": 1},
+            {"length": 2**40},
+            {"tokens": -1},
+            {"seed": -1},
+        ]
+        for changes in [
+            *impossible,
+            {"seed": -1},
+            {"seed": 2**64},
+            {"held_out": 1.5},
+            {"held_out": 0},
+            {"written": -1},
+        ]:
+            calibration = tiny_plan["calibration"] | changes
+            plan_refused(json.dumps(tiny_plan | {"calibration": calibration}), ("plan.json",))
 
     @pytest.mark.parametrize(
         ("changes", "says"),
