@@ -22,7 +22,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow and not gpu and not network'
+	$(BIN)/python scripts/fetch_gemma_model.py
+	$(BIN)/python scripts/transformers4.py
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
 test-gpu: $(READY)
@@ -38,9 +40,10 @@ bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
+	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/repair.py
 	$(BIN)/python benchmarks/laco.py
 	$(BIN)/python benchmarks/greedy.py
 
 clean:
-	rm -rf $(VENV) .demo build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 build .pytest_cache .mypy_cache .ruff_cache

@@ -53,9 +53,18 @@ def evaluation(opened: OpenModel, path: str, length: int, count: int) -> Windows
 def losses(asked: argparse.Namespace, files: list[str], written: float, seed: int, texts: list[Windows]) -> list[float]:
     """Of the repaired model, a text each."""
     opened = open_demo(asked.model)
-    decoder, size = opened.decoder, {"samples": asked.samples, "length": asked.length}
-    source = {"text": files, "dataset": None, "written": written}
-    found = calibration_windows(decoder, opened.tokenizer, **source, **size, seed=seed, report=QUIET)
+    decoder = opened.decoder
+    found = calibration_windows(
+        decoder,
+        opened.tokenizer,
+        text=files,
+        dataset=None,
+        samples=asked.samples,
+        length=asked.length,
+        seed=seed,
+        report=QUIET,
+        written=written,
+    )
     marked = windows_to_refit(opened, found)
     kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
     student = Student(decoder, kept)

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from fetch_demo_model import fetch
 
 
-def parser(purpose: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=purpose)
-    made.add_argument("--model", help="default: the demo model")
+def parser(purpose: str | None) -> argparse.ArgumentParser:
+    """purpose: a benchmark's docstring."""
+    made = argparse.ArgumentParser(description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--model", help="default: the demo model, fetched if it is not there")
     made.add_argument("--text", help="default: the language reference that every Python carries")
     return made
 

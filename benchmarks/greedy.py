@@ -63,7 +63,7 @@ def naive_search(decoder: Decoder, windows: Windows, k: int) -> list[dict[int, f
 
 
 def main() -> None:
-    options = parser("the greedy search against recomputing every trial")
+    options = parser(__doc__)
     options.add_argument("--samples", type=int, default=2)
     options.add_argument("--length", type=int, default=512)
     options.add_argument("--remove", type=int, default=3)

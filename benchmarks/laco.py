@@ -86,8 +86,17 @@ def naive_similarity(merged: Any, dense: Any, sentences: Sentences) -> float:
 
 def child(which: str, model: str | None, text: str, settings: Collapse) -> dict[str, Any]:
     opened, quiet = open_demo(model), Reporter(quiet=True)
-    how = {"samples": SENTENCES, "words": WORDS, "length": 512, "seed": 0, "report": quiet}
-    sentences = calibration_sentences(opened.decoder, opened.tokenizer, text=[text], dataset=None, **how)
+    sentences = calibration_sentences(
+        opened.decoder,
+        opened.tokenizer,
+        text=[text],
+        dataset=None,
+        samples=SENTENCES,
+        words=WORDS,
+        length=min(512, opened.decoder.max_length),
+        seed=0,
+        report=quiet,
+    )
     with torch.no_grad():
         opened.model(input_ids=sentences.ids, use_cache=False)
     with peak_memory() as peak:
@@ -108,7 +117,7 @@ def child(which: str, model: str | None, text: str, settings: Collapse) -> dict[
 
 
 def main() -> None:
-    options = parser("LaCo's search against a naive version of it")
+    options = parser(__doc__)
     options.add_argument("--rule", default="sum", choices=["sum", "last", "mean"])
     options.add_argument("--threshold", type=float, default=0.65)
     options.add_argument("--child", choices=["naive", "ours"])

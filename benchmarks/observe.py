@@ -32,7 +32,8 @@ def bare(opened: OpenModel, windows: Windows) -> None:
 
 def naive(opened: OpenModel, windows: Windows, n: int) -> Tensor:
     """Hooks keep every state of every window; then a plain cosine."""
-    layers, kept = opened.decoder.layers, [[] for _ in range(len(opened.decoder) + 1)]
+    layers = opened.decoder.layers
+    kept: list[list[Tensor]] = [[] for _ in range(len(layers) + 1)]
     hooks = [
         layer.register_forward_pre_hook(lambda _m, args, i=i: kept[i].append(args[0])) for i, layer in enumerate(layers)
     ]
@@ -62,7 +63,7 @@ def ways(opened: OpenModel, n: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "")
+    arguments = parser(__doc__)
     arguments.add_argument("--samples", type=int, default=50)
     arguments.add_argument("--length", type=int, default=512)
     arguments.add_argument("--span", type=int, default=8)

@@ -40,7 +40,7 @@ def whole(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
 def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
     """What the naive way does: no descent, no window cut short."""
     with (
-        mock.patch("lowrise.edit.refit.descend", lambda _site: False),
+        mock.patch("lowrise.edit.refit.descend", lambda _site: (0.0, 0.0)),
         mock.patch("lowrise.calibration.tokens.SHORT", windows.length),
     ):
         whole(decoder, windows, held_out, kept)
@@ -129,7 +129,7 @@ WAYS = {"ours": ours, "naive": naive, "with descent": whole}
 
 
 def main() -> None:
-    options = parser(__doc__ or "")
+    options = parser(__doc__)
     for name, value in {"samples": 32, "length": 512, "start": 12, "stop": 20}.items():
         options.add_argument(f"--{name}", type=int, default=value)
     options.add_argument("--child", choices=WAYS)
@@ -161,7 +161,8 @@ def child(asked: Any) -> dict[str, Any]:
     held_out = max(1, asked.samples // 10)
     decoder = opened.decoder
     kept = [layer for layer in range(len(decoder)) if not asked.start <= layer < asked.stop]
-    k, d = mlp_write(decoder, 0).matrix(mlp_write(decoder, 0).module.weight).shape
+    write = mlp_write(decoder, 0)
+    k, d = write.matrix(decoder.layers[0].get_parameter(write.parameter)).shape
     with peak_memory() as peak:
         began = time.perf_counter()
         WAYS[asked.child](decoder, windows, held_out, kept)

@@ -1,6 +1,6 @@
 """LLM-Streamline's networks side by side: perplexity, seconds and peak memory, with and without --avoid-massive.
 
-    python benchmarks/streamline.py --text CALIBRATION --eval-text TEST [--remove 8] [--samples 64] [--windows 24]
+    python benchmarks/streamline.py --eval-text TEST [--text CALIBRATION] [--remove 8] [--samples 64] [--windows 24]
 
 The span is chosen once for each length (with and without a network) and each choice; every network then gets a
 `lowrise apply` of its own, so that its seconds and memory are its own.
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import parser, table
+from common import demo_text, parser, table
 from fetch_demo_model import fetch
 
 NETWORKS = [("none", "paper"), ("ffn", "paper"), ("ffn", "portable"), ("swiglu", "paper"), ("swiglu", "portable")]
@@ -28,19 +28,22 @@ def lowrise(*arguments: object) -> Any:
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "")
+    arguments = parser(__doc__)
     arguments.add_argument("--eval-text", required=True)
     arguments.add_argument("--remove", type=int, default=8)
     arguments.add_argument("--samples", type=int, default=64)
     arguments.add_argument("--length", type=int, default=512)
     arguments.add_argument("--windows", type=int, default=24)
+    arguments.add_argument("--networks", default="none,ffn,swiglu,layer", help="those of the rows")
     given = arguments.parse_args()
     model = given.model or str(fetch())
-    chosen = ["--samples", given.samples, "--length", given.length, "--text", given.text, "--remove", given.remove]
-    measured = ["--text", given.text, "--eval-text", given.eval_text, "--windows", given.windows]
     header = ["", "span", "loads plainly", "parameters kept", "perplexity", "× dense", "seconds", "peak MiB"]
     print(table(header, []), flush=True)
     with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "calibration.txt"
+        text.write_text(demo_text(given.text), encoding="utf-8")
+        chosen = ["--samples", given.samples, "--length", given.length, "--text", text, "--remove", given.remove]
+        measured = ["--text", text, "--eval-text", given.eval_text, "--windows", given.windows]
         for avoid in (False, True):
             plans = {}
             for preset in ("streamline-none", "streamline"):
@@ -48,7 +51,7 @@ def main() -> None:
                 plans[preset] = lowrise(
                     "plan", model, "--preset", preset, *chosen, "--out", file, *(["--avoid-massive"] if avoid else [])
                 )
-            for network, form in NETWORKS:
+            for network, form in (row for row in NETWORKS if row[0] in given.networks.split(",")):
                 plan = json.loads(json.dumps(plans["streamline-none" if network == "none" else "streamline"]))
                 if network != "none":
                     plan["edits"][0] |= {"network": network, "form": form}

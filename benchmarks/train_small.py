@@ -52,7 +52,8 @@ def small(family: str, layers: int, width: int, vocabulary: int) -> torch.nn.Mod
             setattr(config, name, value)
     if hasattr(config, "intermediate_size"):
         config.intermediate_size = 4 * width if family == "gpt_neox" else int(width * 8 / 3 / 64) * 64
-    return AutoModelForCausalLM.from_config(config)
+    made: torch.nn.Module = AutoModelForCausalLM.from_config(config)
+    return made
 
 
 def rate(done: float) -> float:
@@ -108,7 +109,7 @@ def main() -> None:
         rows = held[: len(held) // WINDOW * WINDOW].view(-1, WINDOW)
         loss = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(ROWS)) / len(rows)
     print(f"{seen:,} tokens seen, held-out perplexity {math.exp(loss):.2f}")
-    model.save_pretrained(asked.out)
+    model.save_pretrained(asked.out)  # type: ignore[operator]
     words.save_pretrained(asked.out)
 
 

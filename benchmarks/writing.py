@@ -16,7 +16,7 @@ from lowrise.progress import Reporter
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "")
+    arguments = parser(__doc__)
     arguments.add_argument("--samples", type=int, default=50)
     arguments.add_argument("--length", type=int, default=512)
     arguments.add_argument("--rounds", type=int, default=1)

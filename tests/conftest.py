@@ -93,6 +93,7 @@ def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lowrise", *map(str, arguments)])
         monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(cli, "keep_streams", lambda: None)  # they are pytest's
         monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back when the test ends
         capfd.readouterr()  # what the test's own preparations printed
         with pytest.raises(SystemExit) as ended:

@@ -32,6 +32,12 @@ def assert_one_line(status: int, out: str, err: str, fragments: tuple[object, ..
     return err
 
 
+def mark(folder: Path) -> None:
+    """As if `lowrise run` had written this folder: --force may replace it."""
+    (folder / "lowrise").mkdir()
+    (folder / "lowrise" / "plan.json").write_text('{"format": 1}', encoding="utf-8")
+
+
 def copied(folder: Path, source: Path) -> Path:
     return Path(shutil.copytree(source, folder))
 

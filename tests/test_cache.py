@@ -41,6 +41,7 @@ def test_what_is_written_is_read_and_nothing_else(kept: Cache) -> None:
         (lambda _: "", "Expecting value"),
         (lambda text: text[: len(text) // 2], "not trusted"),
         (lambda _: "[]", "another measurement"),
+        (lambda _: "[" * 100_000, "not trusted"),
         (lambda text: text.replace('"acc": 0.1', '"acc": 0.9'), "checksum"),
         (lambda text: text.replace('"weights": "a"', '"weights": "b"'), "another measurement"),
         (lambda text: text.replace("value", "valeu"), "checksum"),
@@ -90,6 +91,18 @@ def test_the_command_shows_and_clears_only_what_is_its_own(main: Main, kept: Cac
     assert main("cache", "--clear")[:2] == (0, "removed 0\n")
 
 
+@pytest.mark.parametrize("text", ['{"about": 3}', '{"about": {}}', '{"about": {"what": 1}}', "[" * 100_000, "null"])
+def test_a_damaged_entry_is_shown_as_such(main: Main, kept: Cache, text: str) -> None:
+    only(kept.folder).write_text(text)
+    status, printed, _ = main("cache")
+    assert (status, "damaged: will be measured again" in printed) == (0, True)
+
+
+def test_what_is_no_file_is_cleared_too(main: Main, kept: Cache) -> None:
+    (kept.folder / f"{'0' * 64}.json").mkdir()
+    assert main("cache", "--clear")[:2] == (0, "removed 2\n")
+
+
 def only_entry(folder: Path) -> Path:
     (file,) = (file for file in folder.iterdir() if len(file.name) == 69)
     return file
@@ -110,9 +123,9 @@ def test_samples_of_text_are_written_once_a_model(
 
     wrote: list[int] = []
 
-    def counted(decoder: Any, tokenizer: Any) -> dict[str, str]:
+    def counted(decoder: Any, *others: Any) -> dict[str, str]:
         wrote.append(decoder.storeys)
-        return continuations(decoder, tokenizer)
+        return continuations(decoder, *others)
 
     monkeypatch.setattr(measuring, "continuations", counted)
     shown = []

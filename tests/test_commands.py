@@ -186,13 +186,14 @@ def test_a_dropped_span_needs_no_tokens_to_be_applied(
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_other_text_for_apply_is_said(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
+def test_other_text_for_apply_is_refused(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
     plan, other = tmp_path / "plan.json", tmp_path / "other.txt"
     other.write_text(tiny.text(seed=9))
     main("plan", tiny_folder, "--remove", "2", "--text", text_file, "--out", plan, *QUICK, "--recipe", recipe(tmp_path))
     status, _, errors = main("apply", tiny_folder, plan, "--text", other, "--out", tmp_path / "out", "--quiet")
-    assert status == 0
-    assert "not on the tokens that the plan was made from" in errors
+    assert status == 2
+    assert f"--text {other}: expected a text that {plan} was made from (words.txt, sha256 " in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_text_the_model_writes_its_own(main: Main, tiny_folder: Path, tmp_path: Path) -> None:
@@ -289,10 +290,10 @@ def test_a_span_that_writes_massive_activations_is_said_and_avoided(
 
 def test_force_replaces_the_old_output(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
+    command = ("run", tiny_folder, "--preset", "streamline-none", "--remove", "2", "--text", text_file, "--out", out)
+    assert main(*command, *QUICK)[0] == 0
     (out / "old.txt").write_text("old")
-    status, _, errors = main("run", tiny_folder, "--preset", "streamline-none", "--remove", "2", "--text", text_file,
-                             "--out", out, "--force", *QUICK)  # fmt: skip
+    status, _, errors = main(*command, "--force", *QUICK)
     assert status == 0, errors
     assert not (out / "old.txt").exists()
     assert (out / "model.safetensors").exists()

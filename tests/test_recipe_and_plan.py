@@ -150,9 +150,11 @@ def test_the_plan_file_has_the_keys_that_the_design_promises() -> None:
     content = json.loads(plan().to_json())
     promised = {"format", "model", "preset", "calibration", "edits", "scores", "layers_after"}
     assert promised | {"parameters_before", "parameters_after"} <= content.keys()
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert {"source", "revision", "family", "layers", "sha256"} == content["model"].keys()
-    assert {"source", "tokens", "sha256", "seed"} <= content["calibration"].keys()
+    seen = {"sources", "written", "tokens", "sha256", "seed", "bos", "held_out"}
+    assert seen <= content["calibration"].keys()
+    assert "settings" in content
     assert {"kind": "replace", "start": 10, "stop": 19}.items() <= content["edits"][0].items()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lowrise.calibration import Windows
@@ -83,7 +83,8 @@ def text(words: int = 4000, seed: int = 0) -> str:
     return " ".join("".join(map(chr, word)) for word in letters)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(template: str = "") -> PreTrainedTokenizerFast:
+    """template: what is put around a text $A, as "<s> $A </s>"; none without it."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -94,13 +95,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     made.train_from_iterator([text(500)], trainer)
+    if template:
+        special = [("<s>", 0), ("</s>", 1)]
+        made.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def save(folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
-    """A checkpoint folder as a user would have it."""
+def save(
+    folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, template: str = "", **changes: Any
+) -> Path:
+    """A checkpoint folder as a user would have it. template: as of `tokenizer`."""
     model(family, **changes).to(dtype).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(template).save_pretrained(folder)
     return folder
 
 
@@ -120,8 +126,8 @@ _GGUF_NAMES = {
 }
 
 
-def save_gguf(file: Path) -> Path:
-    """The tiny Llama with its tokenizer as one float32 GGUF file (queries and keys not permuted: another model)."""
+def save_gguf(file: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """The tiny Llama with its tokenizer as one GGUF file (queries and keys not permuted: another model)."""
     import gguf
 
     made, writer = model("llama"), gguf.GGUFWriter(file, "llama")
@@ -145,7 +151,7 @@ def save_gguf(file: Path) -> Path:
         name = name.removesuffix(".weight")
         layer, _, part = name.removeprefix("model.layers.").partition(".")
         stem = f"blk.{layer}.{_GGUF_NAMES[part]}" if layer.isdigit() else _GGUF_NAMES[name]
-        writer.add_tensor(f"{stem}.weight", value.numpy())
+        writer.add_tensor(f"{stem}.weight", value.to(dtype if value.dim() > 1 else torch.float32).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 from lowrise.errors import LowriseError, one_line, printable
 from lowrise.files import check_file, check_output, write_file
+from lowrise.inputs import inputs_of
 from lowrise.options import (
     OPENING,
     SEARCHING,
@@ -30,6 +33,7 @@ from lowrise.options import (
     recipe_of,
     takes,
 )
+from lowrise.streams import keep_streams
 
 if TYPE_CHECKING:
     from lowrise.progress import Reporter
@@ -43,10 +47,14 @@ app = typer.Typer(
 )
 
 
-def _reporter(quiet: bool) -> Reporter:
+@contextmanager
+def _working(command: str, quiet: bool) -> Iterator[Reporter]:
+    """What a command reports with: no part of it is silent for long, the import of what is heavy included."""
     from lowrise.progress import Reporter
 
-    return Reporter(quiet)
+    report = Reporter(quiet)
+    with report.working(command):
+        yield report
 
 
 def _show(results: dict[str, Any], as_json: bool, path: Path | None) -> None:
@@ -78,10 +86,12 @@ def run(
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
-    check_output(out, force, settings.model)
-    from lowrise import pipeline
+    check_output(out, force, [*inputs_of(settings), recipe])
+    with _working("run", quiet) as report:
+        from lowrise import pipeline
 
-    _show(pipeline.run(settings, out, force, _reporter(quiet)), as_json, out)
+        results = pipeline.run(settings, out, force, report)
+    _show(results, as_json, out)
 
 
 @app.command()
@@ -97,10 +107,11 @@ def plan(
 ) -> None:
     """Choose what to do to which layers, and write it down."""
     settings = recipe_of(recipe, given, model=model)
-    check_file(out, force)
-    from lowrise import pipeline
+    check_file(out, force, [*inputs_of(settings), recipe])
+    with _working("plan", quiet) as report:
+        from lowrise import pipeline
 
-    made = pipeline.make_plan(settings, _reporter(quiet)).to_json()
+        made = pipeline.make_plan(settings, report).to_json()
     write_file(out, made)
     typer.echo(made if as_json else f"written to {out}", nl=not as_json)
 
@@ -116,29 +127,22 @@ def apply(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Do what a plan says, heal and write. Samples, length and seed are the plan's."""
+    """Do what a plan says, heal and write. All settings are the plan's; --text is for texts that have moved."""
     from lowrise.plan import read_plan
-    from lowrise.recipe import planned_length
+    from lowrise.planned import recipe_of_plan
 
     planned = read_plan(plan_file)
-    made_from = planned.fitted_on
-    settings = recipe_of(
-        None,
-        given,
-        model=model,
-        preset=planned.preset,
-        samples=made_from.samples,
-        seed=made_from.seed,
-        **planned_length(planned.preset, made_from.length),
-    )
-    check_output(out, force, model)
-    from lowrise import pipeline
+    settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
+    check_output(out, force, [*inputs_of(settings), plan_file])
+    with _working("apply", quiet) as report:
+        from lowrise import pipeline
 
-    _show(pipeline.apply(planned, settings, out, force, _reporter(quiet)), as_json, out)
+        results = pipeline.apply(planned, settings, out, force, report)
+    _show(results, as_json, out)
 
 
 @app.command()
-@takes("text", "length", "windows", "speed", *TASKS, *OPENING)
+@takes("text", "length", "bos", "windows", "speed", *TASKS, *OPENING)
 def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],
@@ -153,10 +157,11 @@ def measure(
 
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
-        check_file(out, force)
-    from lowrise import pipeline
+        check_file(out, force, [*inputs_of(settings), dense])
+    with _working("measure", quiet) as report:
+        from lowrise import pipeline
 
-    results = pipeline.measure(settings, dense, _reporter(quiet))
+        results = pipeline.measure(settings, dense, report)
     if out is not None:
         write_file(out, json.dumps(results, indent=2) + "\n")
     _show(results, as_json, out)
@@ -186,7 +191,8 @@ def compare(
 
     names, sizes, settings = comparing.read_lists(presets, remove, given_layers(recipe, given, model=model))
     asked = comparing.ask(names, sizes, settings, where=str(recipe or ""))
-    results = comparing.compare(asked, out, force, keep, _reporter(quiet))
+    with _working("compare", quiet) as report:
+        results = comparing.compare(asked, out, force, keep, report, where=str(recipe or ""))
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
@@ -197,13 +203,14 @@ def compare(
 @app.command(hidden=True)
 def prepare(folder: Path, asked: Path) -> None:
     """The first step of `compare`, in a process of its own."""
-    from lowrise.compare.preparing import prepare as prepare_comparison
+    with _working("prepare", quiet=False) as report:
+        from lowrise.compare.preparing import prepare as prepare_comparison
 
-    prepare_comparison(folder, asked, _reporter(quiet=False))
+        prepare_comparison(folder, asked, report)
 
 
 @app.command()
-@takes("text", "dataset", "samples", "length", "seed", *OPENING)
+@takes("text", "dataset", "samples", "length", "seed", "bos", *OPENING)
 def observe(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     out: OutFolder,
@@ -216,10 +223,11 @@ def observe(
     import json
 
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
-    check_output(out, force, model)
-    from lowrise import pipeline
+    check_output(out, force, inputs_of(settings))
+    with _working("observe", quiet) as report:
+        from lowrise import pipeline
 
-    found = pipeline.observe_model(settings, out, force, _reporter(quiet))
+        found = pipeline.observe_model(settings, out, force, report)
     typer.echo(json.dumps(found) if as_json else f"written to {out}")
 
 
@@ -279,13 +287,19 @@ def presets(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """The console script. Exit 0 done, 2 bad usage or input (one line), 130 interrupted, 1 anything else."""
+    """The console script. Exit 0 done, 2 bad usage or input (one line), 130 interrupted, 1 anything else.
+
+    1 too where what was asked for is written, but stdout does not take what is to be printed.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
+    keep_streams()
     command = typer.main.get_command(app)
     try:
-        sys.exit(command.main(standalone_mode=False) or 0)
+        status = command.main(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except LowriseError as error:
         typer.echo(f"lowrise: {one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
@@ -298,8 +312,9 @@ def _stop(number: int, _frame: object) -> None:
     """End in order, removing what is half written; a second signal must not break into that."""
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
-    os.write(2, b"lowrise: interrupted\n")
-    ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare"}
+    with suppress(OSError):  # closed, full, or of a terminal that is gone
+        os.write(2, b"lowrise: interrupted\n")
+    ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare", "lowrise.report.page": "write_report"}
     if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):
         # libraries are still being imported, some of which do not bear an exception there; nothing is written yet
         os._exit(128 + number)

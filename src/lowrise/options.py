@@ -31,6 +31,9 @@ OPTIONS: dict[str, Any] = {
     "seed": Annotated[
         str | None, typer.Option(help="Decides samples, initial weights and order [default: 0].", metavar="N")
     ],
+    "bos": Annotated[
+        str | None, typer.Option(help="auto: windows begin as the tokenizer begins a text; or never [default: auto].")
+    ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
     "repair": Annotated[
         str | None, typer.Option(help="Layer by layer, after the cut: none, fold, fold-cosine or refit.")
@@ -81,7 +84,7 @@ OPTIONS: dict[str, Any] = {
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
-CALIBRATING = ("text", "dataset", "written", "samples", "length", "seed")
+CALIBRATING = ("text", "dataset", "written", "samples", "length", "seed", "bos")
 SELECTING = ("preset", "remove", *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
 SEARCHING = (*COLLAPSE, "strict")

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_serializer,
     model_serializer,
     model_validator,
 )
@@ -19,6 +20,9 @@ from pydantic import (
 from lowrise.errors import PlanError
 from lowrise.reading import read_json
 from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
+
+MOST_LAYERS = 10**6
+_LARGEST_WEIGHT = 1e6  # of a merge's, by far
 
 
 class _Strict(BaseModel):
@@ -31,26 +35,43 @@ class ModelRecord(_Strict):
     source: str
     revision: str | None = None
     family: str
-    layers: int
+    layers: int = Field(gt=0, le=MOST_LAYERS)
+    sha256: str
+
+
+class TextRecord(_Strict):
+    """A text file as it was read: where, and the hash of its bytes."""
+
+    path: str
     sha256: str
 
 
 class CalibrationRecord(_Strict):
-    """The tokens a plan was made from. `sha256` is over the packed token windows, shape and order included."""
+    """The tokens a plan was made from. `sha256` is over the packed token windows, shape and order included.
+
+    source: in words. sources: the text files. written: the share of windows that the model wrote itself. samples: rows
+    that there are, which is fewer than asked for where a text fills no more. bos: whether each row begins with what the
+    tokenizer puts in front of a text. held_out: the share of the windows, the last ones, that nothing is fitted on.
+    """
 
     source: str
-    tokens: int
+    sources: list[TextRecord] = []
+    dataset: str | None = None
+    written: float = Field(0.0, ge=0, le=1)
+    tokens: int = Field(gt=0)
     sha256: str
-    seed: int
-    samples: int = Field(gt=0)
-    length: int = Field(gt=1)
+    seed: int = Field(ge=0, lt=2**63)
+    samples: int = Field(gt=0, le=10**7)
+    length: int = Field(gt=1, le=2**30)
+    bos: bool = False
+    held_out: float = Field(Training.model_fields["validation"].default, gt=0, lt=1)
 
 
 class _Span(_Strict):
     """Layers [start, stop), 0-based, of the original model."""
 
-    start: int = Field(ge=0)
-    stop: int
+    start: int = Field(ge=0, le=MOST_LAYERS)
+    stop: int = Field(le=MOST_LAYERS)
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -95,7 +116,10 @@ class Drop(_Span):
 
 
 class Replace(_Span):
-    """The span goes and one trained network stands in its place."""
+    """The span goes and one trained network stands in its place.
+
+    What of the windows its training holds out is the plan's `calibration.held_out`.
+    """
 
     kind: Literal["replace"] = "replace"
     network: Literal["ffn", "swiglu", "layer"]
@@ -103,6 +127,10 @@ class Replace(_Span):
     training: Training = Training()
     repair: Literal["none", "fold", "refit"] = "none"  # of the network's own last matrix, once it is trained
     put_back: ClassVar[int] = 1
+
+    @field_serializer("training")
+    def _held_out_stands_elsewhere(self, training: Training) -> dict[str, Any]:
+        return training.model_dump(exclude={"validation"})
 
 
 class Merge(_Span):
@@ -126,7 +154,8 @@ class Merge(_Span):
             raise ValueError("a merge takes two layers or more")
         if not self.weights:
             self.weights = rule_weights(self.rule, count)
-        if len(self.weights) != count or not abs(sum(self.weights) - 1) < 1e-6:
+        sums = abs(sum(self.weights) - 1) < 1e-6 and all(abs(weight) < _LARGEST_WEIGHT for weight in self.weights)
+        if len(self.weights) != count or not sums:
             raise ValueError(f"{count} layers need {count} weights that sum to 1, not {self.weights}")
         return self
 
@@ -144,22 +173,66 @@ def rule_weights(rule: Rule, count: int) -> list[float]:
     return [1 / count] * count
 
 
+# What a plan keeps of the recipe, beside what it says of its calibration. How to train stands with what is trained, and
+# here only where nothing is.
+SETTINGS = (
+    *("remove", "select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict"),
+    *("samples", "length", "calibration_length", "bos", "dtype", "training"),
+)
+
 Edit = Annotated[Drop | Replace | Merge, Field(discriminator="kind")]
 
 
 class Plan(_Strict):
-    """Ordered edits with scores and provenance. Edits name layers of the ORIGINAL model and never overlap."""
+    """Ordered edits with scores and provenance. Edits name layers of the ORIGINAL model and never overlap.
 
-    format: Literal[1] = 1
+    It holds all that its result depends on. settings: of the recipe, those of SETTINGS; None in a plan of format 1,
+    which did not say. versions: of what it was made with, and the device and number format that it was computed in.
+    """
+
+    format: Literal[2] = 2
     model: ModelRecord
     preset: str
     calibration: CalibrationRecord
+    settings: dict[str, Any] | None = None
     edits: list[Edit]
     scores: dict[str, Any] = {}
     layers_after: int
-    parameters_before: int
-    parameters_after: int
+    parameters_before: int = Field(gt=0)
+    parameters_after: int = Field(gt=0)
     loads_plainly: bool = True
+    versions: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_formats_open(cls, data: Any) -> Any:
+        """In format 1 nothing began with BOS, and the share held out stood with what was trained, if anything was."""
+        if not isinstance(data, dict) or data.get("format") != 1:
+            return data
+        calibration, edits = data.get("calibration"), data.get("edits")
+        edits = edits if isinstance(edits, list) else []
+        trainings = [edit.get("training") for edit in edits if isinstance(edit, dict)]
+        shares = [one["validation"] for one in trainings if isinstance(one, dict) and "validation" in one]
+        if shares and isinstance(calibration, dict):
+            calibration = {"held_out": shares[0], **calibration}
+        return {**data, "format": 2, "calibration": calibration}
+
+    @model_validator(mode="after")
+    def _settings_are_known(self) -> Self:
+        unknown = sorted({*(self.settings or {})} - {*SETTINGS})
+        if unknown:
+            raise ValueError(f"the setting {unknown[0]!r} is none that a plan holds")
+        return self
+
+    @model_validator(mode="after")
+    def _one_share_is_held_out(self) -> Self:
+        share = self.calibration.held_out
+        for edit in self.edits:
+            if isinstance(edit, Replace):
+                if edit.training.validation != share and "validation" in edit.training.model_fields_set:
+                    raise ValueError(f"training holds out {edit.training.validation}, but calibration {share}")
+                edit.training = edit.training.model_copy(update={"validation": share})
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -176,6 +249,8 @@ class Plan(_Strict):
         if end > self.model.layers:
             raise ValueError(f"an edit ends at layer {end}, past the model's {self.model.layers}")
         _ = self.fitted_on  # complains now, not when it is applied
+        if not isinstance(self.scores.get("held_out", {}), dict):
+            raise ValueError("scores.held_out is no mapping")
         after = self.model.layers - sum(edit.stop - edit.start - edit.put_back for edit in self.edits)
         if after != self.layers_after or after < 1:
             raise ValueError(f"layers_after is {self.layers_after}, but the edits leave {after}")
@@ -188,6 +263,11 @@ class Plan(_Strict):
         return self.calibration if noted is None else CalibrationRecord.model_validate(noted)
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether applying it takes calibration tokens."""
+        return any(isinstance(edit, Replace) or edit.repair != "none" for edit in self.edits)
+
+    @property
     def model_name(self) -> str:
         """The last part of the source, for headings."""
         return self.model.source.rstrip("/").rpartition("/")[2] or self.model.source
@@ -198,14 +278,15 @@ class Plan(_Strict):
 
 def read_plan(path: Path) -> Plan:
     """Raises PlanError when the file is missing, not JSON, or not a plan."""
-    content = read_json(path, PlanError, "a plan file (a plan of format 1, as JSON)", "make one with `lowrise plan`")
+    what = "a plan file (a plan of format 1 or 2, as JSON)"
+    content = read_json(path, PlanError, what, "make one with `lowrise plan`", lenient=True)  # scores may not be finite
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         found = first["msg"].removeprefix("Value error, ")
-        raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1", found, "make it anew") from error
+        raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1 or 2", found, "make it anew") from error
 
 
 def check_plan_fits(plan: Plan, model: ModelRecord) -> None:

@@ -1,67 +1,91 @@
-"""What the user sees while a run works: progress and messages, all on stderr."""
+"""What the user sees while a run works: progress, messages and signs of life, all on stderr.
+
+On a terminal bars and stages show the seconds that pass. Where none can be drawn a line says every so often what is
+going on; a thread says it when the work itself is silent.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from lowrise.errors import printable
 
-_LINE_EVERY = 60.0  # seconds between two lines of a bar, or of what is waited for, where there is no terminal
+# Seconds of silence after which a line says what is going on: at most 30 and 10 are promised, with room for a machine
+# that is busy with other things.
+_LINE_EVERY = 20.0
+_LINE_EVERY_ON_A_TERMINAL = 7.0  # where nothing is drawn either
 
 
-class _Minute:
-    """Whether another minute has passed. now: seconds of one clock."""
+class Stage:
+    """Something that goes on, and since when."""
 
-    def __init__(self, now: float) -> None:
-        self._said = now
+    def __init__(self, name: str) -> None:
+        self.name, self._began = name, time.perf_counter()
 
-    def passed(self, now: float) -> bool:
-        """True once a minute; the next one begins then."""
-        if now - self._said < _LINE_EVERY:
-            return False
-        self._said = now
-        return True
+    def line(self) -> str:
+        return f"{self.name}: {time.perf_counter() - self._began:,.0f} s"
+
+    def __rich__(self) -> Text:
+        """Drawn anew several times a second, so that the seconds pass."""
+        return Text(self.line())
 
 
 class Bar:
     """One running bar. `advance` takes tokens done and, while training, what to show beside the rate.
 
-    say: where no bar can be drawn (a log file), a line a minute, so that hours do not pass in silence.
+    advanced: told of every step.
     """
 
-    def __init__(self, progress: Progress, task: TaskID, say: Callable[[str], None] | None) -> None:
-        self._progress, self._task, self._say = progress, progress.tasks[task], say
-        self._began, self._tokens = time.perf_counter(), 0
-        self._minute = _Minute(self._began)
+    def __init__(self, progress: Progress, task: TaskID, advanced: Callable[[], None]) -> None:
+        self._progress, self._task, self._advanced = progress, progress.tasks[task], advanced
+        self._began, self._tokens, self._text = time.perf_counter(), 0, ""
 
     def advance(self, tokens: int, note: str = "", steps: int = 1) -> None:
         self._tokens += tokens
-        now = time.perf_counter()
-        text = f"{note}  {self._tokens / max(now - self._began, 1e-9):,.0f} tokens/s".strip()
-        self._progress.update(self._task.id, advance=steps, note=text)
-        if self._say is not None and self._minute.passed(now):
-            done, total = int(self._task.completed), int(self._task.total or 0)
-            self._say(f"{self._task.description}: {done:,} of {total:,}  {text}")
+        rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
+        self._text = f"{note}  {rate:,.0f} tokens/s".strip()
+        self._progress.update(self._task.id, advance=steps, note=self._text)
+        self._advanced()
+
+    def line(self) -> str:
+        done, total = int(self._task.completed), int(self._task.total or 0)
+        passed = f"{time.perf_counter() - self._began:,.0f} s"
+        return f"{self._task.description}: {done:,} of {total:,}  {self._text}  {passed}".replace("    ", "  ")
 
 
 class Reporter:
-    """Messages, warnings and bars. `quiet` silences all but warnings."""
+    """Messages, warnings, stages and bars. `quiet` silences all but warnings."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         # this stderr, also while a library's is being silenced
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.warnings: list[str] = []
+        self._going_on: list[Stage | Bar] = []
+        self._drawn = 0  # bars and stages on the terminal that show the seconds themselves
+        self._said = time.perf_counter()
+        self._one_line = threading.Lock()
 
     def say(self, text: str) -> None:
         if not self.quiet:
+            self._said = time.perf_counter()
             self.console.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
@@ -74,16 +98,48 @@ class Reporter:
         self.console.print(printable(f"warning: {text}"), markup=False, style="bold red")
 
     @contextmanager
-    def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
-        """For work that another process does; call what it yields with a note: a turning sign, or a line a minute."""
+    def working(self, name: str) -> Iterator[None]:
+        """Around a whole command: no part of it is silent for long, whatever holds up its own thread."""
         if self.quiet:
-            yield lambda _note: None
+            yield
             return
-        if not self.console.is_terminal:
-            minute = _Minute(time.perf_counter())
-            yield lambda note: self.say(f"{title}: {note}") if minute.passed(time.perf_counter()) else None
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(min(1.0, self._patience / 4)):
+                try:
+                    self._sign_of_life()
+                except OSError:  # nobody reads stderr any more, which the work itself will find out
+                    return
+
+        watching = threading.Thread(target=watch, name="signs of life", daemon=True)
+        watching.start()
+        self._going_on.append(Stage(name))
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
+            self._going_on.pop()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A part of the work that has no steps of its own, or whose bars are drawn within it."""
+        stage = Stage(name)
+        with self._shown(stage):
+            if not self._draws or self._drawn:
+                yield
+                return
+            with self._drawing(), self.console.status(stage):
+                yield
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
+        """For work that another process does; call what it yields with a note: a turning sign, or lines in a log."""
+        if not self._draws:
+            yield lambda note: self._sign_of_life(f"{title}: {note}")
             return
-        with self.console.status(escape(printable(title))) as status:
+        with self._drawing(), self.console.status(escape(printable(title))) as status:
             yield lambda note: status.update(escape(printable(f"{title}  {note}")[: self.console.width - 4]))
 
     @contextmanager
@@ -93,9 +149,44 @@ class Reporter:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
         )
-        drawn = self.console.is_terminal and not self.quiet
-        with Progress(*columns, console=self.console, disable=not drawn) as progress:
-            task = progress.add_task(title, total=total, note="")
-            yield Bar(progress, task, None if drawn else self.say)
+        with Progress(*columns, console=self.console, disable=not self._draws) as progress:
+            bar = Bar(progress, progress.add_task(title, total=total, note=""), self._sign_of_life)
+            with self._drawing() if self._draws else nullcontext(), self._shown(bar):
+                yield bar
+
+    @property
+    def _draws(self) -> bool:
+        return self.console.is_terminal and not self.quiet
+
+    @property
+    def _patience(self) -> float:
+        return _LINE_EVERY_ON_A_TERMINAL if self.console.is_terminal else _LINE_EVERY
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """While something on the terminal shows the seconds itself."""
+        self._drawn += 1
+        try:
+            yield
+        finally:
+            self._drawn -= 1
+            self._said = time.perf_counter()
+
+    @contextmanager
+    def _shown(self, one: Stage | Bar) -> Iterator[None]:
+        self._going_on.append(one)
+        try:
+            yield
+        finally:
+            self._going_on.remove(one)
+
+    def _sign_of_life(self, line: str | None = None) -> None:
+        """A line, by default of what goes on innermost, if nothing was said or drawn for a while."""
+        with self._one_line:
+            going_on = [*self._going_on]
+            if self._drawn or time.perf_counter() - self._said < self._patience or not (line or going_on):
+                return
+            self.say(line or going_on[-1].line())

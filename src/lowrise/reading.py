@@ -1,8 +1,8 @@
 """The one door for what comes from outside: files, and the JSON and YAML in them, bounded before they are used.
 
 A caller names the error it raises, what it expected and what to do; every failure to read becomes that one line.
-`lenient` is for files that other tools write: NaN, infinities, keys said twice and control characters pass there, and
-integers beyond 64 bits, since tokenizers say 10**30 where they set no limit.
+`lenient` is for files that other tools write: NaN, infinities, keys said twice, any character and integers of 40 digits
+pass there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MOST_VALUES = 4_000_000  # in one JSON document, so that it stays under a gigaby
 MOST_YAML_VALUES = 100_000  # counted where aliases lead, too
 MOST_DEPTH = 64
 MOST_INTEGER = 2**63 - 1
+MOST_FOREIGN_INTEGER = 10**40  # of other tools: a tokenizer without a limit says that it takes 10^30 tokens
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -117,7 +118,7 @@ def parse_json(
             raise UnreadableError(f"more than {MOST_VALUES:,} values")
         try:
             if lenient:
-                value = json.loads(text, parse_int=_long_integer)
+                value = json.loads(text, parse_int=_foreign_integer)
             else:
                 value = json.loads(
                     text, parse_int=_integer, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
@@ -193,16 +194,14 @@ def _check_regular(status: os.stat_result) -> None:
         raise UnreadableError(_KINDS.get(stat.S_IFMT(status.st_mode), "a special file"))
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > 20 or abs(int(digits)) > MOST_INTEGER:
+def _integer(digits: str, most: int = MOST_INTEGER) -> int:
+    if len(digits) > 42 or abs(int(digits)) > most:
         raise UnreadableError(f"the number {digits[:20]}…, which is too large")
     return int(digits)
 
 
-def _long_integer(digits: str) -> int:
-    if len(digits) > 40:
-        raise UnreadableError(f"the number {digits[:20]}…, which is too large")
-    return int(digits)
+def _foreign_integer(digits: str) -> int:
+    return _integer(digits, MOST_FOREIGN_INTEGER)
 
 
 def _finite(number: str) -> float:
@@ -243,14 +242,16 @@ def _check_values(value: Any, most: int, lenient: bool) -> None:
                 stack.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, str):
             _check_string(item, lenient)
-        elif isinstance(item, int) and abs(item) > MOST_INTEGER and not lenient:
+        elif isinstance(item, int) and abs(item) > (MOST_FOREIGN_INTEGER if lenient else MOST_INTEGER):
             raise UnreadableError("a number that is too large")
         elif isinstance(item, float) and item - item != 0 and not lenient:
             raise UnreadableError(f"the number {item}, which is not finite")
 
 
 def _check_string(text: str, lenient: bool) -> None:
-    if not lenient and "\0" in text:
+    if lenient:
+        return
+    if "\0" in text:
         raise UnreadableError("a character 0 in its text")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UnreadableError("half a character (a lone surrogate) in its text")

@@ -1,4 +1,7 @@
-"""The one description of a run. A preset gives its defaults, a recipe file overrides them, the command line wins."""
+"""The one description of a run. A preset gives its defaults, a recipe file overrides them, the command line wins.
+
+Presets resolve inside the model, so that `Recipe(preset="laco")` in Python is what `--preset laco` is.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
+Bos = Literal["auto", "never"]
 SEARCHING_WITH_REPAIR = ("repaired", "repaired-span")
 LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
 HAVING_FORMS = ("ffn", "swiglu")  # networks that are no decoder layer, but can be written as one
@@ -90,10 +94,13 @@ class Collapse(_Strict):
 
 
 class Recipe(_Strict):
-    """A run. `remove` counts net layers: a network that is put back is not removed."""
+    """A run. `remove` counts net layers: a network that is put back is not removed.
+
+    What is not given is as the preset says, and else as it stands here. Raises RecipeError for an unknown preset.
+    """
 
     model: str | None = None
-    preset: str = "refit"
+    preset: str = Field("refit", frozen=True)  # its settings are in the others already: another one is another recipe
     remove: str | None = "25%"  # None: as many as the search's threshold lets go
     select: Select = "cosine"
     network: Network = "layer"
@@ -105,9 +112,10 @@ class Recipe(_Strict):
     dataset: str | None = None
     written: float = Field(0.0, ge=0, lt=1)  # share of the windows that the model writes itself beside text or dataset
     tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
-    samples: int = Field(128, gt=0)  # windows
-    length: int = Field(2048, gt=1)  # tokens a window, of calibration and of perplexity; capped by the model
-    calibration_length: int | None = Field(None, gt=1)  # where calibration has windows of its own; None: as `length`
+    bos: Bos = "auto"  # auto: windows begin with what the tokenizer puts in front of a text
+    samples: int = Field(128, gt=0, le=10**7)  # windows
+    length: int = Field(2048, gt=1, le=2**30)  # tokens a window, of calibration and of perplexity; capped by the model
+    calibration_length: int | None = Field(None, gt=1, le=2**30)  # of calibration alone; None: as `length`
     seed: int = Field(0, ge=0, lt=2**63)
     training: Training = Training()
     collapse: Collapse = Collapse()
@@ -127,11 +135,16 @@ class Recipe(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_may_stand_bare(cls, data: Any) -> Any:
-        """YAML reads `remove: 8` as a number."""
-        if isinstance(data, dict) and isinstance(data.get("remove"), int) and not isinstance(data["remove"], bool):
+    def _preset_gives_the_rest(cls, data: Any) -> Any:
+        """What is given wins. YAML reads `remove: 8` as a number."""
+        if not isinstance(data, dict):
+            return data
+        if isinstance(data.get("remove"), int) and not isinstance(data["remove"], bool):
             data = {**data, "remove": str(data["remove"])}
-        return data
+        parts: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
+        if data.keys() >= cls.model_fields.keys() and all(isinstance(data[key], parts[key]) for key in parts):
+            return data  # a value is assigned to a recipe, which is whole
+        return _over_preset({key: _as_given(value) for key, value in data.items()})
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -238,24 +251,31 @@ def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
     given: dict[str, Any] = {}
     for layer in layers:
         given = _merge(given, layer)
+    try:
+        return Recipe(**given)
+    except ValidationError as error:
+        raise _one_line(error, where) from error
+
+
+def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the preset that `given` names, with what is given on top. Raises RecipeError for an unknown one.
+
+    A length that is said of all windows holds for those of calibration too, unless theirs is given as well.
+    """
     name = given.get("preset", Recipe.model_fields["preset"].default)
     known = presets()
     if not isinstance(name, str) or name not in known:
         remedy = close_names(str(name), known)
         raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
     settings = known[name].settings
-    if "length" in given:  # said of all windows
+    if "length" in given:
         settings = {key: value for key, value in settings.items() if key != "calibration_length"}
-    try:
-        return Recipe(**_merge(settings, given))
-    except ValidationError as error:
-        raise _one_line(error, where) from error
+    return _merge(settings, given)
 
 
-def planned_length(preset: str, length: int) -> dict[str, int]:
-    """Settings that make calibration windows of `length` tokens, as a plan says, and measure as a run of it would."""
-    usual = presets()[preset].settings.get("calibration_length") if preset in presets() else None
-    return {} if length == usual else {"length": length}
+def _as_given(value: Any) -> Any:
+    """Of settings within a setting those that were set, so that a preset gives the others."""
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def check_values(given: dict[str, Any], where: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from refusals import PLAIN, Main, Refused, assert_one_line, contents, copied
+from lowrise.files import exchange
+from refusals import PLAIN, Main, Refused, assert_one_line, contents, copied, mark
 from warm import Warm
 
 
@@ -63,7 +65,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
-            ({"format": 2}, ("plan.json: format", "a plan of format 1")),
+            ({"format": 3}, ("plan.json: format", "a plan of format 1 or 2")),
             ({"extra": 1}, ("plan.json: extra", "not permitted")),
             ({"edits": [{"kind": "split", "start": 1, "stop": 3}]}, ("plan.json: edits.0", "split")),
             ({"edits": [{"kind": "merge", "start": 1, "stop": 2}]}, ("plan.json: edits.0", "two layers or more")),
@@ -77,6 +79,17 @@ class TestPlan:
             ({"edits": [{"kind": "drop", "start": 0, "stop": 6}], "layers_after": 0}, ("plan.json", "layers_after")),
             ({"layers_after": 5}, ("plan.json", "layers_after is 5", "leave 4")),
             ({"edits": "none"}, ("plan.json: edits", "list")),
+            ({"parameters_before": -1}, ("plan.json: parameters_before", "greater than 0")),
+            ({"parameters_after": 0}, ("plan.json: parameters_after", "greater than 0")),
+            ({"edits": [{"kind": "drop", "start": 1, "stop": 10**30}]}, ("plan.json: edits.0", "stop")),
+            (
+                {"edits": [{"kind": "merge", "start": 1, "stop": 4, "weights": [1e9, -1e9, 1]}]},
+                ("plan.json: edits.0", "weights"),
+            ),
+            ({"scores": {"held_out": 3}}, ("plan.json", "held_out")),
+            ({"settings": {"device": "cpu"}}, ("plan.json", "'device'", "none that a plan holds")),
+            ({"settings": {"samples": 0}}, ("plan.json: samples", "greater than 0")),
+            ({"settings": {"select": "guess"}}, ("plan.json: select", "guess")),
             ({"preset": "streamlin"}, ("'streamlin'", "did you mean streamline")),
         ],
         ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
@@ -94,7 +107,24 @@ class TestPlan:
         self, plan_refused: Callable[[Any, Any], str], tiny_plan: dict[str, Any]
     ) -> None:
         """The user gave no --samples: the line must point at the plan file."""
-        plan_refused(json.dumps(tiny_plan | {"calibration": tiny_plan["calibration"] | {"samples": 0}}), ("plan.json",))
+        impossible = [
+            {"samples": 0},
+            {"samples": 10**12},
+            {"length": 1},
+            {"length": 2**40},
+            {"tokens": -1},
+            {"seed": -1},
+        ]
+        for changes in [
+            *impossible,
+            {"seed": -1},
+            {"seed": 2**64},
+            {"held_out": 1.5},
+            {"held_out": 0},
+            {"written": -1},
+        ]:
+            calibration = tiny_plan["calibration"] | changes
+            plan_refused(json.dumps(tiny_plan | {"calibration": calibration}), ("plan.json",))
 
     @pytest.mark.parametrize(
         ("changes", "says"),
@@ -123,6 +153,7 @@ class TestOutput:
         out = place / "out"
         (out / "within").mkdir(parents=True)
         (out / "within" / "precious.txt").write_text("precious", encoding="utf-8")
+        mark(out)
         return out
 
     @pytest.mark.usefixtures("old")
@@ -190,14 +221,14 @@ class TestOutput:
         self, run_refused: Refused, old: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The very last step fails: the new folder cannot take the old one's name."""
-        rename = Path.rename
+        rename = exchange.rename
 
-        def fail(self: Path, target: Path) -> Path:
-            if Path(target) == old and self.name.endswith(".partial"):
+        def fail(path: Path, target: Path, flags: int) -> None:
+            if target == old and flags == 2:
                 raise OSError(28, "No space left on device")
-            return rename(self, target)
+            rename(path, target, flags)
 
-        monkeypatch.setattr(Path, "rename", fail)
+        monkeypatch.setattr(exchange, "rename", fail)
         run_refused("--force", says=("out: expected room to write",))
 
     def test_with_force_success_replaces_the_old_folder(
@@ -209,6 +240,42 @@ class TestOutput:
         assert not (old / "within").exists()
         assert (old / "config.json").is_file()
         assert [path.name for path in place.iterdir()] == ["out"]
+
+    def test_what_appears_while_the_run_works_is_kept_and_so_is_the_result(
+        self, main: Main, place: Path, tiny_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def late(_folder: Path) -> dict[str, str]:
+            (place / "out").mkdir()
+            (place / "out" / "precious.txt").write_text("precious", encoding="utf-8")
+            return {}
+
+        monkeypatch.setattr("lowrise.pipeline.building.build_report", late)
+        ended = main("run", tiny_folder, *PLAIN, "--text", text_file, "--out", place / "out")
+        assert_one_line(*ended, ("which is kept", f"the finished result lies in {place / 'out.finished'}"))
+        assert contents(place / "out") == {"precious.txt": b"precious"}
+        assert (place / "out.finished" / "model.safetensors").is_file()
+        assert sorted(path.name for path in place.iterdir()) == ["out", "out.finished"]
+
+    @pytest.mark.parametrize("option", ["--text", "--eval-text", "--recipe"])
+    def test_a_folder_that_holds_an_input_is_not_replaced(self, run_refused: Refused, old: Path, option: str) -> None:
+        (old / "given").write_text("seed: 1" if option == "--recipe" else "text", encoding="utf-8")
+        run_refused("--force", option, old / "given", says=(f"{old / 'given'} in it",))
+
+    def test_a_folder_of_others_is_not_replaced(self, run_refused: Refused, place: Path) -> None:
+        (place / "out").mkdir()
+        (place / "out" / "precious.txt").write_text("precious", encoding="utf-8")
+        run_refused("--force", says=("out: expected an empty folder or an output of lowrise", "did not write"))
+
+    def test_the_model_as_a_file_is_not_replaced(self, refused: Refused, place: Path, text_file: Path) -> None:
+        """`--out` names what is measured."""
+        (place / "model.gguf").write_text("weights", encoding="utf-8")
+        options = ["--text", text_file, "--out", place / "model.gguf", "--force"]
+        refused("measure", place / "model.gguf", *options, says=("this run needs",))
+
+    def test_a_second_run_at_the_same_place(self, run_refused: Refused, place: Path) -> None:
+        with (place / ".out.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            run_refused(says=("out: expected a place that is free, found another lowrise process at work for it",))
 
     def test_parents_made_for_a_run_that_fails_are_taken_away(
         self, run_refused: Refused, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -264,6 +331,7 @@ class TestFullDisk:
         out = place / "out"
         out.mkdir()
         (out / "precious.txt").write_text("precious", encoding="utf-8")
+        mark(out)
         options = [*PLAIN, "--text", text_file, "--force"]
         limited(100_000, "run", tiny_folder, *options, "--out", out, says=(f"{out}: expected room", "too large"))
 

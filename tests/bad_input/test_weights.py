@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from refusals import PLAIN, Main, Refused, copied
+from refusals import PLAIN, Main, Refused, copied, edit_config
 
 
 def shards(folder: Path) -> Path:
@@ -125,6 +125,19 @@ class TestWeights:
         tensors["model.norm.weight"] = torch.ones(7)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         run_refused(model=folder, says=(folder, "model.norm.weight"))
+
+    def test_a_layer_beyond_the_stack_is_refused(self, run_refused: Refused, folder: Path) -> None:
+        edit_config(folder, num_hidden_layers=4, layer_types=None)
+        run_refused(model=folder, says=(folder, "weights of the 4 layers", "model.layers.4.", "mend config.json"))
+
+    def test_weights_outside_the_folder(self, run_refused: Refused, folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+        edit_config(folder, transformers_weights="../outside.safetensors")
+        run_refused(model=folder, says=(folder, "weights inside the folder"))
+
+    def test_an_adapter_beside_them(self, run_refused: Refused, folder: Path) -> None:
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), encoding="utf-8")
+        run_refused(model=folder, says=(folder, "an adapter beside them (adapter_config.json)", "merge it"))
 
     def test_a_shard_missing(self, run_refused: Refused, folder: Path) -> None:
         lost = shards(folder) / "model-00002-of-00002.safetensors"

@@ -64,8 +64,10 @@ def test_killed_in_the_middle_it_goes_on_without_repeating(
     chosen = ["--presets", "streamline-none", "--remove", "1,2"]
     process = started(*chosen)
     until((rows / "streamline-none-2" / "log.txt").exists, process)
+    until(
+        lambda: bool(psutil.Process(process.pid).children(recursive=True)), process
+    )  # the log is made a moment before
     children = psutil.Process(process.pid).children(recursive=True)
-    assert children
     process.kill()
     process.wait()
     gone(children)

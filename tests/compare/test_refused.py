@@ -91,9 +91,9 @@ class TestRefused:
         assert ran == ["preparing"]
 
     def test_a_folder_at_which_another_process_works(self, main: Main, begun: Arguments, tmp_path: Path) -> None:
-        with (tmp_path / "out/.lock").open("w") as stream:
+        with (tmp_path / ".out.lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            assert_one_line(*main(*begun), ("another `lowrise compare` at work in it",))
+            assert_one_line(*main(*begun), ("another lowrise process at work for it",))
 
     def test_force_begins_anew(self, main: Main, begun: Arguments, ran: list[str], tmp_path: Path) -> None:
         assert main(*begun, "--force", "--seed", "1", "--presets", "streamline-none", "--remove", "1")[0] == 0

@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 from comparisons import SMALL, Arguments, row_states
+from lowrise.calibration.stored import stored_tokens
 from lowrise.compare import steps
 from lowrise.compare.asked import ask
 from lowrise.compare.child import Ended
@@ -219,16 +220,20 @@ def test_the_model_writes_its_own_text_once(main: Main, ran: list[str], tiny_fol
     assert records[0]["source"] == "written by the model"
 
 
-def test_stored_tokens_that_were_changed_are_refused(
+def test_stored_tokens_that_were_changed_are_named_and_made_anew(
     main: Main, ran: list[str], asked: Arguments, tmp_path: Path
 ) -> None:
     assert main(*asked, "--presets", "streamline-none", "--remove", "1")[0] == 0
     [file] = (tmp_path / "out/calibration").iterdir()
+    stored = stored_tokens(str(file)).sha256()
     data = bytearray(file.read_bytes())
     data[-8] ^= 1  # another last token
     file.write_bytes(data)
-    assert main(*asked, "--presets", "streamline-none", "--remove", "1,2")[0] == 0
-    assert "expected the tokens of sha256" in row_states(tmp_path / "out")["streamline-none-2"]["reason"]
+    status, _, errors = main(*asked, "--presets", "streamline-none", "--remove", "1,2")
+    assert status == 0
+    assert f"warning: {file} is damaged: made anew" in errors
+    assert stored_tokens(str(file)).sha256() == stored
+    assert {state["status"] for state in row_states(tmp_path / "out").values()} == {"done"}
     assert ran
 
 

@@ -12,9 +12,12 @@ from unittest import mock
 import tiny
 
 SIZES: dict[str, Any] = {
-    "num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 32,
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "max_position_embeddings": 32,
     "num_attention_heads": 2,
-}  # fmt: skip
+}
 SHORT = ["--length", "16", "--samples", "4", "--device", "cpu", "--quiet"]
 
 
@@ -72,21 +75,22 @@ def asked(base: Path) -> Any:
 
 def _compared(base: Path) -> None:
     """A finished comparison of one row, as `lowrise compare` leaves it."""
-    from lowrise.compare.asked import FILE
-    from lowrise.compare.state import DENSE, PREPARED, ROW
+    from lowrise.compare.folder import ASKED, DENSE, PREPARED
+    from lowrise.compare.state import write_state
 
-    folder, plan, results = (
-        base / "comparison",
-        _json(base, "run/lowrise/plan.json"),
-        _json(base, "run/lowrise/results.json"),
-    )
-    row = {"status": "done", "seconds": 1.0, "results": results, "plan": plan}
+    folder, question = base / "comparison", asked(base).to_json()
+    plan, results = _json(base, "run/lowrise/plan.json"), _json(base, "run/lowrise/results.json")
+    row = {"status": "done", "seconds": 1.0, "results": results, "plan": plan, "kept": False}
     prepared = {"model": plan["model"], "layers": 3, "removed": {"1": 1}, "seconds": {"open": 1.0}}
-    parts = {PREPARED: prepared, DENSE: _json(base, "dense.json"), Path("rows", "streamline-none-1", ROW): row}
+    parts: dict[str | Path, dict[str, Any]] = {
+        PREPARED: {**prepared, "asked": json.loads(question)},
+        DENSE: _json(base, "dense.json"),
+        Path("rows", "streamline-none-1", "row.json"): row,
+    }
     for name, content in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content), encoding="utf-8")
-    (folder / FILE).write_text(asked(base).to_json(), encoding="utf-8")
+        write_state(folder / name, content)
+    (folder / ASKED).write_text(question, encoding="utf-8")
 
 
 def _json(base: Path, name: str) -> Any:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrise.calibration.text import check_known, dataset_text, read_text
+from lowrise.calibration.prefix import behind, check_prefix, leading_tokens
+from lowrise.calibration.text import check_known, dataset_text, plain_ids, read_text
 from lowrise.calibration.tokens import Windows, pack, record, shuffled
 from lowrise.calibration.written import write_windows
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
-from lowrise.model.tokenizing import tokenizing
-from lowrise.plan import CalibrationRecord
+from lowrise.plan import CalibrationRecord, TextRecord
 from lowrise.progress import Reporter
+from lowrise.recipe import Bos
 
 # A line of fewer words is a heading or a list's item, unless the text has no other.
 LEAST_WORDS = 5
@@ -29,7 +30,7 @@ class Sentences:
     """ids (sentences, tokens), int64, padded on the right; mask (sentences, tokens), bool, true at real tokens.
 
     Every layer is causal, so what a real token sees does not depend on padding that stands after it.
-    length: tokens of a window when perplexity is measured; the sentences have their own.
+    length: tokens of a window when perplexity is measured; the sentences have their own. prefix, texts: as of Windows.
     """
 
     ids: Tensor
@@ -37,6 +38,8 @@ class Sentences:
     source: str
     seed: int
     length: int
+    prefix: int = 0
+    texts: tuple[TextRecord, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,9 +49,11 @@ class Sentences:
         return int(self.mask.sum())
 
     def joined(self, longest: int) -> Windows:
-        """All real tokens in a row, in windows of at most `longest` tokens: enough to see a collapse by."""
-        stream = self.ids[self.mask]
-        return Windows(pack([stream], min(longest, len(stream))), self.source, self.seed)
+        """All text in a row, in windows of at most `longest` tokens: enough to see a collapse by."""
+        prefix = tuple(self.ids[0, : self.prefix].tolist())
+        stream = self.ids[:, self.prefix :][self.mask[:, self.prefix :]]
+        rows = pack([stream], max(1, min(longest - self.prefix, len(stream))))
+        return Windows(behind(prefix, rows), self.source, self.seed, prefix=self.prefix, texts=self.texts)
 
     def record(self) -> CalibrationRecord:
         return record(self)
@@ -71,23 +76,28 @@ def calibration_sentences(
     length: int,
     seed: int,
     report: Reporter,
+    bos: Bos = "auto",
 ) -> Sentences:
     """The first `words` words of `samples` lines of files or of a dataset, or rows that the model writes itself.
 
-    Which lines is the seed's choice among those of LEAST_WORDS words or more (among all, if there is none). Special
-    tokens are those that the tokenizer adds of itself; a sentence has at most 1.5 times as many tokens as `words`. The
-    model's own rows have `words` tokens and one more.
+    Which lines is the seed's choice among those of LEAST_WORDS words or more (among all, if there is none). A
+    sentence begins with what the tokenizer puts in front of a text, unless `bos` is `never`, and has at most 1.5 times
+    as many tokens as `words`. The model's own rows have `words` tokens and one more.
     Raises TextError for text without a usable sentence.
     """
     length = min(length, decoder.max_length)
+    prefix = leading_tokens(tokenizer, bos)
     if not text and dataset is None:
         tokens = min(words + 1, decoder.max_length)
-        ids = write_windows(decoder, tokenizer, samples=samples, length=tokens, seed=seed, report=report)
-        return Sentences(ids, torch.ones_like(ids, dtype=torch.bool), "written by the model", seed, length)
+        how: dict[str, Any] = {"length": tokens, "seed": seed, "report": report, "prefix": prefix}
+        ids = write_windows(decoder, tokenizer, samples=samples, **how)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return Sentences(ids, mask, "written by the model", seed, length, len(prefix))
+    files = [read_text(path) for path in text]
     if dataset is not None:
         source, texts = dataset, dataset_text(dataset, samples * _CHARACTERS_PER_LINE)
     else:
-        source, texts = ", ".join(path.rpartition("/")[2] for path in text), [read_text(path) for path in text]
+        source, texts = ", ".join(path.rpartition("/")[2] for path in text), [file.text for file in files]
     lines = [line.split() for document in texts for line in document.splitlines() if line.strip()]
     lines = [line for line in lines if len(line) >= min(LEAST_WORDS, words)] or lines
     rows: list[list[int]] = []
@@ -95,17 +105,17 @@ def calibration_sentences(
     for index in shuffled(len(lines), seed).tolist():
         if len(rows) == samples:
             break
-        with tokenizing(source, TextError):
-            ids_of_line = tokenizer(" ".join(lines[index][:words]), verbose=False)["input_ids"][:most]
-        if len(ids_of_line) > 1:  # one token alone predicts nothing
+        ids_of_line = [*prefix, *plain_ids(tokenizer, " ".join(lines[index][:words]), source)][:most]
+        if len(ids_of_line) > max(1, len(prefix)):  # one token alone predicts nothing
             rows.append(ids_of_line)
     if not rows:
         raise TextError(source, "one sentence of two tokens at least", "none", "give text with sentences in it")
     if len(rows) < samples:
         report.say(f"{source} has {len(rows)} usable sentences, not the {samples} asked for: all are used")
     ids, mask = pad_right(rows)
+    check_prefix(prefix, decoder)
     check_known(ids, decoder, source)
-    return Sentences(ids, mask, source, seed, length)
+    return Sentences(ids, mask, source, seed, length, len(prefix), tuple(file.record for file in files))
 
 
 def pad_right(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -2,41 +2,80 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowrise import reading
+from lowrise.calibration.prefix import encode
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
-from lowrise.model.tokenizing import tokenizing
+from lowrise.plan import TextRecord
 
 
-def read_text(path: str) -> str:
+@dataclass(frozen=True)
+class TextFile:
+    """A text and where it was read. The hash is of the very bytes that were read."""
+
+    text: str
+    record: TextRecord
+
+
+def read_text(path: str) -> TextFile:
     """Raises TextError when the file is missing, special, not UTF-8, or empty."""
-    text = reading.read_text(path, TextError, "a readable file of UTF-8 text", "check the path, or convert the file")
+    what = (path, TextError, "a readable file of UTF-8 text", "check the path, or convert the file")
+    content = reading.read_bytes(*what, reading.MOST_TEXT)
+    with reading.refusing(*what):
+        text = content.decode("utf-8")
     if not text.strip():
         raise TextError(path, "text", "an empty file", "give a file with text in it")
-    return text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # as text is read everywhere in Python
+    record = TextRecord(path=str(Path(path).absolute()), sha256=hashlib.sha256(content).hexdigest())
+    return TextFile(text, record)
 
 
 def tokenise(tokenizer: Any, text: str, where: str) -> Tensor:
-    """The whole text, no special tokens added → ids (tokens,), int64."""
-    with tokenizing(where, TextError):
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    """The whole text → ids (tokens,), int64. No special token is added, and what reads like one is text all the same.
+
+    Raises TextError for a text without a token.
+    """
+    ids = plain_ids(tokenizer, text, where)
     if not ids:
         raise TextError(where, "text the tokenizer knows", "no token", "give other text")
     return torch.tensor(ids, dtype=torch.long)
 
 
-def check_long_enough(streams: list[Tensor], length: int, where: str) -> None:
-    """Raises TextError unless one stream at least fills one window."""
+def plain_ids(tokenizer: Any, text: str, where: str) -> list[int]:
+    """The ids of `text`, in which `<s>` or `<|endoftext|>` is what stands in the file, not a special token."""
+    ids = encode(tokenizer, text, where, add_special_tokens=False, split_special_tokens=True)
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    unknown = tokenizer.unk_token_id
+    found = {str(special[token]) for token in {*ids} & {*special} - {unknown}}
+    literal = [token for token in found if len(token) > 1 and token in text]
+    if not literal:
+        return ids
+    # some kinds of tokenizers know their special tokens as words, too: there, such a word is read in two parts
+    cut = re.compile("|".join(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in sorted(literal)))
+    parts = [part for part in cut.split(text) if part]
+    how = {"add_special_tokens": False, "split_special_tokens": True}
+    return [token for part in parts for token in encode(tokenizer, part, where, **how)]
+
+
+def check_long_enough(streams: list[Tensor], length: int, prefix: int, where: str) -> None:
+    """Raises TextError unless one stream at least fills one window, whose first `prefix` tokens are no text."""
+    if length <= prefix:
+        found = f"{length}, and the tokenizer puts {prefix} in front of a text"
+        raise TextError("--length", f"at least {prefix + 1} tokens", found, "give a larger --length")
     longest = max(len(stream) for stream in streams)
-    if longest < length:
-        raise TextError(
-            where, f"at least one window of {length} tokens", f"{longest} tokens", "give more or a smaller --length"
-        )
+    if longest < length - prefix:
+        front = f" ({prefix} of them in front of the text)" if prefix else ""
+        expected = f"at least one window of {length} tokens{front}"
+        raise TextError(where, expected, f"{longest} tokens", "give more or a smaller --length")
 
 
 def check_known(ids: Tensor, decoder: Decoder, where: str) -> None:

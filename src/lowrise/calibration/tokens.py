@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowrise.errors import TextError
-from lowrise.plan import CalibrationRecord
+from lowrise.plan import CalibrationRecord, TextRecord
 
 # Tokens of the shorter windows of `mixed_batches`: a question with its answer. In long ones a token in twenty has so
 # little before it.
@@ -23,12 +23,16 @@ class Windows:
     """Token windows (windows, length), int64, full and unpadded, in the seeded order they are used in.
 
     written: (windows,) bool, those that the model wrote itself; None where none stands beside the other kind.
+    prefix: how many tokens at the front of every window are what the tokenizer puts before a text, BOS: context, never
+    a target. For the statistics of states they are positions like others, for the model sees them. texts: the files.
     """
 
     ids: Tensor
     source: str
     seed: int
     written: Tensor | None = None
+    prefix: int = 0
+    texts: tuple[TextRecord, ...] = ()
 
     @property
     def length(self) -> int:
@@ -37,6 +41,16 @@ class Windows:
     @property
     def tokens(self) -> int:
         return self.ids.numel()
+
+    @property
+    def skipped(self) -> int:
+        """Positions at the front of a window that predict nothing: all of a prefix but its last."""
+        return max(0, self.prefix - 1)
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are predicted: those of the text that have a token before them."""
+        return len(self) * (self.length - 1 - self.skipped)
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -58,9 +72,15 @@ class Windows:
         yield from cut.pieces(SHORT).batches(tokens)
 
     def pieces(self, length: int) -> Windows:
-        """Windows of `length` tokens at most, the first of every window before all second ones; a rest is left out."""
-        count = max(1, self.length // length)
-        parts = self.ids[:, : count * length].unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+        """Windows of `length` tokens at most, the first of every window before all second ones; a rest is left out.
+
+        Each begins with the prefix.
+        """
+        front, text = self.ids[:, : self.prefix], self.ids[:, self.prefix :]
+        room = max(1, length - self.prefix)
+        count = max(1, text.shape[1] // room)
+        parts = text[:, : count * room].unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+        parts = torch.cat([front.repeat(count, 1), parts], dim=1)
         return replace(self, ids=parts, written=None if self.written is None else self.written.repeat(count))
 
     def first(self, count: int | None) -> Windows:
@@ -74,7 +94,7 @@ class Windows:
         return self._rows(self.written.argsort(descending=True, stable=True))
 
     def marked(self, special: Sequence[int]) -> Windows:
-        """The same with one token of each window, never its first, overwritten by one of `special`, in turn.
+        """The same with one token of each window's text, never its first, overwritten by one of `special`, in turn.
 
         Text of plain files holds no separators, and what a model does at them, often a massive activation, is then
         seen by nothing that is fitted on it. Where they stand is decided by the seed. Without `special`, the windows.
@@ -82,7 +102,10 @@ class Windows:
         if not special:
             return self
         generator = torch.Generator().manual_seed(self.seed)
-        places = torch.randint(1, self.length, (len(self),), generator=generator)
+        first = max(1, self.prefix)
+        if first == self.length:
+            return self
+        places = torch.randint(first, self.length, (len(self),), generator=generator)
         ids = self.ids.clone()
         ids[torch.arange(len(self)), places] = torch.tensor(special)[torch.arange(len(self)) % len(special)]
         return replace(self, ids=ids)
@@ -127,6 +150,10 @@ class Calibration(Protocol):
     def length(self) -> int: ...
     @property
     def tokens(self) -> int: ...
+    @property
+    def prefix(self) -> int: ...
+    @property
+    def texts(self) -> tuple[TextRecord, ...]: ...
     def __len__(self) -> int: ...
     def sha256(self) -> str: ...
 
@@ -140,6 +167,8 @@ def record(made: Calibration) -> CalibrationRecord:
         seed=made.seed,
         samples=len(made),
         length=made.length,
+        bos=made.prefix > 0,
+        sources=list(made.texts),
     )
 
 

@@ -1,5 +1,6 @@
 """Calibration text that the model writes itself: ancestral sampling from BOS at temperature 1, data-free.
 
+A row begins with what the tokenizer puts in front of a text; where it puts nothing there, BOS is read and not kept.
 After an end-of-text token the row goes on with BOS, so every row is a full window. The cache is written into room
 reserved in advance: growing it by concatenation, as the stock one does, copies it once a token.
 """
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from lowrise.calibration.prefix import check_prefix
 from lowrise.errors import TextError
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
@@ -19,6 +21,7 @@ from lowrise.progress import Reporter
 
 _CACHE_BYTES = 3 * 2**30  # most memory for keys and values; decides how many rows are written at once
 _MOST_ROWS = 128
+_MOST_TOKENS = 2**30  # their ids alone take 8 GiB
 
 
 class _ReservedLayer(DynamicLayer):  # type: ignore[misc]
@@ -51,16 +54,30 @@ def _reserved_cache(decoder: Decoder, room: int) -> DynamicCache:
 
 @torch.no_grad()
 def write_windows(
-    decoder: Decoder, tokenizer: Any, *, samples: int, length: int, seed: int, report: Reporter
+    decoder: Decoder,
+    tokenizer: Any,
+    *,
+    samples: int,
+    length: int,
+    seed: int,
+    report: Reporter,
+    prefix: tuple[int, ...] = (),
 ) -> Tensor:
     """(samples, length) token ids sampled from the model, the same for the same seed and machine.
 
     Every token's uniform number is drawn beforehand, so how many rows are written at once changes nothing.
-    Raises ModelError for a family that keeps no keys and values, TextError for one without a token to begin with.
+    prefix: the tokens in front of every row, part of its length.
+    Raises ModelError for a family that keeps no keys and values, TextError for one without a token to begin with, or
+    whose token the model cannot embed, and for more tokens than could ever be written.
     """
     layer_caches(decoder, remedy="give --text")
-    start, ends = _special_tokens(decoder, tokenizer)
-    uniform = torch.rand(samples, length, generator=torch.Generator().manual_seed(seed))
+    start, ends = _special_tokens(decoder, tokenizer, prefix)
+    check_prefix((start,), decoder)
+    if not len(prefix) < length or samples * length > _MOST_TOKENS:
+        expected = f"rows of more than {len(prefix)} tokens, and {_MOST_TOKENS:,} tokens at most in all"
+        found = f"{samples:,} rows of {length:,}"
+        raise TextError("the model's own text", expected, found, "change --samples or --length")
+    uniform = torch.rand(samples, length - len(prefix), generator=torch.Generator().manual_seed(seed))
     rows = _rows_at_once(decoder, length)
     done = []
     report.say(f"the model writes its own text, {samples} windows of {length} tokens")
@@ -68,8 +85,8 @@ def write_windows(
         for first in range(0, samples, rows):
             batch = min(rows, samples - first)
             cache = _reserved_cache(decoder, length)
-            token = torch.full((batch, 1), start, device=decoder.device)
-            columns = []
+            token = torch.tensor([prefix or (start,)], device=decoder.device).expand(batch, -1)
+            columns = [token] if prefix else []
             for column in uniform[first : first + batch].to(decoder.device).split(1, dim=1):
                 logits = decoder.model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].float()
                 chosen = _draw(logits, column)
@@ -86,11 +103,14 @@ def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
 
 
-def _special_tokens(decoder: Decoder, tokenizer: Any) -> tuple[int, Tensor]:
+def _special_tokens(decoder: Decoder, tokenizer: Any, prefix: tuple[int, ...]) -> tuple[int, Tensor]:
+    """(the token that a row begins with, and that a new text begins with inside of it; those that end a text)"""
     ends = decoder.model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     ends = [end for end in [*ends, tokenizer.eos_token_id] if end is not None]
     start = tokenizer.bos_token_id
+    if prefix and start not in prefix:
+        start = prefix[-1]
     if start is None:
         start = decoder.config.bos_token_id
     if start is None:

@@ -5,15 +5,17 @@ What is finished lies on disk, so the same command goes on where an earlier one 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from lowrise.compare.asked import FILE, Asked, ask, check_same, read_asked, read_lists
-from lowrise.compare.folder import Row, dense_of, locked, prepared_of
-from lowrise.compare.state import clear_damaged
+from lowrise.compare.asked import Asked, ask, check_same, no_comparison, read_lists
+from lowrise.compare.folder import ASKED, WANTED, Row, dense_of, is_comparison, mend, mend_question, prepared_of
 from lowrise.compare.steps import finish_rows, measure_dense, prepare
 from lowrise.errors import StepError
-from lowrise.files import check_output, output_folder, write_file, writing
+from lowrise.files import check_output, held, output_folder, write_file, writing
+from lowrise.files.marks import is_empty
+from lowrise.inputs import inputs_of
 from lowrise.progress import Reporter
 from lowrise.report.comparison import summarise, write_tables
 from lowrise.report.comparison_curves import draw_comparison
@@ -22,20 +24,25 @@ from lowrise.report.comparison_page import comparison_page
 __all__ = ["ask", "compare", "read_lists"]
 
 
-def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter) -> dict[str, Any]:
+def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, where: str = "") -> dict[str, Any]:
     """All rows that are not finished yet, then tables and pictures. Returns compare.json.
 
+    where: the recipe file, if there is one. What is damaged in a folder that is there is named and made anew.
     Raises InputError for what cannot be done at all, before any row is begun; StepError where a preparing step fails,
     or every row.
     """
-    begun_before = out.exists() and not force
-    if begun_before:
-        check_same(out, asked)
-    else:
-        _begin(asked, out, force, report)
-    with locked(out):
+    inputs = [*inputs_of(asked.recipes[0]), where or None]
+    _check(out, force, inputs)
+    with held(out):
+        _check(out, force, inputs)
+        begun_before = out.exists() and not force
+        if begun_before:
+            mend_question(out, report)
+            check_same(out, asked)
+            mend(out, report)
+        else:
+            _begin(asked, out, force, report)
         try:
-            clear_damaged(out, report)
             rows = _rows(asked, out)
             if begun_before and not (rows and all(row.finished for row in rows)):
                 _check_again(asked, out, report)
@@ -56,23 +63,29 @@ def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter) 
     return results
 
 
+def _check(out: Path, force: bool, inputs: list[str | None]) -> None:
+    """Raises OutputError for a folder that is no comparison, and where none can be made."""
+    there = os.path.lexists(out)
+    if there and not is_comparison(out) and not (force and out.is_dir() and is_empty(out)):
+        raise no_comparison(out)  # --force replaces a comparison, and nothing else
+    if force or not there:
+        check_output(out, force, inputs)
+
+
 def _begin(asked: Asked, out: Path, force: bool, report: Reporter) -> None:
     """Make the folder, with everything checked and the calibration tokens in it, whole or not at all."""
-    if out.exists():
-        read_asked(out / FILE)  # --force replaces a comparison, and nothing else
-    check_output(out, force, asked.recipes[0].model)
     with output_folder(out, force) as folder:
-        (folder / FILE).write_text(asked.to_json(), encoding="utf-8")
-        prepare(folder, folder / FILE, report)
+        (folder / ASKED).write_text(asked.to_json(), encoding="utf-8")
+        prepare(folder, folder / ASKED, report)
 
 
 def _check_again(asked: Asked, out: Path, report: Reporter) -> None:
     """In a folder that is there: that the model is still the same, and the tokens that added rows need."""
-    wanted = out / "asked.json"
+    wanted = out / WANTED
     try:
         write_file(wanted, asked.to_json())
         prepare(out, wanted, report)
-        wanted.replace(out / FILE)
+        wanted.replace(out / ASKED)
     finally:
         wanted.unlink(missing_ok=True)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowrise.compare.folder import ASKED, read_question
 from lowrise.errors import OutputError, RecipeError, TextError
-from lowrise.reading import opened, read_json, refusing
+from lowrise.reading import opened, refusing
 from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
 
-FILE = "comparison.json"
 KINDS = {"select", "network", "repair"}  # settings that decide which others a row looks at
 
 
@@ -87,7 +87,7 @@ def check_same(folder: Path, asked: Asked) -> None:
 
     Presets and sizes may be added: that changes no row that is there.
     """
-    begun = read_asked(folder / FILE)
+    begun = read_asked(folder / ASKED)
     remedy = "say the same again, choose another --out, or begin anew with --force"
     now = json.loads(asked.to_json())
     for title, recipe in begun["rows"].items():
@@ -105,20 +105,14 @@ def check_same(folder: Path, asked: Asked) -> None:
 
 def read_asked(file: Path) -> dict[str, Any]:
     """What `Asked.to_json` wrote. Raises OutputError for a folder that holds no comparison."""
-    expected, remedy = "a comparison to go on with, or nothing", "choose another --out"
-    if not file.exists():
-        raise OutputError(file.parent, expected, "no comparison", remedy)
-    begun = read_json(file, OutputError, expected, remedy)
-    if not isinstance(begun, dict) or begun.get("format") != 1 or not _is_asked(begun.get("rows"), begun.get("files")):
-        raise OutputError(file.parent, expected, "no comparison", remedy)
+    begun = read_question(file)
+    if begun is None:
+        raise no_comparison(file.parent)
     return begun
 
 
-def _is_asked(rows: Any, files: Any) -> bool:
-    """Whether rows are settings by title, and files hashes by path."""
-    if not isinstance(rows, dict) or not rows or not isinstance(files, dict):
-        return False
-    return all(isinstance(row, dict) for row in rows.values()) and all(isinstance(one, str) for one in files.values())
+def no_comparison(folder: Path) -> OutputError:
+    return OutputError(folder, "a comparison to go on with, or nothing", "no comparison", "choose another --out")
 
 
 def _check_list(option: str, what: str, example: str, values: list[str]) -> None:

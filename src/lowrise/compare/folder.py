@@ -1,4 +1,4 @@
-"""A comparison's folder: what lies where, one row's life on disk, and that only one process writes there.
+"""A comparison's folder: what lies where, and one row's life on disk.
 
 comparison.json   what was asked for         calibration/  tokens that rows share
 prepared.json     the model, sizes in layers  dense/        the dense model's results
@@ -7,23 +7,27 @@ rows/NAME/        row.yaml, log.txt, and, once the row is finished, row.json
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lowrise.compare.child import Ended
-from lowrise.compare.state import DENSE, PREPARED, ROW, read_state
-from lowrise.errors import OutputError
-from lowrise.files import write_file, writing
+from lowrise.compare.state import is_damaged, read_object, read_state, write_state
+from lowrise.errors import InputError
+from lowrise.files import held, write_file, writing
+from lowrise.files.siblings import remove
+from lowrise.files.single import remove_if_dead
+from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
+from lowrise.report.folder import read_folder
 
-_LOCK = ".lock"
+ASKED = "comparison.json"
+WANTED = "asked.json"  # the same, of a command that is still being checked
+PREPARED = "prepared.json"
+DENSE = Path("dense", "dense.json")
+_PATIENCE = 30.0  # seconds until the run of a row, whose comparison was killed, has ended too
 
 
 def prepared_of(folder: Path) -> dict[str, Any] | None:
@@ -34,6 +38,53 @@ def dense_of(folder: Path) -> dict[str, Any] | None:
     return read_state(folder / DENSE)
 
 
+def weights_of(folder: Path) -> str | None:
+    """sha256 of the model that a comparison was begun with: as prepared, or as the first finished row says."""
+    prepared = prepared_of(folder)
+    if prepared is not None:
+        return str(prepared["model"]["sha256"])
+    rows = filter(None, map(read_state, sorted(folder.glob("rows/*/row.json"))))
+    return next((str(row["plan"]["model"]["sha256"]) for row in rows if row["status"] == "done"), None)
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether `lowrise compare` made this folder, though one of the two files that say so may be damaged."""
+    return read_question(folder / ASKED) is not None or prepared_of(folder) is not None
+
+
+def read_question(file: Path) -> dict[str, Any] | None:
+    """What was asked for, as `Asked.to_json` writes it; None for anything else."""
+    found = read_object(file)
+    if found is None or found.get("format") != 1:
+        return None
+    rows, files = found.get("rows"), found.get("files")
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        return None
+    return found if isinstance(files, dict) and all(isinstance(one, str) for one in files.values()) else None
+
+
+def mend_question(folder: Path, report: Reporter) -> None:
+    """Put back what was asked for, where that is damaged and a copy of it is whole."""
+    prepared = prepared_of(folder)
+    if prepared is not None and read_question(folder / ASKED) is None:
+        report.warn(f"{folder / ASKED} is damaged: written anew from {PREPARED}")
+        write_file(folder / ASKED, json.dumps(prepared["asked"], indent=2) + "\n")
+
+
+def mend(folder: Path, report: Reporter) -> None:
+    """Name what is damaged and clear it away, so that it is made anew; so too, without a word, what is unfinished."""
+    with writing(folder):
+        for file in (folder / PREPARED, folder / DENSE, *sorted(folder.glob("rows/*/row.json"))):
+            if is_damaged(file):
+                report.warn(f"{file} is damaged: made anew")
+                remove(file)
+        for place in (folder, folder / "calibration", folder / "dense", *folder.glob("rows/*")):
+            for left in [*place.glob(".*.json.*.partial"), *place.glob("*.safetensors.*.partial")]:
+                remove_if_dead(left)
+        for left in (folder / WANTED, (folder / DENSE).with_name("results.json")):
+            remove(left)
+
+
 def tokens_file(folder: Path, recipe: Recipe) -> Path:
     """Where the calibration tokens of this row's kind and number lie."""
     if recipe.select == "collapse":
@@ -41,18 +92,6 @@ def tokens_file(folder: Path, recipe: Recipe) -> Path:
     else:
         name = f"windows-{recipe.samples}x{recipe.fitted_length}"
     return folder / "calibration" / f"{name}.safetensors"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Raises OutputError while another process holds the folder. The kernel lets go of it however that one ends."""
-    with writing(folder), (folder / _LOCK).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            found = "another `lowrise compare` at work in it"
-            raise OutputError(folder, "a comparison to go on with", found, "let it finish") from error
-        yield
 
 
 class Row:
@@ -78,7 +117,7 @@ class Row:
 
     def state(self) -> dict[str, Any] | None:
         """row.json: {"status": "done", "results", "plan", "seconds"} or {"status": "failed", "reason", ...}."""
-        return read_state(self.place / ROW)
+        return read_state(self.place / "row.json")
 
     @property
     def finished(self) -> bool:
@@ -93,34 +132,50 @@ class Row:
     def begin(self) -> list[str]:
         """Clear what an interrupted attempt left; the arguments of the run."""
         with writing(self.place):
-            shutil.rmtree(self.place, ignore_errors=True)
+            remove(self.place)
             self.place.mkdir(parents=True)
             settings = self.recipe.model_dump()
             (self.place / "row.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return ["run", "--recipe", str(self.place / "row.yaml"), "--out", str(self.model)]
 
     def adopt(self, keep: bool) -> bool:
-        """Finish a row whose output is whole, though the process that waited for it was killed before noting so."""
-        results = read_state(self.model / "lowrise" / "results.json")
-        if results is None:
+        """Whether the row is finished. One whose output is whole becomes so: what waited for it was killed before
+        noting it. What its end left undone is done.
+        """
+        if not self.place.is_dir():
             return False
-        self._finish({"status": "done", "seconds": results["seconds"]["total"]}, keep)
-        return True
+        with held(self.model, _PATIENCE):  # which removes what is unfinished
+            state = self.state()
+            if self.finished and state is not None:
+                if not state["kept"]:
+                    remove(self.model)
+                return True
+        made = self._made()
+        if made is not None:
+            self._finish({"status": "done", "seconds": made["results"]["seconds"]["total"], **made}, keep)
+        return made is not None
 
     def end(self, ended: Ended, keep: bool) -> None:
         """Note how the run ended, and delete the checkpoint unless it is to be kept."""
-        seconds = round(ended.seconds, 3)
-        if ended.status == 0:
-            self._finish({"status": "done", "seconds": seconds}, keep)
-        else:
-            self._finish({"status": "failed", "reason": ended.reason, "killed": ended.killed, "seconds": seconds}, keep)
+        seconds, made = round(ended.seconds, 3), self._made() if ended.status == 0 else None
+        if made is not None:
+            self._finish({"status": "done", "seconds": seconds, **made}, keep)
+            return
+        reason = ended.reason if ended.status != 0 else "its run ended well, but left no results that can be read"
+        again = ended.killed or ended.status == 0
+        self._finish({"status": "failed", "reason": reason, "killed": again, "seconds": seconds}, keep)
+
+    def _made(self) -> dict[str, Any] | None:
+        """Results and plan of the output, if both are whole."""
+        try:
+            results = read_folder(self.model).raw
+        except InputError:
+            return None
+        plan = read_object(self.model / "lowrise" / "plan.json")
+        return None if plan is None else {"results": results, "plan": plan}
 
     def _finish(self, state: dict[str, Any], keep: bool) -> None:
-        if state["status"] == "done":
-            state["results"] = read_state(self.model / "lowrise" / "results.json")
-            state["plan"] = read_state(self.model / "lowrise" / "plan.json")
-        write_file(self.place / "row.json", json.dumps(state, indent=2) + "\n")
-        if not keep:
-            shutil.rmtree(self.model, ignore_errors=True)
-        for partial in self.place.glob(".*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
+        with held(self.model, _PATIENCE):
+            write_state(self.place / "row.json", {**state, "kept": keep})
+            if not keep:
+                remove(self.model)

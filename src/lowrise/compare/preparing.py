@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from lowrise.calibration.stored import store_tokens
+from lowrise.calibration.stored import store_tokens, stored_tokens
 from lowrise.compare.asked import read_asked
-from lowrise.compare.folder import prepared_of, tokens_file
-from lowrise.compare.state import PREPARED
-from lowrise.errors import OutputError, RecipeError, reason
-from lowrise.files import write_file, writing
+from lowrise.compare.folder import PREPARED, tokens_file, weights_of
+from lowrise.compare.state import write_state
+from lowrise.errors import OutputError, RecipeError, TextError, reason
+from lowrise.files import writing
+from lowrise.files.siblings import sibling
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
@@ -27,34 +28,49 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     Rows whose criteria look at the same kind and number of tokens share one file. What only one preset cannot do is
     left to its row. Raises InputError for what no row could do, or for a model that changed since the first time.
     """
+    question = read_asked(asked)
     try:
-        recipes = [Recipe(**recipe) for recipe in read_asked(asked)["rows"].values()]
+        recipes = [Recipe(**recipe) for recipe in question["rows"].values()]
     except ValidationError as error:
         raise OutputError(asked, "settings of a comparison", reason(error), "begin anew with --force") from error
     first = recipes[0]
     ram_limit(first.max_ram)
-    load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
-    opened = open_from(first)
+    tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
+    clock = Clock(report)
+    with clock.stage("open"):
+        opened = open_from(first)
+    check_tasks(tasks, opened, first.bos)
     record = opened.record.model_dump()
-    before = prepared_of(folder)
-    if before is not None and before["model"]["sha256"] != record["sha256"]:
-        expected = f"the model it was begun with, sha256 {before['model']['sha256'][:16]}"
+    before = weights_of(folder)
+    if before is not None and before != record["sha256"]:
+        expected = f"the model it was begun with, sha256 {before[:16]}"
         found = f"sha256 {record['sha256'][:16]} in {opened.record.source}"
         raise OutputError(folder, expected, found, "choose another --out, or begin anew with --force")
     removed = _sizes(list(dict.fromkeys(str(recipe.remove) for recipe in recipes)), len(opened.decoder))
     evaluation_texts(first, opened)
-    clock = Clock()
     for recipe in recipes:
         file = tokens_file(folder, recipe)
-        if not file.exists():
+        if not _whole(file, report):
             made = windows_or_sentences(recipe, opened, report, clock)
-            file.parent.mkdir(exist_ok=True)
             with writing(file):
-                partial = file.with_suffix(".partial")
+                file.parent.mkdir(exist_ok=True)
+                partial = sibling(file, "partial")
                 store_tokens(made, partial)
                 partial.replace(file)
-    about = {"model": record, "layers": len(opened.decoder), "removed": removed}
-    write_file(folder / PREPARED, json.dumps({**about, "seconds": clock.total()}, indent=2) + "\n")
+    about = {"model": record, "layers": len(opened.decoder), "removed": removed, "asked": question}
+    write_state(folder / PREPARED, {**about, "seconds": clock.total()})
+
+
+def _whole(file: Path, report: Reporter) -> bool:
+    """Whether tokens are there already, as they were stored; if not so, they are made anew."""
+    if not file.exists():
+        return False
+    try:
+        stored_tokens(str(file))
+    except TextError as error:
+        report.warn(f"{file} is damaged: made anew ({error})")
+        return False
+    return True
 
 
 def _sizes(asked: list[str], layers: int) -> dict[str, int]:

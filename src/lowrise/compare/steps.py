@@ -7,17 +7,20 @@ from pathlib import Path
 
 from lowrise.compare.asked import Asked
 from lowrise.compare.child import run_step
-from lowrise.compare.folder import Row
-from lowrise.compare.state import DENSE
-from lowrise.errors import StepError
+from lowrise.compare.folder import DENSE, Row, dense_of
+from lowrise.compare.state import write_state
+from lowrise.errors import OutputError, StepError
 from lowrise.files import writing
+from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
+from lowrise.reading import read_json
 from lowrise.recipe import Recipe
 from lowrise.report.comparison import row_line
 
 # Settings that decide what is measured and how a model is opened: those of `lowrise measure`.
 _MEASURING = (
     "length",
+    "bos",
     "windows",
     "task_dir",
     "limit",
@@ -32,25 +35,33 @@ _MEASURING = (
 def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     """Raises StepError with the line of what cannot be done."""
     report.say("checking model, sizes and texts; making the calibration tokens")
-    _step(["prepare", str(folder), str(asked)], folder / "prepare.txt", "preparing", report)
+    log = folder / "prepare.txt"
+    _step(["prepare", str(folder), str(asked)], log, "preparing", report)
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("warning: "):
+            report.warn(line.removeprefix("warning: "))
 
 
 def measure_dense(asked: Asked, folder: Path, report: Reporter) -> None:
     """Once for all rows."""
-    if (folder / DENSE).exists():
+    if dense_of(folder) is not None:
         return
     report.say("measuring the dense model")
     place = (folder / DENSE).parent
     with writing(place):
-        place.mkdir(exist_ok=True)
-    arguments = ["measure", *_options(asked.recipes[0]), "--out", str(folder / DENSE)]
+        remove(place)  # of an attempt that was interrupted
+        place.mkdir()
+    results = place / "results.json"
+    arguments = ["measure", *_options(asked.recipes[0]), "--out", str(results)]
     _step(arguments, place / "log.txt", "the dense model", report)
+    write_state(folder / DENSE, read_json(results, OutputError, "a measurement", "measure anew", lenient=True))
+    remove(results)
 
 
 def finish_rows(rows: list[Row], keep: bool, report: Reporter) -> Iterator[Row]:
     """Run what is not finished, in order; each row as it ends. A row that fails is noted, and the next one begins."""
     for number, row in enumerate(rows, 1):
-        if row.finished or row.adopt(keep):
+        if row.adopt(keep):
             continue
         where = f"row {number} of {len(rows)}: {row.title}"
         report.say(f"{where}{_time_left(rows, number)}")

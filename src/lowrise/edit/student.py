@@ -48,8 +48,8 @@ class Student:
             h, calls = self.decoder.enter(ids)
             for layer in self.layers:
                 h = self.step(layer, h, calls)
-            total += next_token_loss(self.decoder, h, ids)
-        return total / (len(windows) * (windows.length - 1))
+            total += next_token_loss(self.decoder, h[:, windows.skipped :], ids[:, windows.skipped :])
+        return total / windows.targets
 
     def change(self, layer: int, name: str, value: Tensor) -> None:
         """A new parameter, as the layer stores it, in place of the layer's own."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from lowrise.errors import OutputError
 from lowrise.files import write_file
+from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 from lowrise.reading import read_json
 
@@ -110,8 +111,8 @@ def clear_entries(folder: Path) -> int:
     """Delete what lowrise has kept, and nothing else; returns how many measurements that were."""
     removed = 0
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (_NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name)) and (file.is_symlink() or not file.is_dir()):
-            file.unlink()
+        if _NAME.fullmatch(file.name) or _PARTIAL.fullmatch(file.name):
+            remove(file)
             removed += not file.name.startswith(".")
     return removed
 

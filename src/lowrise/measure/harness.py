@@ -20,6 +20,7 @@ from lowrise.measure.rows import rows_at_once
 from lowrise.measure.tasks import FEWSHOT_SEED, LoadedTask
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Bar, Reporter
+from lowrise.recipe import Bos
 
 _TORCH_SEED = 1234  # what lm-eval's own command line sets
 
@@ -27,11 +28,14 @@ _TORCH_SEED = 1234  # what lm-eval's own command line sets
 class Harness(HFLM):  # type: ignore[misc]
     """lm-eval's view of a model that is already open. Nothing is loaded again.
 
+    bos: `auto` leaves special tokens to the tokenizer, as lm-eval's command line does; `never` is its
+    `add_bos_token=False`. An empty context is BOS, or else EOS, in either case.
+
     Batches have as many rows as `rows_at_once` allows of the longest request. lm-eval's own search for a size takes all
     memory that it finds, 17 GiB for a model of half a gigabyte, and leaves none to whoever shares the device.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Any) -> None:
+    def __init__(self, decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> None:
         # a copy: lm-eval gives a tokenizer without a pad token one, and ours is saved with the result
         with quiet_lm_eval():
             super().__init__(
@@ -39,6 +43,8 @@ class Harness(HFLM):  # type: ignore[misc]
                 tokenizer=copy.deepcopy(tokenizer),
                 backend="causal",
                 batch_size=1,
+                max_length=None if decoder.limited else self._DEFAULT_MAX_LENGTH,  # it would take -1 at its word
+                add_bos_token=None if bos == "auto" else False,
             )
         self.tokens: dict[tuple[str, str], int] = {}
         self.lengths: dict[tuple[str, str], int] = {}

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lowrise.errors import ModelError
+from lowrise.calibration.prefix import encode, leading_tokens
+from lowrise.errors import ModelError, TextError
 from lowrise.measure.cache import digest
 from lowrise.measure.system import versions
 from lowrise.model.decoder import Decoder
-from lowrise.model.tokenizing import tokenizing
 from lowrise.reading import read_bytes
 
 # Settings of a config that say where it came from, not what the model computes.
@@ -49,8 +49,11 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 def alike_key(tokenizer: Any) -> str:
     """Equal for two tokenizers that give the same ids: vocabulary and the ids of a sample, special tokens added."""
-    with tokenizing("the tokenizer", ModelError):
-        return digest([tokenizer.get_vocab(), list(tokenizer(_PROBE)["input_ids"])])
+    try:
+        ids = encode(tokenizer, _PROBE, "")
+    except TextError:  # one that does not know all of the sample: what it puts around a text counts nevertheless
+        ids = [*leading_tokens(tokenizer, "auto")]
+    return digest([tokenizer.get_vocab(), ids])
 
 
 def files_sha256(files: set[str] | list[str]) -> str:

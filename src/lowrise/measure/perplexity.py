@@ -17,9 +17,9 @@ from lowrise.progress import Reporter
 
 @torch.no_grad()
 def perplexity(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, Any]:
-    """exp of the mean next-token cross-entropy (natural log) over length - 1 positions of each window.
+    """exp of the mean next-token cross-entropy (natural log) over all tokens of each window that have one before them.
 
-    Sums are in float64.
+    What the tokenizer put in front of the text, BOS, is context and not predicted. Sums are in float64.
     """
     total = 0.0
     rows = rows_at_once(decoder, windows.length)
@@ -27,16 +27,16 @@ def perplexity(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str
         for ids in windows.batches(rows * windows.length):
             ids = ids.to(decoder.device)
             logits = decoder.model(input_ids=ids, use_cache=False).logits
-            total += _cross_entropy_sum(logits, ids)
+            total += _cross_entropy_sum(logits[:, windows.skipped :], ids[:, windows.skipped :])
             bar.advance(ids.numel(), steps=len(ids))
-    positions = len(windows) * (windows.length - 1)
-    loss = total / positions
+    loss = total / windows.targets
     return {
         "value": math.exp(loss) if loss < 700 else math.inf,
         "loss": loss,
         "tokens": windows.tokens,
         "windows": len(windows),
         "length": windows.length,
+        "bos": windows.prefix > 0,
     }
 
 

@@ -6,23 +6,30 @@ from typing import Any
 
 import torch
 
+from lowrise.calibration.prefix import encode, leading_tokens
+from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
+from lowrise.recipe import Bos
 
 PROMPTS = ("The capital of France is", "Once upon a time, there was a little", "To make a good cup of tea, first")
 NEW_TOKENS = 40
 
 
 @torch.no_grad()
-def continuations(decoder: Decoder, tokenizer: Any) -> dict[str, str]:
+def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[str, str]:
     """Prompt → the next NEW_TOKENS tokens as text, greedily: always the likeliest token, until the model ends itself.
 
-    The prompt goes through the tokenizer as it does by default, without a chat template. A prompt that the model
-    cannot read (no token, one without an embedding, no position left) is left out.
+    Before the prompt stands what the tokenizer puts in front of a text, nothing behind it, and no chat template. A
+    prompt that the model cannot read (no token, one without an embedding, no position left) is left out.
     """
     written = {}
+    prefix = leading_tokens(tokenizer, bos)
     rows = decoder.model.get_input_embeddings().weight.shape[0]
     for prompt in PROMPTS:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids.long()
+        try:
+            ids = torch.tensor([[*prefix, *encode(tokenizer, prompt, prompt, add_special_tokens=False)]]).long()
+        except TextError:
+            continue
         if ids.numel() and int(ids.max()) < rows and ids.shape[1] < decoder.max_length:
             chosen = _greedy(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), tokenizer.eos_token_id)
             written[prompt] = tokenizer.decode(chosen, skip_special_tokens=True)

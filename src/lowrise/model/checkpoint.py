@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,73 +13,122 @@ from transformers import AutoModelForCausalLM
 
 from lowrise.errors import ProofError
 from lowrise.files import writing
+from lowrise.model.companions import copy_companions, forget_missing_code
 from lowrise.model.custom import write_custom_model
 from lowrise.model.decoder import Decoder
+from lowrise.model.formats import cast_as_loaded
+from lowrise.model.source import OpenModel, open_model
+from lowrise.model.spelling import spell_config, spell_tokenizer
+
+_SAME = {torch.float32: 1e-4}
+"""Cached and uncached logits differ by so much of the largest one at most; other formats round more: `_COARSE`."""
+_COARSE = 5e-2
+_OF_DENSE = 3.0  # or by so many times what the dense model differs from itself, on more rows: rare tokens decide there
 
 
-def save_and_prove(
-    decoder: Decoder, tokenizer: Any, folder: Path, *, out: Path, dtype: torch.dtype, compute: torch.dtype
-) -> Decoder:
-    """Write the model in `dtype` into `folder`, reload it, prove it equal, and return the reloaded one in `compute`.
+def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch.dtype) -> Decoder:
+    """Write the model into `folder` in the format that it is to be saved in, reload it, prove it equal, and return it
+    as a load in `compute` gives it.
 
     out: the name that the user knows the folder by, for error messages.
 
-    The model in memory is given up before the reload, so that one model is held at a time: `decoder` is dead after.
-    Raises ProofError when logits differ or cached and uncached generation disagree.
+    The model in memory is given up before the reload, so that one model is held at a time: `opened.decoder` is dead
+    after. Raises ProofError when logits differ or cached and uncached generation disagree.
     """
+    decoder, dtype = opened.decoder, opened.save_dtype
     model, device, custom = decoder.model, decoder.device, decoder.network is not None
-    _cast(model, dtype)
-    ids = _proof_ids(decoder)
-    with torch.no_grad():
-        before = model(input_ids=ids, use_cache=False).logits.float().cpu()
+    remote = type(model).__module__.startswith("transformers_modules.")
+    cast_as_loaded(model, dtype)
+    ids, many = _proof_ids(decoder, rows=2), _proof_ids(decoder, rows=8)
+    before = _uncached(model, ids)
+    if not torch.isfinite(before).all():
+        raise ProofError("the model's logits are not finite: the cut or the repair broke it")
     with writing(out):
+        model.save_pretrained(folder)
+        copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
+        forget_missing_code(folder)
+        spell_config(folder)
+        spell_tokenizer(folder, opened.trust_remote_code)
         if custom:
             write_custom_model(decoder, folder)
-        else:
-            model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
     decoder.release()
     del model
     gc.collect()
-    reloaded = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=custom
-    ).to(device)
-    reloaded.eval()
-    _prove(reloaded, ids, before)
-    _cast(reloaded, compute)
+    loading = _Loading(folder, device, custom or remote)
+    reloaded = loading.model(dtype)
+    after = _uncached(reloaded, ids)
+    if not torch.equal(before, after):
+        raise ProofError(f"the reloaded checkpoint's logits differ by up to {(before - after).abs().max():.3g}")
+    if compute != dtype:
+        del reloaded
+        gc.collect()
+        reloaded = loading.model(compute)
+    if _disagreement(reloaded, ids) > _SAME.get(compute, _COARSE):
+        found = _disagreement(reloaded, many)
+        del reloaded
+        gc.collect()
+        dense = _dense_disagreement(opened, many, compute)
+        if found > _OF_DENSE * dense:
+            raise ProofError(
+                f"cached and uncached logits differ by {found:.2%} of the largest one, "
+                f"those of the model it was made from by {dense:.2%}"
+            )
+        gc.collect()
+        reloaded = loading.model(compute)
     return Decoder(reloaded, str(folder))
 
 
-def _cast(model: Any, dtype: torch.dtype) -> None:
-    """Parameters alone: buffers such as rotary frequencies keep the precision that a fresh load computes them in."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+@dataclass(frozen=True)
+class _Loading:
+    folder: Path
+    device: torch.device
+    trusted: bool
+
+    def model(self, dtype: torch.dtype) -> Any:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=self.trusted
+        )
+        return loaded.to(self.device).eval()
 
 
-def _proof_ids(decoder: Decoder) -> Tensor:
-    """Two fixed rows of token ids inside the vocabulary."""
+def _proof_ids(decoder: Decoder, rows: int) -> Tensor:
+    """Fixed rows of token ids inside the vocabulary."""
     generator = torch.Generator().manual_seed(0)
     top = min(decoder.model.get_input_embeddings().weight.shape[0], 30_000)
-    return torch.randint(top, (2, 16), generator=generator).to(decoder.device)
+    return torch.randint(top, (rows, 16), generator=generator).to(decoder.device)
 
 
 @torch.no_grad()
-def _prove(model: Any, ids: Tensor, before: Tensor) -> None:
-    after = model(input_ids=ids, use_cache=False).logits.float().cpu()
-    if not torch.isfinite(before).all():
-        raise ProofError("the model's logits are not finite: the cut or the repair broke it")
-    if not torch.equal(before, after):
-        raise ProofError(f"the reloaded checkpoint's logits differ by up to {(before - after).abs().max():.3g}")
-    # a token at a time through the cache, against the whole row at once
+def _uncached(model: Any, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float().cpu()
+    return logits
+
+
+@torch.no_grad()
+def _disagreement(model: Any, ids: Tensor) -> float:
+    """Most that logits of a token at a time through the cache differ from those of whole rows.
+
+    A share of the largest logit; 0 for a family that keeps nothing and reads everything again.
+    """
+    whole = _uncached(model, ids)
     cache, rows = None, []
     for column in ids.split(1, dim=1):
         out = model(input_ids=column, past_key_values=cache, use_cache=True)
         cache = getattr(out, "past_key_values", None)
-        if cache is None:  # a family that keeps nothing and reads everything again
-            return
+        if cache is None:
+            return 0.0
         rows.append(out.logits.float().cpu())
-    cached = torch.cat(rows, dim=1)
-    scale = float(after.abs().max())
-    tolerance = scale * (1e-4 if model.dtype == torch.float32 else 5e-2)
-    if not torch.allclose(cached, after, atol=tolerance, rtol=0):
-        raise ProofError(f"cached and uncached logits differ by up to {(cached - after).abs().max():.3g}")
+    largest = float(whole.abs().max())
+    return float((torch.cat(rows, dim=1) - whole).abs().max()) / largest if largest else 0.0
+
+
+def _dense_disagreement(opened: OpenModel, ids: Tensor, dtype: torch.dtype) -> float:
+    """The same of the model that the checkpoint was made from, read again in that format."""
+    dense = open_model(
+        str(opened.place),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(ids.device),
+        trust_remote_code=opened.trust_remote_code,
+        allow_pickle=opened.allow_pickle,
+    )
+    return _disagreement(dense.model, ids)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from lowrise.errors import ModelError
 from lowrise.model import networks
 from lowrise.model.decoder import Decoder
 
@@ -14,7 +15,7 @@ _TEMPLATE = '''"""Opens this checkpoint: {model} with a lightweight network in a
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 """
 
-from transformers import {config}, {model}
+{imports}
 
 from .{networks} import SpanNetwork, attach
 
@@ -36,15 +37,15 @@ NETWORKS_FILE = "lowrise_networks"
 
 
 def write_custom_model(decoder: Decoder, folder: Path) -> None:
-    """save_pretrained with the network among the weights, and the two Python files that a loader needs.
+    """Beside a saved model with the network among its weights: the Python files that a loader needs, and their names.
 
     The model type is a new one, so that a loader without these files refuses instead of leaving the network out.
     """
     model, network = decoder.model, decoder.network
     assert network is not None
-    model.save_pretrained(folder)
-    names = {"config": type(model.config).__name__, "model": type(model).__name__, "family": decoder.family}
-    code = _TEMPLATE.format(networks=NETWORKS_FILE, **names)
+    classes = (type(model.config), type(model))
+    names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": decoder.family}
+    code = _TEMPLATE.format(networks=NETWORKS_FILE, imports="\n".join(map(_import, classes)), **names)
     (folder / "modeling_lowrise.py").write_text(code, encoding="utf-8")
     shutil.copyfile(networks.__file__, folder / f"{NETWORKS_FILE}.py")
     file = folder / "config.json"
@@ -61,3 +62,21 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         "position": decoder.network_position,
     }
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _import(of: type) -> str:
+    """The line that imports a class of transformers, or one of the model's own code, whose file lies beside."""
+    if of.__module__.startswith("transformers_modules."):
+        return f"from .{of.__module__.rpartition('.')[2]} import {of.__name__}"
+    return f"from transformers import {of.__name__}"
+
+
+def refuse_network(decoder: Decoder) -> None:
+    """Raises ModelError for a model with a published-form network in it: layers cannot be told apart from it again."""
+    if decoder.network is not None:
+        raise ModelError(
+            decoder.where,
+            "a model of decoder layers alone",
+            "a network in its published form between them",
+            "prune the model it was made from, or make it anew with --form portable",
+        )

@@ -20,7 +20,8 @@ from torch.func import functional_call
 from lowrise.errors import ModelError, PlanError
 from lowrise.model.families import LayerNames, layer_names
 from lowrise.model.networks import SpanNetwork, attach
-from lowrise.model.splice import check_against_stock, renumber, splice_config
+from lowrise.model.periods import marks
+from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
 from lowrise.model.support import refuse_config, refuse_stack
 
 _BATCH_TOKENS = 1024
@@ -112,8 +113,15 @@ class Decoder:
 
     @property
     def max_length(self) -> int:
-        """Most tokens the positions allow."""
-        return int(getattr(self.config, "max_position_embeddings", None) or 2**31)
+        """Most tokens the positions allow; many where the config names none (0, -1)."""
+        most = getattr(self.config, "max_position_embeddings", None)
+        return int(most) if most and self.limited else 2**31
+
+    @property
+    def limited(self) -> bool:
+        """Whether the config does not deny a limit: some write 0 or -1."""
+        most = getattr(self.config, "max_position_embeddings", None)
+        return most is None or int(most) > 0
 
     @property
     def device(self) -> torch.device:
@@ -215,9 +223,11 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        before = marks(self.config)
         splice_config(self.config, kept)
         setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
         renumber(self.layers)
+        settle_periods(self.model, self.layers, self.layers_path, before, self.where)
         check_against_stock(self.model, self.layers, self.layers_path)
 
     def attach(self, network: SpanNetwork, position: int) -> None:

@@ -45,6 +45,9 @@ FAMILIES: dict[str, LayerNames] = {
     "qwen2": _GATED,
     "qwen3": _GATED,
     "granite": replace(_GATED, factor="residual_multiplier"),
+    "minicpm3": replace(
+        _GATED, attention_inputs=("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"), factor="residual_scale"
+    ),
     "gemma2": _NORMED,
     "gemma3_text": _NORMED,
     "olmo2": replace(_NORMED, raw=True),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
-import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lowrise.errors import UNUSABLE, InputError, ModelError, reason
 from lowrise.headers import gguf_header
+from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
+from lowrise.model.extras import notes_of_extras
+from lowrise.model.formats import named_format, refuse_unreadable, usual_format
 from lowrise.model.side_files import check_side_files
 from lowrise.model.tokenizing import tokenizing
-from lowrise.model.weights import check_finite, check_weight_files, fingerprint
+from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
 from lowrise.plan import ModelRecord
 from lowrise.reading import read_json
 
@@ -33,11 +35,6 @@ _UNUSABLE: tuple[type[Exception], ...] = (
     pickle.UnpicklingError,
     StrictDataclassError,
 )
-
-# What a hub id may bring onto the disk: never pickles, never other formats of the same weights.
-_LAYER_KEY = re.compile(r"\.(layers|h|blocks)\.\d+\.")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.tiktoken", "vocab.txt", "merges.txt"]
-_HUB_FILES += ["README.md"]  # names the licence
 
 
 @dataclass
@@ -52,6 +49,10 @@ class OpenModel:
     bytes_on_disk: int
     place: Path
     """The folder, or the .gguf file, that it was read from."""
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of it, a sentence each."""
 
     @property
     def model(self) -> Any:
@@ -87,18 +88,20 @@ def open_model(
     """
     _silence_transformers()
     target = pick_device(device)
-    folder, gguf, revision = _locate(source, allow_pickle)
+    folder, gguf, revision = _locate(source, trust_remote_code, allow_pickle)
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is not None:
-        gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
         weights = [gguf]
     else:
-        _check_config_file(folder, source, trust_remote_code)
-        weights = check_weight_files(folder, source, allow_pickle)
+        named = _check_config_file(folder, source, trust_remote_code).get("transformers_weights")
+        weights = check_weight_files(folder, source, allow_pickle, named)
+    tensors = stored_tensors(weights)
+    if gguf is None:
+        refuse_unreadable(tensors, source)
     config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
     _check_kind(config, source, is_gguf=gguf is not None)
-    own_dtype = _dtype_of(config)
+    own_dtype = named_format(config) or usual_format(tensors)
     chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
     tokenizer = _load_tokenizer(source, folder, kwargs)
     kwargs["use_safetensors"] = None if allow_pickle or gguf is not None else True
@@ -115,9 +118,7 @@ def open_model(
         raise ModelError(source, "weights for every parameter", f"none for {lost[0]} ({len(lost)} in all)", "mend it")
     if gguf is not None:
         _forget_quantisation(model)
-    extra = sorted(key for key in info["unexpected_keys"] if _LAYER_KEY.search(key))
-    if extra:
-        raise ModelError(source, "weights of the layers in config.json alone", f"{extra[0]} too", "mend config.json")
+    notes = notes_of_extras(info["unexpected_keys"], config.get_text_config(decoder=True), source)
     model.to(target).eval()
     check_finite(model, source)
     decoder = Decoder(model, source)
@@ -134,13 +135,16 @@ def open_model(
         save_dtype=own_dtype if dtype == "auto" else chosen,
         bytes_on_disk=sum(file.stat().st_size for file in weights),
         place=folder if gguf is None else gguf,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        notes=notes,
     )
 
 
 def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> Any:
     """The tokenizer of `source` alone, as `open_model` reads it. Raises ModelError likewise."""
     _silence_transformers()
-    folder, gguf, _ = _locate(source, allow_pickle)
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle)
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is None:
         _check_config_file(folder, source, trust_remote_code)
@@ -150,7 +154,7 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     return _load_tokenizer(source, folder, kwargs)
 
 
-def _locate(source: str, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
+def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
     """(folder, gguf file or None, hub revision or None)."""
     path = Path(source)
     if path.is_dir():
@@ -163,13 +167,14 @@ def _locate(source: str, allow_pickle: bool) -> tuple[Path, Path | None, str | N
         raise ModelError(source, "a folder, a .gguf file or a hub id", "nothing there", "check the path")
     from huggingface_hub import snapshot_download
 
-    patterns = [*_HUB_FILES, "*.bin"] if allow_pickle else _HUB_FILES
+    patterns = hub_files(trust_remote_code, allow_pickle)
     folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns)))
     return folder, None, folder.name
 
 
-def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> None:
-    """What config.json alone can tell: whether it is one, quantised, or in need of remote code."""
+def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> dict[str, Any]:
+    """What config.json says, once it is seen to be one, unquantised, and not in need of code that is not allowed."""
+    refuse_adapter(folder, source)
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(source, "a model folder with config.json", "no config.json in it", "check the path")
@@ -194,6 +199,7 @@ def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> No
     if not known and not config.get("auto_map"):
         found = f"model_type {config.get('model_type')!r}"
         raise ModelError(source, "a model that stock transformers knows", found, "upgrade transformers or check it")
+    return config
 
 
 def _check_kind(config: Any, source: str, is_gguf: bool) -> None:
@@ -212,13 +218,6 @@ def _check_kind(config: Any, source: str, is_gguf: bool) -> None:
         encoder = encoder or any(word in kind for word in ("MaskedLM", "Bert", "Encoder"))
         what = "an encoder" if encoder else "a model of another kind"
         raise ModelError(source, expected, f"{what} ({kind})", remedy)
-
-
-def _dtype_of(config: Any) -> torch.dtype:
-    dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def _forget_quantisation(model: Any) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from lowrise.errors import ProofError
+from lowrise.model.extras import forget_predicting
+from lowrise.model.periods import PERIODS, Marks, fitting, marks, misleading, refusal
 
 _INDEX_NAMES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx")
 # Integers that mark a boundary between layers: how many of the first layers are of one kind.
-_BOUNDARIES = ("max_window_layers",)
+_BOUNDARIES = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
+# Settings that a layer divides by the square root of the stack's depth.
+_BY_ROOT_OF_DEPTH = ("scale_depth",)
+# Attributes in which layers repeat settings that follow a cut.
+_REPEATED = (*_BY_ROOT_OF_DEPTH, "num_hidden_layers", *PERIODS)
 
 
 def per_layer_lists(config: Any) -> list[str]:
@@ -35,7 +42,12 @@ def splice_config(config: Any, kept: list[int]) -> None:
         boundary = getattr(config, name, None)
         if isinstance(boundary, int):
             setattr(config, name, sum(index < boundary for index in kept))
+    for name in _BY_ROOT_OF_DEPTH:
+        scale = getattr(config, name, None)
+        if scale is not None:
+            setattr(config, name, scale * math.sqrt(len(kept) / config.num_hidden_layers))
     config.num_hidden_layers = len(kept)
+    forget_predicting(config)
 
 
 def renumber(layers: nn.ModuleList) -> None:
@@ -47,24 +59,59 @@ def renumber(layers: nn.ModuleList) -> None:
                     setattr(module, name, index)
 
 
+def settle_periods(model: Any, layers: nn.ModuleList, path: str, before: Marks, where: str) -> None:
+    """Take out of the config what misdescribes its lists of layers by a period, or correct what is read beside them.
+
+    before: of the stack before the cut. Raises ModelError where no value of such a setting is right.
+    """
+    config = model.config.get_text_config(decoder=True)
+    for name in misleading(config, before):
+        value = getattr(config, name)
+        delattr(config, name)
+        if _difference(model, layers, path) is None:
+            continue
+        fit = fitting(name, value, marks(config), before)
+        if fit is None:
+            raise refusal(where, name, value)
+        setattr(config, name, fit)
+
+
 def check_against_stock(model: Any, layers: nn.ModuleList, path: str) -> None:
     """The spliced layers are what the stock class builds from the spliced config, or a fresh load would differ.
 
-    Compares every layer submodule's plain attributes (index, window, attention type, scaling) and parameter shapes.
+    Compares every layer submodule's plain attributes (index, window, attention type, scaling) and parameter shapes;
+    those that only repeat a setting which followed the cut are brought up to date.
     Raises ProofError naming the first difference.
     """
+    difference = _difference(model, layers, path)
+    if difference is not None:
+        raise ProofError(f"{difference}: this family ties its layers to their position in a way lowrise does not know")
+
+
+def _difference(model: Any, layers: nn.ModuleList, path: str) -> str | None:
+    """The first one between `layers` and those of a fresh load of the model's config, as it would be written."""
+    config = type(model.config).from_dict(model.config.to_dict())
     with torch.device("meta"):
-        stock = type(model)(model.config)
-    fresh_layers = stock.get_submodule(path)
-    theirs = dict(fresh_layers.named_modules())
+        stock = type(model)(config)
+    theirs = dict(stock.get_submodule(path).named_modules())
     for name, ours in layers.named_modules():
-        mine, fresh = _facts(ours), _facts(theirs[name]) if name in theirs else {}
+        fresh = _facts(theirs[name]) if name in theirs else {}
+        _follow(ours, fresh)
+        mine = _facts(ours)
         for key in mine.keys() | fresh.keys():
             if mine.get(key) != fresh.get(key):
-                raise ProofError(
-                    f"layers.{name}.{key} is {mine.get(key)!r}, but a fresh load of the new config gives "
-                    f"{fresh.get(key)!r}: this family ties its layers to their position in a way lowrise does not know"
-                )
+                found, expected = mine.get(key), fresh.get(key)
+                return f"layers.{name}.{key} is {found!r}, but a fresh load of the new config gives {expected!r}"
+    return None
+
+
+def _follow(module: nn.Module, fresh: dict[str, Any]) -> None:
+    """Repeat the settings as they are now; a quotient of two that moved alike may differ in its last digit."""
+    for name, value in fresh.items():
+        own = vars(module).get(name)
+        rounded = isinstance(own, float) and isinstance(value, float) and math.isclose(own, value, rel_tol=1e-12)
+        if rounded or (name in _REPEATED and name in vars(module)):
+            setattr(module, name, value)
 
 
 def layer_facts(layer: nn.Module) -> dict[str, Any]:

@@ -9,9 +9,13 @@ from lowrise.errors import UNUSABLE, InputError, reason
 
 
 @contextmanager
-def tokenizing(where: object, raising: type[InputError]) -> Iterator[None]:
+def tokenizing(
+    where: object,
+    raising: type[InputError],
+    expected: str = "a tokenizer that works",
+    remedy: str = "check the tokenizer's files",
+) -> Iterator[None]:
     """Around what opens a tokenizer or gives it text."""
-    expected, remedy = "a tokenizer that works", "check the tokenizer's files"
     try:
         yield
     except UNUSABLE as error:

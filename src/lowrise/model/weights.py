@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lowrise.errors import ModelError
-from lowrise.headers import safetensors_header
+from lowrise.headers import gguf_header, safetensors_header
+from lowrise.model.formats import Stored
 from lowrise.reading import read_json
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SAFE, _OPENED_PICKLES = "model.safetensors", "pytorch_model.bin"
 
 
-def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Path]:
-    """The weight files of a folder, sorted.
+def check_weight_files(folder: Path, source: str, allow_pickle: bool, named: object = None) -> list[Path]:
+    """The weight files of a folder that transformers loads, sorted: others may lie beside them.
 
-    Raises ModelError when there are none, only pickled ones, a shard is missing, or a file is cut short.
+    named: config.json's `transformers_weights`, which goes before all.
+    Raises ModelError when there are none, or only pickled ones.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = _indexed(index)
-        weights = [folder / name for name in names]
-    else:
-        weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    for file in weights:
-        safetensors_header(file)
+    weights = _loaded(folder, [str(named)] if named else [_SAFE, f"{_SAFE}.index.json"])
     if weights:
         return weights
     pickled = sorted(file for pattern in _PICKLED for file in folder.glob(pattern))
+    opened = _loaded(folder, [_OPENED_PICKLES, f"{_OPENED_PICKLES}.index.json"])
+    if opened and allow_pickle:
+        return opened
     if pickled and allow_pickle:
-        return pickled
+        raise ModelError(source, f"weights called {_SAFE} or {_OPENED_PICKLES}", pickled[0].name, "rename it")
     if pickled:
         raise ModelError(
             source,
@@ -40,7 +40,21 @@ def check_weight_files(folder: Path, source: str, allow_pickle: bool) -> list[Pa
             f"only pickled ones ({pickled[0].name}), which can run code when opened",
             "convert them to safetensors, or say --allow-pickle if you trust their author",
         )
-    raise ModelError(source, "safetensors weights", "no weight file", "check the folder")
+    others = sorted(folder.glob("*.safetensors"))
+    found = f"none of that name ({others[0].name})" if others else "no weight file"
+    raise ModelError(source, f"safetensors weights ({_SAFE})", found, "check the folder")
+
+
+def _loaded(folder: Path, names: list[str]) -> list[Path]:
+    """The files that the first of `names` there is stands for: itself, or the shards that it lists as an index."""
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if name is None:
+        return []
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(folder, "weights inside the folder", name, "mend transformers_weights in config.json")
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    return [folder / shard for shard in _indexed(folder / name)]
 
 
 def _indexed(index: Path) -> list[str]:
@@ -56,6 +70,22 @@ def _indexed(index: Path) -> list[str]:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and value.isprintable() and Path(value).name == value
+
+
+def stored_tensors(files: list[Path]) -> list[Stored]:
+    """What the headers of safetensors or GGUF files say of each tensor; nothing is known of pickled ones.
+
+    Raises ModelError for a file that is not whole.
+    """
+    found: list[Stored] = []
+    for file in files:
+        if file.suffix == ".gguf":
+            tensors = gguf_header(file).tensors
+            found += [Stored(name, tensor.kind, prod(tensor.shape)) for name, tensor in tensors.items()]
+        elif file.suffix == ".safetensors":
+            header = safetensors_header(file)
+            found += [Stored(name, entry["dtype"], prod(entry["shape"])) for name, entry in header.items()]
+    return found
 
 
 def fingerprint(files: list[Path]) -> str:

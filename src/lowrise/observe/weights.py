@@ -16,7 +16,7 @@ def adjacent_matrices(decoder: Decoder) -> dict[str, dict[str, list[Any]]]:
 
     distance ‖A - B‖; similarity 1 - ‖A - B‖/(‖A‖ + ‖B‖), which is 1 for equal matrices, about 0.29 for unrelated
     ones of equal norm and 0 for opposite ones; cosine ⟨A, B⟩/(‖A‖‖B‖). And the L norms ‖A‖. All Frobenius, in float32.
-    None where the next layer has no matrix of that name and shape.
+    None where the next layer has no matrix of that name and shape; likewise what divides by the norm of a zero matrix.
     """
     layers = [{n: p for n, p in layer.named_parameters() if p.dim() > 1} for layer in decoder.layers]
     found: dict[str, dict[str, list[Any]]] = {}
@@ -30,8 +30,8 @@ def adjacent_matrices(decoder: Decoder) -> dict[str, dict[str, list[Any]]]:
             else:
                 a, b = one[name].float(), other[name].float()
                 distance = float((a - b).norm())
-                similarity = 1 - distance / (mine + its)
-                cosine = float(torch.dot(a.flatten(), b.flatten())) / (mine * its)
+                similarity = 1 - distance / (mine + its) if mine + its else None
+                cosine = float(torch.dot(a.flatten(), b.flatten())) / (mine * its) if mine * its else None
             rows["distance"].append(distance)
             rows["similarity"].append(similarity)
             rows["cosine"].append(cosine)

@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lowrise.files import check_output, output_folder, writing
+from lowrise.files import claimed, output_folder, writing
+from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
+from lowrise.model.custom import refuse_network
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import add_speed, make_results, measure_model, tell_collapse
 from lowrise.pipeline.opening import (
     calibrate,
@@ -23,12 +26,13 @@ from lowrise.pipeline.opening import (
     held_out_texts,
     open_for_planning,
     open_from,
+    tell_notes,
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import plan_edits
+from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
 from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
-from lowrise.plan import Plan, Replace, check_plan_fits
+from lowrise.plan import Plan, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
@@ -38,17 +42,24 @@ __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
 def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
-    check_output(out, force, recipe.model)
-    clock = Clock()
-    tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    with claimed(out, force, inputs_of(recipe)):
+        return _run(recipe, out, force, report)
+
+
+def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+    clock = Clock(report)
+    with report.stage("tasks"):
+        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     opened = open_for_planning(recipe, clock)
+    tell_notes(opened, report)
+    check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
     windows = windows_or_sentences(recipe, opened, report, clock)
     if not texts:
         texts = held_out_texts(recipe, windows)
     fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
     plan, observation, gate = plan_edits(recipe, opened, windows, fitted_on, report, clock)
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, recipe.bos)
     return apply_and_write(
         plan, opened, fitted_on, texts, dense, recipe, out, force, report, clock, "run", gate, observation
     )
@@ -56,8 +67,9 @@ def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, A
 
 def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     """Choose what to do to which layers; nothing is changed."""
-    clock = Clock()
+    clock = Clock(report)
     opened = open_for_planning(recipe, clock)
+    tell_notes(opened, report)
     windows = windows_or_sentences(recipe, opened, report, clock)
     fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
     return plan_edits(recipe, opened, windows, fitted_on, report, clock)[0]
@@ -65,35 +77,45 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
-    check_output(out, force, recipe.model)
-    clock = Clock()
+    with claimed(out, force, inputs_of(recipe)):
+        return _apply(plan, recipe, out, force, report)
+
+
+def _apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+    clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
+    tell_notes(opened, report)
+    refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
     check_repairs(opened.decoder, plan.edits)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
-    if any(isinstance(edit, Replace) or edit.repair != "none" for edit in plan.edits):
+    if plan.is_fitted:
         windows = calibrate(recipe, opened, report, clock)
+        check_tokens(plan, windows, report)
+        check_versions(plan, opened.decoder, report)
         gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
-        if windows.sha256() != plan.fitted_on.sha256:
-            report.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock)
+    dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock, recipe.bos)
     return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply", gate)
 
 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:
     """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
-    clock = Clock()
-    tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    clock = Clock(report)
+    with report.stage("tasks"):
+        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     if dense_source and (tasks or recipe.eval_text):
         check_same_tokens(recipe, dense_source)
     both, decoders = [], []
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
         with clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
+        tell_notes(opened, report)
         texts = evaluation_texts(recipe, opened)
-        both.append(measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, writes=False))
+        check_tasks(tasks, opened, recipe.bos)
+        how = (recipe.windows, tasks, report, clock, recipe.bos)
+        both.append(measure_model(opened.decoder, opened, texts, *how, writes=False))
         if recipe.speed:
             decoders.append(opened.decoder)
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
@@ -105,10 +127,15 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
 
 def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
     """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
-    check_output(out, force, recipe.model)
-    clock = Clock()
+    with claimed(out, force, inputs_of(recipe)):
+        return _observe_model(recipe, out, force, report)
+
+
+def _observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+    clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
+    tell_notes(opened, report)
     windows = calibrate(recipe, opened, report, clock)
     with clock.stage("observe"):
         found = analyse(opened.decoder, windows, report)

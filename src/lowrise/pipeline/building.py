@@ -61,11 +61,9 @@ def apply_and_write(
         plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
     with output_folder(out, force) as folder:
         with clock.stage("write"):
-            decoder = save_and_prove(
-                opened.decoder, opened.tokenizer, folder, out=out, dtype=opened.save_dtype, compute=compute
-            )
+            decoder = save_and_prove(opened, folder, out=out, compute=compute)
         until_written = peak_memory()
-        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock)
+        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock, recipe.bos)
         results = make_results(str(out), after, dense, clock)
         if recipe.strict:
             refuse_collapse(results, plan.scores)

@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lowrise.progress import Reporter
+
 
 @dataclass
 class Clock:
-    """Seconds by stage."""
+    """Seconds by stage. report: shows the one that goes on."""
 
+    report: Reporter
     seconds: dict[str, float] = field(default_factory=dict)
     _began: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
-        yield
+        with self.report.stage(name):
+            yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
 
     def total(self) -> dict[str, float]:

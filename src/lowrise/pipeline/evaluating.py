@@ -14,7 +14,9 @@ from lowrise.measure.retained import Scores
 from lowrise.measure.stability import agreement, stability, stability_published
 from lowrise.measure.tasks import TaskSet
 from lowrise.model.decoder import Decoder
+from lowrise.model.source import OpenModel
 from lowrise.progress import Reporter
+from lowrise.recipe import Bos
 
 Answers = dict[str, TaskAnswers]  # by leaf task
 
@@ -27,6 +29,7 @@ def answer_tasks(
     cache: Cache,
     label: str,
     report: Reporter,
+    bos: Bos = "auto",
 ) -> Answers:
     """What the model answers to every leaf task. label: what `lowrise cache` calls the model."""
     import lm_eval
@@ -38,16 +41,25 @@ def answer_tasks(
     code = files_sha256([harness.__file__])
     for loaded in {leaf.name: leaf for leaves in tasks.leaves.values() for leaf in leaves}.values():
         key = {"what": "task", "model": identity, "task": loaded.sha256, "lm_eval": lm_eval.__version__, "code": code}
+        key["bos"] = bos
         kept = cache.read(key)
         if kept is not None:
             answers[loaded.name] = TaskAnswers.model_validate(kept)
             report.say(f"{loaded.name}: {answers[loaded.name].n} items, kept from before")
             continue
-        lm = lm or harness.Harness(decoder, tokenizer)
+        lm = lm or harness.Harness(decoder, tokenizer, bos)
         answers[loaded.name] = harness.evaluate(lm, loaded, tasks.limit, report)
         about = f"task {loaded.name}, {answers[loaded.name].n} items"
         cache.write(key, answers[loaded.name].model_dump(), {"what": about, "model": label})
     return answers
+
+
+def check_tasks(tasks: TaskSet, opened: OpenModel, bos: Bos) -> None:
+    """Raises TaskError, before anything is run, for tasks that the model cannot be asked."""
+    if tasks:
+        from lowrise.measure.askable import check_askable
+
+        check_askable(opened.decoder, opened.tokenizer, bos, tasks)
 
 
 def task_rows(tasks: TaskSet, answers: Answers) -> dict[str, Any]:

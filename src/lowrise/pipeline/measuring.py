@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lowrise.calibration import Windows
+from lowrise.calibration import prefix as prefix_module
 from lowrise.errors import RecipeError
 from lowrise.measure import perplexity as perplexity_module
 from lowrise.measure import samples as samples_module
@@ -26,6 +27,7 @@ from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
 from lowrise.quality import collapsed_on
+from lowrise.recipe import Bos
 from lowrise.report import words
 from lowrise.report.verdict import collapse_notice
 
@@ -48,9 +50,10 @@ def measure_model(
     tasks: TaskSet,
     report: Reporter,
     clock: Clock,
+    bos: Bos,
     writes: bool = True,
 ) -> Measured:
-    """Size, perplexity, tasks and samples of its text, these if it `writes`.
+    """Size, perplexity, tasks and samples of its text, these if it `writes`. bos: as the texts were read.
 
     What was measured before, of the same model on the same data, is not run again.
     """
@@ -66,12 +69,12 @@ def measure_model(
     answers: Answers = {}
     if tasks:
         with clock.stage("tasks"):
-            answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report)
+            answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report, bos)
         summary["tasks"] = task_rows(tasks, answers)
     samples: dict[str, str] = {}
     if writes:
         with clock.stage("samples"):
-            samples = _kept_samples(decoder, opened.tokenizer, identity, cache, label, report)
+            samples = _kept_samples(decoder, opened.tokenizer, identity, bos, cache, label, report)
     return Measured(summary, tasks, answers, samples)
 
 
@@ -129,6 +132,7 @@ def _kept_perplexity(
         "what": "perplexity",
         "model": identity,
         "windows": windows.sha256(),
+        "bos": windows.prefix,
         "code": files_sha256([str(perplexity_module.__file__)]),
     }
     kept: dict[str, Any] | None = cache.read(key)
@@ -142,13 +146,14 @@ def _kept_perplexity(
 
 
 def _kept_samples(
-    decoder: Decoder, tokenizer: Any, identity: dict[str, Any], cache: Cache, label: str, report: Reporter
+    decoder: Decoder, tokenizer: Any, identity: dict[str, Any], bos: Bos, cache: Cache, label: str, report: Reporter
 ) -> dict[str, str]:
     """Prompts, their number of tokens and the way of writing are code, so the code is in the key."""
-    key = {"what": "samples", "model": identity, "code": files_sha256([str(samples_module.__file__)])}
+    code = files_sha256([str(samples_module.__file__), str(prefix_module.__file__)])
+    key = {"what": "samples", "model": identity, "bos": bos, "code": code}
     kept: dict[str, str] | None = cache.read(key)
     if kept is None:
-        kept = continuations(decoder, tokenizer)
+        kept = continuations(decoder, tokenizer, bos)
         cache.write(key, kept, {"what": f"samples of text, {len(kept)} prompts", "model": label})
     else:
         report.say("samples of text: kept from before")

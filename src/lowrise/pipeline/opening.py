@@ -10,12 +10,13 @@ from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import alike_key
 from lowrise.model.cache import layer_caches
+from lowrise.model.custom import refuse_network
 from lowrise.model.decoder import Decoder
 from lowrise.model.refittable import check_refit
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.repairing import check_repairs
-from lowrise.plan import Merge, Replace, network_edit
+from lowrise.plan import CalibrationRecord, Merge, Replace, network_edit
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
 from lowrise.recipe import SEARCHING_WITH_REPAIR, Recipe, layers_to_remove
@@ -38,6 +39,12 @@ def open_from(recipe: Recipe) -> OpenModel:
     return opened
 
 
+def tell_notes(opened: OpenModel, report: Reporter) -> None:
+    """What the user should know of the model as it was opened."""
+    for note in opened.notes:
+        report.warn(note)
+
+
 def check_same_tokens(recipe: Recipe, dense: str) -> None:
     """Refuse to compare models that do not read the same tokens; only their tokenizers are opened."""
     how = {"trust_remote_code": recipe.trust_remote_code, "allow_pickle": recipe.allow_pickle}
@@ -53,6 +60,7 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
+    refuse_network(opened.decoder)
     if recipe.select in SEARCHING_WITH_REPAIR:
         check_refit(opened.decoder)
     if recipe.select == "collapse":
@@ -96,6 +104,7 @@ def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, cl
             length=recipe.length,
             seed=recipe.seed,
             report=report,
+            bos=recipe.bos,
         )
 
 
@@ -120,7 +129,15 @@ def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock)
             seed=recipe.seed,
             report=report,
             written=recipe.written,
+            bos=recipe.bos,
         )
+
+
+def calibration_record(recipe: Recipe, made: Windows | Sentences) -> CalibrationRecord:
+    """What a plan says of its calibration: `made`, and how the recipe came by it."""
+    alone = not recipe.text and recipe.dataset is None
+    more = {"dataset": recipe.dataset, "written": 1.0 if alone else recipe.written}
+    return made.record().model_copy(update={**more, "held_out": recipe.training.validation})
 
 
 def evaluation_texts(recipe: Recipe, opened: OpenModel) -> dict[str, Windows]:
@@ -128,7 +145,7 @@ def evaluation_texts(recipe: Recipe, opened: OpenModel) -> dict[str, Windows]:
     length = min(recipe.length, opened.decoder.max_length)
     texts: dict[str, Windows] = {}
     for path in recipe.eval_text:
-        windows = text_windows(opened.tokenizer, path, length)
+        windows = text_windows(opened.tokenizer, path, length, recipe.bos)
         check_known(windows.ids, opened.decoder, path)
         texts[path if windows.source in texts else windows.source] = windows
     return texts

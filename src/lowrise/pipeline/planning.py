@@ -8,13 +8,16 @@ from lowrise.calibration import Windows
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.count import parameters_after
 from lowrise.edit.student import student_of
+from lowrise.errors import PlanError
+from lowrise.measure.system import versions
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, observe
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.opening import layers_to_collapse
+from lowrise.pipeline.opening import calibration_record, layers_to_collapse
 from lowrise.pipeline.repairing import Gate, held_out_windows, windows_to_refit
 from lowrise.plan import Drop, Plan, Replace, network_edit
+from lowrise.planned import settings_of
 from lowrise.progress import Reporter
 from lowrise.recipe import LOOKING_AT_STATES, Recipe, layers_to_remove
 from lowrise.select.angular import choose_by_angle
@@ -50,7 +53,7 @@ def plan_edits(
         if fitted_on is None or not plan.edits:
             return plan, None, None
         gate = Gate(decoder, held_out_windows(recipe, fitted_on), clock)
-        noted = {"held_out": gate.scores(None), "fitted_on": fitted_on.record().model_dump()}
+        noted = {"held_out": gate.scores(None), "fitted_on": calibration_record(recipe, fitted_on).model_dump()}
         return plan.model_copy(update={"scores": {**plan.scores, **noted}}), None, gate
     n = layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
     choice, observation = _choose(recipe, opened, windows, n, report, clock)
@@ -60,13 +63,15 @@ def plan_edits(
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,
-        calibration=windows.record(),
+        calibration=calibration_record(recipe, windows),
+        settings=settings_of(recipe),
         edits=[*edits],
         scores={**choice.scores, "held_out": gate.scores(_loss_after(gate, decoder, edits))},
         layers_after=len(decoder) - n + recipe.put_back,
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, edits),
         loads_plainly=recipe.loads_plainly,
+        versions=_made_with(decoder),
     )
     return plan, observation, gate
 
@@ -133,13 +138,19 @@ def _collapse_plan(recipe: Recipe, opened: OpenModel, sentences: Sentences, repo
     return Plan(
         model=opened.record,
         preset=recipe.preset,
-        calibration=sentences.record(),
+        calibration=calibration_record(recipe, sentences),
+        settings=settings_of(recipe),
         edits=[edit.model_copy(update={"repair": recipe.repair}) for edit in search.edits],
         scores=search.scores(recipe.collapse),
         layers_after=len(decoder) - sum(edit.stop - edit.start - 1 for edit in search.edits),
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, search.edits),
+        versions=_made_with(decoder),
     )
+
+
+def _made_with(decoder: Decoder) -> dict[str, str]:
+    return {**versions(), "device": decoder.device.type, "dtype": str(decoder.dtype).removeprefix("torch.")}
 
 
 def _warn_of_writers(choice: Choice, writers: list[int], report: Reporter) -> None:
@@ -157,3 +168,24 @@ def _warn_of_writers(choice: Choice, writers: list[int], report: Reporter) -> No
     report.warn(
         f"{what} layer {inside[0]}, which writes massive activations, so that {criterion} says little of it; {way_out}"
     )
+
+
+def check_tokens(plan: Plan, windows: Windows, report: Reporter) -> None:
+    """Raises PlanError where a plan's texts give other tokens than they did. What a model writes may differ by device:
+    of that, and of texts that a plan of format 1 could not name, there is a warning.
+    """
+    if windows.sha256() == plan.fitted_on.sha256:
+        return
+    if plan.settings is not None and plan.fitted_on.written == 0:
+        expected = f"tokens of sha256 {plan.fitted_on.sha256[:16]}, as the plan was made from"
+        found = f"others, sha256 {windows.sha256()[:16]}: another tokenizer, or another state of the data"
+        raise PlanError(windows.source, expected, found, "plan anew")
+    report.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
+
+
+def check_versions(plan: Plan, decoder: Decoder, report: Reporter) -> None:
+    """Warn of what differs from where the plan was made: the last digits of what is fitted may."""
+    here = _made_with(decoder)
+    other = [f"{name} {was}, here {here[name]}" for name, was in plan.versions.items() if here.get(name, was) != was]
+    if other:
+        report.warn(f"the plan was made with {'; '.join(other)}: what is fitted may differ from what `run` made")

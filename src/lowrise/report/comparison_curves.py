@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+from lowrise.files import write_file
 from lowrise.report.comparison_measures import Measure, finished_rows, measures
 
 _COLOURS = ("#1f4e8c", "#b04a3a", "#2f7d4f", "#8a5fa8", "#c08a1e", "#3a8fa3", "#7a7a7a", "#c05a8a")
@@ -40,7 +42,9 @@ def draw_comparison(results: dict[str, Any], folder: Path) -> list[str]:
             handles, names = axes.get_legend_handles_labels()
             labels |= dict(zip(names, handles, strict=True))
         figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=5, frameon=False)
-        figure.savefig(folder / name)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg")
+        write_file(folder / name, drawing.getvalue())
     return ["depth.svg", "time.svg"]
 
 

@@ -239,7 +239,8 @@ def read_folder(folder: Path) -> Contents:
 
 
 def _json(file: Path) -> Any:
-    return read_json(file, OutputError, "results as JSON", _REMEDY)
+    # the numbers of a ruin are not finite, and text that a model wrote may hold any character
+    return read_json(file, OutputError, "results as JSON", _REMEDY, lenient=True)
 
 
 def _parse(kind: type[_Model], content: Any, file: Path) -> _Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from lowrise.files import write_file
+from lowrise.files import held, write_file
 from lowrise.quality import worst_text
 from lowrise.recipe import presets
 from lowrise.report import words
@@ -32,9 +32,11 @@ def write_report(folder: Path) -> list[Path]:
 
     Raises OutputError or PlanError, one line, when the folder is not what `run` or `apply` wrote; nothing is changed.
     """
-    made = build_report(folder)
-    for name, text in made.items():
-        write_file(folder / name, text)
+    read_folder(folder)  # which refuses what is no output, before a lock is made beside it
+    with held(folder):
+        made = build_report(folder)
+        for name, text in made.items():
+            write_file(folder / name, text)
     return [folder / name for name in made]
 
 
@@ -106,8 +108,7 @@ def _command(contents: Contents) -> str:
     folder = Path(results.model).name or "shallower"
     again = shlex.quote(f"{folder}-again")
     if results.command == "apply":
-        fitted = any(edit.kind == "replace" or edit.repair != "none" for edit in plan.edits)
-        given = " --text THE-SAME-TEXT" if fitted else ""
+        given = " --text THE-SAME-TEXT" if plan.is_fitted and plan.settings is None else ""
         plan_file = shlex.quote(f"{folder}/lowrise/plan.json")
         return f"lowrise apply {shlex.quote(plan.model.source)} {plan_file}{given} --out {again}"
     return f"lowrise run --recipe {shlex.quote(f'{folder}/lowrise/recipe.yaml')} --out {again}"
@@ -123,6 +124,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
         ("licence of the base", results.base.get("license_name") or results.base.get("license", "")),
         ("weights, sha256", plan.model.sha256),
         ("calibration", f"{seen.source}: {seen.samples:,} × {seen.length:,} tokens, {seen.tokens:,} in all"),
+        ("windows begin with BOS", "yes" if seen.bos else ""),
         ("seed", str(seen.seed)),
         ("calibration, sha256", seen.sha256),
         ("loads plainly", "yes" if plan.loads_plainly else "no, with the modelling file it brings"),

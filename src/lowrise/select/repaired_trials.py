@@ -75,14 +75,15 @@ class Search:
         self.writes = check_refit(decoder)
         self._adopts = moves and self.writes and neurons_apart(decoder)
         self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
-        self.positions = sum(ids[:, 1:].numel() for ids, held in self._batches if held)
+        self._skipped = deciding.skipped
+        self.positions = sum(ids[:, 1 + self._skipped :].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
         self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what lies on the shelf
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
             h = self._keep_dense(number, ids)
             if held:
-                self._likely[number], loss = likely(decoder, h, ids)
+                self._likely[number], loss = likely(decoder, h[:, self._skipped :], ids[:, self._skipped :])
                 total += loss
         self.dense_loss = total / self.positions
 
@@ -185,7 +186,8 @@ class Search:
         """Mean loss and divergence of a held-out position. leaving: a student's last layer, a batch by its number."""
         loss = divergence = 0.0
         for number, likely_here in self._likely.items():
-            more = loss_and_divergence(self._decoder, leaving(number), self._batches[number][0], likely_here)
+            h, ids = (one[:, self._skipped :] for one in (leaving(number), self._batches[number][0]))
+            more = loss_and_divergence(self._decoder, h, ids, likely_here)
             loss, divergence = loss + more[0], divergence + more[1]
         return loss / self.positions, divergence / self.positions
 

@@ -45,7 +45,7 @@ class Stack:
     @torch.no_grad()
     def __init__(self, decoder: Decoder, sentences: Sentences, settings: Collapse) -> None:
         self._decoder, self._ids, self._settings = decoder, sentences.ids.to(decoder.device), settings
-        self._mask = sentences.mask.to(decoder.device)
+        self._mask, self._skipped = sentences.mask.to(decoder.device), max(0, sentences.prefix - 1)
         self._kinds = kinds(decoder)
         self.layers = [Mix(layer) for layer in range(len(decoder))]
         h, self._calls = decoder.enter(self._ids)
@@ -83,9 +83,9 @@ class Stack:
         total = 0.0
         for row in range(len(self._ids)):  # one at a time: they are of different lengths
             count = int(self._mask[row].sum())
-            ids = self._ids[row : row + 1, :count]
-            total += next_token_loss(self._decoder, final[row : row + 1, :count], ids)
-        return total / float(self._mask.sum() - len(self._ids))
+            ids = self._ids[row : row + 1, self._skipped : count]
+            total += next_token_loss(self._decoder, final[row : row + 1, self._skipped : count], ids)
+        return total / float(self._mask.sum() - len(self._ids) * (1 + self._skipped))
 
     def _advance(self, layer: int) -> Tensor:
         """h that enters current layer `layer` (what leaves the last one, if past it), from the last stored input on."""

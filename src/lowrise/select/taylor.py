@@ -44,11 +44,11 @@ def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporte
     gradients: list[list[Tensor | None]] = [[None] * len(own) for own in parameters]
     with report.bar("gradients", len(windows)) as bar:
         for ids in windows.batches(decoder.batch_tokens):
-            _add_gradients(decoder, ids, parameters, gradients)
+            _add_gradients(decoder, ids, windows.skipped, parameters, gradients)
             bar.advance(ids.numel(), steps=len(ids))
-    positions = len(windows) * (windows.length - 1)
     importance = [
-        sum(float(exact_sum((w.detach() * g).abs())) for w, g in zip(*pair, strict=True) if g is not None) / positions
+        sum(float(exact_sum((w.detach() * g).abs())) for w, g in zip(*pair, strict=True) if g is not None)
+        / windows.targets
         for pair in zip(parameters, gradients, strict=True)
     ]
     layers = lowest(importance, k, may_go)
@@ -56,9 +56,16 @@ def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporte
 
 
 def _add_gradients(
-    decoder: Decoder, ids: Tensor, parameters: list[list[torch.nn.Parameter]], gradients: list[list[Tensor | None]]
+    decoder: Decoder,
+    ids: Tensor,
+    skipped: int,
+    parameters: list[list[torch.nn.Parameter]],
+    gradients: list[list[Tensor | None]],
 ) -> None:
-    """Add one batch's ∂(summed loss)/∂w of every layer's parameters to `gradients`, in place."""
+    """Add one batch's ∂(summed loss)/∂w of every layer's parameters to `gradients`, in place.
+
+    skipped: positions at the front that predict nothing.
+    """
     with torch.no_grad():
         h, calls = decoder.enter(ids)
         inputs = [h]
@@ -66,7 +73,7 @@ def _add_gradients(
             inputs.append(decoder.step(layer, inputs[-1], calls))
     last = inputs.pop().requires_grad_()
     flowing = torch.zeros_like(last)
-    for loss in losses_by_piece(decoder, last, ids):
+    for loss in losses_by_piece(decoder, last[:, skipped:], ids[:, skipped:]):
         flowing += torch.autograd.grad(loss, last)[0]
     for layer in reversed(range(len(decoder))):
         h = inputs.pop().requires_grad_()

@@ -27,7 +27,7 @@ class Trials:
     def __init__(self, decoder: Decoder, windows: Windows, shelf: Shelf) -> None:
         self._decoder, self._shelf = decoder, shelf
         self._batches = list(windows.batches(decoder.batch_tokens))
-        self._positions = len(windows) * (windows.length - 1)
+        self._positions, self._skipped = windows.targets, windows.skipped
         self.layers = list(range(len(decoder)))
         self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its state on the shelf enters
         total = 0.0
@@ -36,7 +36,7 @@ class Trials:
             for layer in self.layers:
                 shelf.put((batch, layer), h)
                 h = decoder.step(layer, h, calls)
-            total += next_token_loss(decoder, h, ids)
+            total += self._loss(h, ids)
         self.dense_loss = total / self._positions
 
     @torch.no_grad()
@@ -80,7 +80,10 @@ class Trials:
             if layer == best:
                 self._shelf.put(ahead, h)
             h = self._decoder.step(layer, h, calls)
-        return next_token_loss(self._decoder, h, ids)
+        return self._loss(h, ids)
+
+    def _loss(self, h: Tensor, ids: Tensor) -> float:
+        return next_token_loss(self._decoder, h[:, self._skipped :], ids[:, self._skipped :])
 
     def _begin(self, ids: Tensor, key: tuple[int | str, ...]) -> tuple[Tensor, list[Call]]:
         """A stored state of the batch, and how its layers are called."""

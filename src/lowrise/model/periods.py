@@ -1,0 +1,76 @@
+"""Settings that tell the kinds of layers by a period, beside a list that tells them one by one.
+
+transformers reads the list; other readers take the period, and one that no longer describes the stack misleads them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowrise.errors import ModelError
+
+# The list that a period stands beside, and the entry of the layers that it counts.
+_MARKED = {"layer_types": "full_attention", "no_rope_layers": 0}
+PERIODS = {
+    "sliding_window_pattern": "layer_types",
+    "_sliding_window_pattern": "layer_types",
+    "global_attn_every_n_layers": "layer_types",
+    "full_attention_interval": "layer_types",
+    "no_rope_layer_interval": "no_rope_layers",
+}
+
+Marks = dict[str, list[bool]]
+"""By the name of a list: which layers it marks."""
+
+
+def marks(config: Any) -> Marks:
+    lists = {name: getattr(config, name, None) or () for name in _MARKED}
+    return {name: [entry == _MARKED[name] for entry in entries] for name, entries in lists.items() if entries}
+
+
+def misleading(config: Any, before: Marks) -> list[str]:
+    """Names of the periods that do not describe the lists of `config`. before: of the whole stack."""
+    now, found = marks(config), []
+    for name, listed in PERIODS.items():
+        value = vars(config).get(name)
+        known = listed in now and listed in before and _is_period(value)
+        if known and not _describes(value, now[listed], _offset(value, before[listed])):
+            found.append(name)
+    return found
+
+
+def fitting(name: str, value: int | str, now: Marks, before: Marks) -> int | str | None:
+    """The period, in the form of `value`, that describes the list beside setting `name`; None if there is none."""
+    marked = now[PERIODS[name]]
+    offset = _offset(value, before[PERIODS[name]])
+    forms = (_letters(marked[:n]) if isinstance(value, str) else n for n in range(1, len(marked) + 1))
+    return next((form for form in forms if _describes(form, marked, offset)), None)
+
+
+def refusal(where: str, name: str, value: int | str) -> ModelError:
+    return ModelError(
+        f"{where}: what stays of its layers",
+        f"kinds of layers that {name} can tell, which this family reads beside {PERIODS[name]}",
+        f"none of its values that fits ({value} until now)",
+        "remove other layers, or another number of them",
+    )
+
+
+def _is_period(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool) and value not in (0, "")
+
+
+def _offset(value: int | str, marked: list[bool]) -> int:
+    """Which layer of a period is marked: 0 where the whole stack says the first, else -1, the last."""
+    return 0 if not _describes(value, marked, -1) and _describes(value, marked, 0) else -1
+
+
+def _describes(value: int | str, marked: list[bool], offset: int) -> bool:
+    """Whether one of every `value` layers is marked, at `offset` of them, or the letters L and G in turn say so."""
+    if isinstance(value, str):
+        return _letters(marked) == (value * len(marked))[: len(marked)]
+    return all(mark == ((i - offset) % value == 0) for i, mark in enumerate(marked))
+
+
+def _letters(marked: list[bool]) -> str:
+    return "".join("G" if mark else "L" for mark in marked)

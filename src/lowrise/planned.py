@@ -1,0 +1,102 @@
+"""What `apply` needs beside the model: the recipe that a plan was made by, and the texts it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from lowrise.errors import PlanError
+from lowrise.plan import SETTINGS, Plan, Replace
+from lowrise.reading import UnreadableError, opened
+from lowrise.recipe import Recipe, Training, build_recipe, presets
+
+_SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that a plan keeps as it is."""
+    settings = recipe.model_dump(include={*SETTINGS} - {"training"})
+    if recipe.select != "collapse":
+        del settings["collapse"]
+    training = recipe.training.model_dump(exclude={"validation"})
+    if recipe.network == "none" and training != Training().model_dump(exclude={"validation"}):
+        settings["training"] = training  # said, though nothing is trained
+    return settings
+
+
+def recipe_of_plan(plan: Plan, given: dict[str, Any], where: str) -> Recipe:
+    """The recipe that a run would have resolved. given: how to open and measure, and which texts and dataset to read.
+
+    where: the plan's file. Raises RecipeError for settings that no recipe takes, PlanError for texts or a dataset other
+    than the plan's, and for texts that are gone where the plan is fitted on them.
+    """
+    if plan.settings is None:
+        return _recipe_of_format_1(plan, given)
+    made_from = plan.calibration
+    beside = made_from.sources or made_from.dataset is not None
+    trained = [edit.training.model_dump() for edit in plan.edits if isinstance(edit, Replace)]
+    untrained = {**plan.settings.get("training", {}), "validation": made_from.held_out}
+    known = {
+        **plan.settings,
+        "preset": plan.preset,
+        "seed": made_from.seed,
+        "dataset": made_from.dataset,
+        "written": made_from.written if beside else 0.0,
+        "training": trained[0] if trained else untrained,
+    }
+    own = build_recipe(known, {"text": [text.path for text in made_from.sources]}, where=where)
+    for name in ("dataset", "written"):
+        if name in given and str(given[name]) != str(getattr(own, name)):
+            expected = f"{getattr(own, name) or 'none'}, as the plan was made with"
+            raise PlanError(f"--{name}", expected, str(given[name]), "leave it out, or plan anew")
+    more = {key: value for key, value in given.items() if key not in ("text", "dataset", "written")}
+    text = _texts(plan, given.get("text", []), where)
+    return build_recipe(own.model_dump(), more, {"text": text})
+
+
+def _recipe_of_format_1(plan: Plan, given: dict[str, Any]) -> Recipe:
+    """As far as it can be known: texts and settings of the search are not in such a plan, and BOS was never there."""
+    made_from = plan.fitted_on
+    if plan.is_fitted and not {"text", "dataset"} & given.keys() and made_from.source != _SAYS_NO_TEXTS:
+        found = "none, and a plan of format 1 does not say where they are"
+        raise PlanError("--text or --dataset", f"what the plan is fitted on, {made_from.source}", found, "name it")
+    usual = presets()[plan.preset].settings.get("calibration_length") if plan.preset in presets() else None
+    length = {} if made_from.length == usual else {"length": made_from.length}
+    kept = {"preset": plan.preset, "samples": made_from.samples, "seed": made_from.seed, "bos": "never"}
+    return build_recipe(kept, {"training": {"validation": plan.calibration.held_out}}, length, given)
+
+
+def _texts(plan: Plan, given: list[str], where: str) -> list[str]:
+    """Where the plan's texts are, in its order: among those that are given, by their hashes, else where they were.
+
+    Raises PlanError for a text that is another one, or gone. Of a plan that is not fitted on them none is read that is
+    not given.
+    """
+    sources = plan.calibration.sources
+    if given and not sources:
+        raise PlanError("--text", f"none: the plan was made from {plan.calibration.source}", given[0], "leave it out")
+    found = {path: _sha256(path) for path in given}
+    for path, sha256 in found.items():
+        if sha256 not in [text.sha256 for text in sources]:
+            wanted = " or ".join(f"{Path(text.path).name}, sha256 {text.sha256[:16]}" for text in sources[:3])
+            what = "nothing to read" if sha256 is None else f"another text, sha256 {sha256[:16]}"
+            raise PlanError(f"--text {path}", f"a text that {where} was made from ({wanted})", what, "give that one")
+    paths = []
+    for text in sources:
+        path = next((path for path in given if found[path] == text.sha256), text.path)
+        if path == text.path and path not in found and plan.is_fitted and (now := _sha256(path)) != text.sha256:
+            what = "nothing to read there" if now is None else f"another text there, sha256 {now[:16]}"
+            expected = f"the text that {where} was made from, sha256 {text.sha256[:16]}"
+            raise PlanError(path, expected, what, "give it with --text")
+        paths.append(path)
+    return paths
+
+
+def _sha256(path: str) -> str | None:
+    """Of a file's bytes; None where there is none to read."""
+    try:
+        with opened(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError, UnreadableError):
+        return None

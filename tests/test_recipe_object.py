@@ -1,0 +1,60 @@
+"""`Recipe` in Python: a preset's settings resolve inside the model, and what is resolved stays as it is."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from lowrise.errors import RecipeError
+from lowrise.recipe import Collapse, Recipe, build_recipe, presets
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str) -> None:
+    recipe = Recipe(model="m", preset=name)
+    assert recipe == build_recipe({"model": "m", "preset": name})
+    settings = presets()[name].settings
+    assert {key: getattr(recipe, key) for key in settings if key != "collapse"} == {
+        key: value for key, value in settings.items() if key != "collapse"
+    }
+
+
+def test_no_preset_is_refit_with_its_settings() -> None:
+    recipe = Recipe(model="m", remove="2")
+    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "repaired", "none", "refit")
+    assert Recipe() == build_recipe({})
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_resolved_recipe_is_stable(name: str) -> None:
+    """Through its file, a copy, validation and an assignment."""
+    recipe = Recipe(preset=name, seed=3)
+    assert Recipe(**yaml.safe_load(yaml.safe_dump(recipe.model_dump()))) == recipe
+    assert Recipe.model_validate(recipe) == recipe
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+    other = recipe.model_copy(update={"remove": "3"})
+    other.seed = 4
+    assert other == recipe.model_copy(update={"remove": "3", "seed": 4})
+
+
+def test_what_is_given_wins_over_the_preset() -> None:
+    assert Recipe(preset="refit", repair="none").repair == "none"
+    assert Recipe(preset="laco", samples=3).samples == 3
+    assert Recipe(length=100).calibration_length is None
+    assert Recipe(length=100, calibration_length=50).calibration_length == 50
+    for collapse in (Collapse(words=8), {"words": 8}):
+        merged = Recipe(preset="laco-mean", collapse=collapse).collapse  # type: ignore[arg-type]
+        assert (merged.rule, merged.words) == ("mean", 8)
+
+
+def test_an_unknown_preset_is_an_error_in_python_too() -> None:
+    with pytest.raises(RecipeError, match=r"'streamlin'.*did you mean streamline"):
+        Recipe(preset="streamlin")
+    with pytest.raises(ValidationError, match="frozen"):  # its settings are in the others already
+        Recipe().preset = "laco"
+
+
+def test_what_a_preset_does_not_look_at_is_refused_in_python_too() -> None:
+    with pytest.raises(ValidationError, match="search merges only"):
+        Recipe(preset="refit", collapse=Collapse(words=3))
