@@ -118,6 +118,6 @@ UNUSABLE: tuple[type[Exception], ...] = (
 
 def close_names(name: str, known: Iterable[str]) -> str:
     """A remedy for a mistyped name: its nearest relatives, or all that there is."""
-    known = sorted(known)
+    known = sorted(map(str, known))  # a task file may name its task by a number
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"

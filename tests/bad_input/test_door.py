@@ -60,6 +60,23 @@ class TestSpecialFiles:
         asked = ["--tasks", "tiny", "--task-dir", tmp_path, "--quiet"]
         refused("measure", tiny_folder, *asked, says=("/dev/zero", "found a device"))
 
+    @pytest.mark.usefixtures("no_tasks_of_lm_eval")
+    def test_a_task_that_is_named_by_a_number(self, refused: Refused, tiny_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "tiny.yaml").write_text("task: 5\ndataset_path: json\n", encoding="utf-8")
+        asked = ["--tasks", "tiny", "--task-dir", tmp_path, "--quiet"]
+        refused("measure", tiny_folder, *asked, says=("'tiny'", "none of that name"))
+
+    def test_an_answer_that_is_no_option(self, refused: Refused, tiny_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "rows.json").write_text('{"q": "a", "c": ["b", "d"], "a": ["1"]}\n', encoding="utf-8")
+        task = {
+            "task": "tiny", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"{tmp_path}/rows.json"}},
+            "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "c",
+            "doc_to_target": "a", "metric_list": [{"metric": "acc"}],
+        }  # fmt: skip
+        (tmp_path / "tiny.yaml").write_text(json.dumps(task), encoding="utf-8")
+        asked = ["--tasks", "tiny", "--task-dir", tmp_path, "--quiet"]
+        refused("measure", tiny_folder, *asked, says=("tiny, item 0", "the number of the right option", "['1']"))
+
     def test_links_in_a_circle(self, run_refused: Refused, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to("link")
         run_refused("--text", tmp_path / "link", says=(tmp_path / "link",))

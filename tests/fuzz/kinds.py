@@ -295,7 +295,7 @@ def tasks(mutator: Mutator, base: Path, box: Path) -> Case:
         mutator.place(file)
     return Case(
         ["measure", base / "model", "--task-dir", place, "--tasks", "tiny", "--limit", "1", "--quiet"],
-        writes=("home",),
+        writes=("home", "cache"),
         around=_without_lm_evals_own(box),
     )
 

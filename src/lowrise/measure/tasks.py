@@ -159,10 +159,7 @@ def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: 
         documents = dict(task.doc_iterator(limit=limit))
         if task.OUTPUT_TYPE == "multiple_choice":
             for number, document in documents.items():
-                if (count := len(task.doc_to_choice(document))) < 2:
-                    raise TaskError(
-                        f"{name}, item {number}", "two options or more", str(count), "mend the data or leave it out"
-                    )
+                _check_item(task, document, f"{name}, item {number}")
         config = task.dump_config()
         source = (config.get("metadata") or {}).get("config_source", "")
         content = {
@@ -175,6 +172,22 @@ def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: 
             "code": _code(task, source),
         }
     return LoadedTask(name, task, len(task.instances), digest(content))
+
+
+def _check_item(task: Any, document: Any, where: str) -> None:
+    """Raises TaskError for a question that lm-eval cannot score: too few options, or an answer that is none of them."""
+    remedy = "mend the data or leave it out"
+    if (count := len(task.doc_to_choice(document))) < 2:
+        raise TaskError(where, "two options or more", str(count), remedy)
+    if task.multiple_input:
+        return  # the answer is the option, and what differs is in front of it
+    answer = task.doc_to_target(document)
+    if (
+        not all(isinstance(one, int) for one in answer)
+        if isinstance(answer, list)
+        else not isinstance(answer, int | str)
+    ):
+        raise TaskError(where, "the number of the right option, its text, or numbers", repr(answer), remedy)
 
 
 def _has_examples(task: Any) -> bool:
