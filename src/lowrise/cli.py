@@ -112,7 +112,7 @@ def plan(
         from lowrise import pipeline
 
         made = pipeline.make_plan(settings, report).to_json()
-    write_file(out, made)
+    write_file(out.resolve(), made)
     typer.echo(made if as_json else f"written to {out}", nl=not as_json)
 
 
@@ -163,7 +163,7 @@ def measure(
 
         results = pipeline.measure(settings, dense, report)
     if out is not None:
-        write_file(out, json.dumps(results, indent=2) + "\n")
+        write_file(out.resolve(), json.dumps(results, indent=2) + "\n")
     _show(results, as_json, out)
 
 

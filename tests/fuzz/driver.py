@@ -84,7 +84,7 @@ def _one(kind: str, seed: int, base: Path, box: Path, said: int) -> Outcome:
     from lowrise import cli
 
     shutil.rmtree(box, ignore_errors=True)
-    for name in ("in", "tmp", "place", "home"):
+    for name in ("in", "tmp", "place", "home", "elsewhere"):
         (box / name).mkdir(parents=True)
     os.environ |= {"TMPDIR": str(box / "tmp"), "HOME": str(box / "home"), "LOWRISE_CACHE": str(box / "cache")}
     tempfile.tempdir = None

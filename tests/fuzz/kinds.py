@@ -59,7 +59,7 @@ def options(mutator: Mutator, base: Path, box: Path) -> Case:
     from lowrise.options import OPENING, OPTIONS, SEARCHING, SELECTING
 
     arguments: list[Any] = ["plan", base / "model", "--preset", "streamline-none", "--remove", "1", *SHORT]
-    arguments += ["--text", base / "text.txt", "--out", box / "place" / "p.json"]
+    arguments += ["--text", base / "text.txt"]
     for _ in range(mutator.choice([1, 1, 2, 3])):
         name = mutator.choice([*SELECTING, *SEARCHING, *OPENING, "eval_text", "nonsense"])
         values = [
@@ -85,6 +85,7 @@ def options(mutator: Mutator, base: Path, box: Path) -> Case:
             arguments.append(text)
     if mutator.random() < 0.1:
         arguments[mutator.randrange(len(arguments))] = mutator.choice(ODD_TEXTS)
+    arguments += ["--out", box / "place" / "p.json"]  # last, and never damaged: it stays within the sandbox
     return Case(arguments, around=unless_long())
 
 

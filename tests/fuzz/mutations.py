@@ -33,7 +33,7 @@ YAML_TRICKS = [
 ODD_TEXTS = [
     "", " ", "\n", "x", "\x1b[31m\x07", "[/bold]", "[red]", "[link=http://x]", "<script>alert(1)</script>",
     "{{ 7 * 7 }}", "%s%n", "null",
-    "nan", "-1", "1e999", "../../../etc/passwd", "/dev/zero", "/dev/null", "~", "\u202eright to left",
+    "nan", "-1", "1e999", "../nowhere/file", "/dev/zero", "/dev/null", "~", "\u202eright to left",
     "\U0001f98a" * 50, "é\u0301",
     "word " * 2000, "x" * 5000, "a\nb\nc", "\u2028", "a,b,,c", "--help", "-", "True", "0x10", "١٢", "\x7f", "|",
     "`code`",
@@ -146,6 +146,20 @@ class Mutator(random.Random):
                 made[at : at + 2] = self.choice([b"\xff\xfe", b"\x00\x00", b"\xed\xa0", b"\xf8\x88", b"\x1b[", b"\r\n"])
         return bytes(made)
 
+    @staticmethod
+    def _elsewhere(file: Path, kind: str) -> Path:
+        """What a link may lead to, outside the folder that is read: nothing may be written there.
+
+        Never a device of this machine: one that is written over is lost to all that runs here.
+        """
+        box = next(parent for parent in file.parents if (parent / "elsewhere").is_dir())
+        place = box / "elsewhere" / f"{kind} {len(list((box / 'elsewhere').iterdir()))}"
+        if kind == "pipe":
+            os.mkfifo(place)
+        else:
+            place.write_text("precious", encoding="utf-8")
+        return place
+
     def place(self, file: Path) -> None:
         """Something else than a file where a file belongs."""
         if file.is_dir() and not file.is_symlink():
@@ -159,11 +173,11 @@ class Mutator(random.Random):
         elif kind == 2:
             file.symlink_to(file.name)
         elif kind == 3:
-            file.symlink_to("/dev/zero")
+            file.symlink_to(self._elsewhere(file, "file"))
         elif kind == 4:
             file.symlink_to("nowhere")
         elif kind == 5:
-            file.symlink_to("/dev/null")
+            file.symlink_to(self._elsewhere(file, "pipe"))
         elif kind == 6:
             file.touch()
         elif kind == 7 and len(str(file)) < 100:

@@ -14,6 +14,7 @@ from lowrise.calibration.tokens import Windows
 from lowrise.errors import TextError
 from lowrise.headers import safetensors_header
 from lowrise.plan import TextRecord
+from lowrise.reading import parse_json
 
 
 def store_tokens(made: Windows | Sentences, file: Path) -> None:
@@ -40,7 +41,8 @@ def stored_tokens(path: str) -> Windows | Sentences:
             mask, written = (file.get_tensor(name) if name in file.keys() else None for name in ("mask", "written"))  # noqa: SIM118 - not a mapping
         made: Windows | Sentences
         source, seed, prefix = about["source"], int(about["seed"]), int(about["prefix"])
-        texts = tuple(TextRecord.model_validate(text) for text in json.loads(about["texts"]))
+        listed = parse_json(about["texts"], path, TextError, "a file of stored tokens", remedy)
+        texts = tuple(TextRecord.model_validate(text) for text in listed)
         if mask is None:
             made = Windows(ids, source, seed, written, prefix, texts)
         else:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 
 _PATIENCE = 20.0  # seconds that an interrupted step has to remove what is half written
@@ -45,7 +46,8 @@ def run_step(arguments: list[str], log: Path, title: str, report: Reporter) -> E
     """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process."""
     command = [sys.executable, "-P", "-m", "lowrise.attached", *arguments]
     began = time.monotonic()
-    with log.open("wb") as stream:
+    remove(log)  # a link or a pipe in its place would be followed, or waited for
+    with log.open("xb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
         try:
             with report.waiting(title) as show:

@@ -75,8 +75,9 @@ def _checked_place(out: Path, inputs: Iterable[str | Path | None]) -> Path:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(out, "a name that can be made", reason, "choose another place") from error
     for name, path in [("the current folder", here), *((str(one), Path(one)) for one in inputs if one)]:
-        if os.path.lexists(path) and path.resolve().is_relative_to(place):
-            found = f"{name}, which this run needs" if path.resolve() == place else f"{name} in it"
+        other = Path(os.path.realpath(path))  # of links in a circle too, which whoever reads the input refuses
+        if os.path.lexists(path) and other.is_relative_to(place):
+            found = f"{name}, which this run needs" if other == place else f"{name} in it"
             raise OutputError(out, "a place that nothing else needs", found, "choose another")
     return place
 

@@ -10,13 +10,15 @@ from lowrise.files.siblings import remove, sibling, siblings, writing
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write to a temporary sibling, which is locked meanwhile, then rename. What dead processes left there goes."""
+    """Write to a temporary sibling, which is locked meanwhile, then rename. What dead processes left there goes.
+
+    A link at `path` is replaced, never followed: it may lead out of the folder, or to a device.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        target = path.resolve()
-        for left in siblings(target, "partial"):
+        for left in siblings(path, "partial"):
             remove_if_dead(left)
-        while not _written(target, text):
+        while not _written(path, text):
             pass
 
 

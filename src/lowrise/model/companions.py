@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lowrise.errors import ModelError
 from lowrise.model.spelling import write_json
+from lowrise.reading import read_json
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", "*.tiktoken", "vocab.*", "tekken.json")
 _TOKENIZER = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
@@ -76,7 +76,7 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _forget_code(file: Path) -> None:
     """Take `auto_map` entries out of a JSON file that name Python files which do not lie beside it."""
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = read_json(file, ModelError, "JSON", "fetch the model again", lenient=True)
     if not isinstance(data, dict) or not isinstance(data.get("auto_map"), dict | list | str):
         return
     entries = data["auto_map"] if isinstance(data["auto_map"], dict) else {"": data["auto_map"]}

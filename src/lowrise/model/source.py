@@ -23,6 +23,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.extras import notes_of_extras
 from lowrise.model.formats import named_format, refuse_unreadable, usual_format
 from lowrise.model.side_files import check_side_files
+from lowrise.model.sizes import check_layers, check_numbers
 from lowrise.model.tokenizing import tokenizing
 from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
 from lowrise.plan import ModelRecord
@@ -101,6 +102,10 @@ def open_model(
         refuse_unreadable(tensors, source)
     config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
     _check_kind(config, source, is_gguf=gguf is not None)
+    if tensors:
+        check_layers(config, tensors, source)
+        if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # not code that the checkpoint brings
+            _load(source, lambda: check_numbers(config, tensors, source))
     own_dtype = named_format(config) or usual_format(tensors)
     chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
     tokenizer = _load_tokenizer(source, folder, kwargs)
