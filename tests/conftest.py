@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -64,6 +65,14 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     file = tmp_path_factory.mktemp("texts") / "words.txt"
     file.write_text(tiny.text(), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def topics_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text that every Python carries, for real models."""
+    file = tmp_path_factory.mktemp("texts") / "topics.txt"
+    file.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
     return file
 
 

@@ -27,21 +27,14 @@ SETTINGS = {"samples": 8, "length": 256, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "topics.txt"
-    file.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
 def opened() -> OpenModel:
     return open_model(str(MODEL), device="cpu")
 
 
-def naive_cosines(opened: OpenModel, text: Path, n: int) -> torch.Tensor:
+def naive_cosines(opened: OpenModel, topics_file: Path, n: int) -> torch.Tensor:
     """All hidden states from hooks on the layers, kept; plain cosine a token, mean over all tokens."""
     windows = calibration_windows(
-        opened.decoder, opened.tokenizer, text=[str(text)], dataset=None, report=Reporter(quiet=True), **SETTINGS
+        opened.decoder, opened.tokenizer, text=[str(topics_file)], dataset=None, report=Reporter(quiet=True), **SETTINGS
     )
     layers = opened.model.model.layers
     kept: list[list[torch.Tensor]] = [[] for _ in range(31)]
@@ -60,15 +53,15 @@ def naive_cosines(opened: OpenModel, text: Path, n: int) -> torch.Tensor:
 
 
 def test_streamline_none_chooses_what_a_naive_reference_chooses(
-    lowrise: Callable[..., object], opened: OpenModel, text: Path, tmp_path: Path
+    lowrise: Callable[..., object], opened: OpenModel, topics_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
-    chosen = ["--preset", "streamline-none", "--remove", "8", "--text", text]
+    chosen = ["--preset", "streamline-none", "--remove", "8", "--text", topics_file]
     done = lowrise("run", MODEL, *chosen, *settings, "--out", out, "--quiet")
     assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
     plan = json.loads((out / "lowrise/plan.json").read_text())
-    expected = naive_cosines(opened, text, 8)
+    expected = naive_cosines(opened, topics_file, 8)
     assert torch.allclose(torch.tensor(plan["scores"]["cosine"], dtype=torch.float64), expected, atol=1e-5)
     start = int(expected.argmax())
     assert plan["edits"] == [{"start": start, "stop": start + 8, "kind": "drop"}]

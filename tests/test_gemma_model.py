@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import pytest
 import torch
@@ -24,20 +23,13 @@ WINDOWS, LENGTH = 2, 256
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "topics.txt"
-    file.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
 def opened() -> Iterator[OpenModel]:
     yield open_model(str(MODEL), device="cpu")
 
 
-def naive_perplexity(opened: OpenModel, text: Path, front: list[int]) -> float:
+def naive_perplexity(opened: OpenModel, topics_file: Path, front: list[int]) -> float:
     """By the model's own call: windows of `front` and text, every token of the text that has one before it."""
-    ids = opened.tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
+    ids = opened.tokenizer(topics_file.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
     body = LENGTH - len(front)
     total, count = 0.0, 0
     with torch.no_grad():
@@ -49,21 +41,21 @@ def naive_perplexity(opened: OpenModel, text: Path, front: list[int]) -> float:
     return math.exp(total / count)
 
 
-def test_perplexity_begins_with_bos_as_the_tokenizer_does(opened: OpenModel, text: Path) -> None:
+def test_perplexity_begins_with_bos_as_the_tokenizer_does(opened: OpenModel, topics_file: Path) -> None:
     bos = opened.tokenizer.bos_token_id
     for mode, front in (("auto", [bos]), ("never", [])):
-        windows = text_windows(opened.tokenizer, str(text), LENGTH, mode).first(WINDOWS)
+        windows = text_windows(opened.tokenizer, str(topics_file), LENGTH, mode).first(WINDOWS)
         assert windows.ids[0, : len(front)].tolist() == front
         found = perplexity(opened.decoder, windows, Reporter(quiet=True))
-        assert found["value"] == pytest.approx(naive_perplexity(opened, text, front), rel=1e-3)
+        assert found["value"] == pytest.approx(naive_perplexity(opened, topics_file, front), rel=1e-3)
         assert found["bos"] == bool(front)
-    assert naive_perplexity(opened, text, [bos]) < 0.6 * naive_perplexity(opened, text, [])
+    assert naive_perplexity(opened, topics_file, [bos]) < 0.6 * naive_perplexity(opened, topics_file, [])
 
 
-def test_a_cut_is_measured_with_bos_and_loads_plainly(main: Main, text: Path, tmp_path: Path) -> None:
+def test_a_cut_is_measured_with_bos_and_loads_plainly(main: Main, topics_file: Path, tmp_path: Path) -> None:
     status, _, errors = main(
-        "run", MODEL, "--preset", "block-influence", "--remove", 4, "--text", text, "--samples", 2, "--length", LENGTH,
-        "--eval-text", text, "--windows", 1, "--out", tmp_path / "out",
+        "run", MODEL, "--preset", "block-influence", "--remove", 4, "--text", topics_file, "--samples", 2,
+        "--length", LENGTH, "--eval-text", topics_file, "--windows", 1, "--out", tmp_path / "out",
     )  # fmt: skip
     assert status == 0, errors
     results = json.loads((tmp_path / "out/lowrise/results.json").read_text())

@@ -103,7 +103,7 @@ def plan_of(out: Path) -> dict[str, Any]:
 
 
 CASES = [
-    pytest.param(preset, other, id=f"{preset}-{json.dumps(other)}")
+    pytest.param(preset, other, id=f"{preset}-{json.dumps(other)}", marks=pytest.mark.slow)
     for preset in presets()
     for other in OTHERS
     if settings(preset, other) is not None
@@ -127,18 +127,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tmp_path_factory.mktemp("models") / "seven", template="<s> $A", num_hidden_layers=7)
 
 
-@pytest.mark.parametrize(("preset", "other"), FAST)
+@pytest.mark.parametrize(("preset", "other"), [*FAST, *CASES])
 def test_plan_and_apply_make_what_run_makes(
-    main: Main, folder: Path, text_file: Path, tmp_path: Path, preset: str, other: dict[str, Any]
-) -> None:
-    recipe = settings(preset, other)
-    assert recipe is not None
-    check(main, folder, text_file, tmp_path / "case", recipe)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("preset", "other"), CASES)
-def test_plan_and_apply_make_what_run_makes_of_every_preset_with_every_setting(
     main: Main, folder: Path, text_file: Path, tmp_path: Path, preset: str, other: dict[str, Any]
 ) -> None:
     recipe = settings(preset, other)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from lowrise.errors import PlanError
 from lowrise.plan import SETTINGS, Plan, Replace
-from lowrise.reading import UnreadableError, opened
+from lowrise.reading import UnreadableError, sha256_of
 from lowrise.recipe import Recipe, Training, build_recipe, presets
 
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
@@ -96,7 +95,6 @@ def _texts(plan: Plan, given: list[str], where: str) -> list[str]:
 def _sha256(path: str) -> str | None:
     """Of a file's bytes; None where there is none to read."""
     try:
-        with opened(path) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except (OSError, ValueError, UnreadableError):
         return None

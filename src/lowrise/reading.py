@@ -7,6 +7,7 @@ pass there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -89,10 +90,20 @@ def read_bytes(path: Path | str, raising: type[InputError], expected: str, remed
 
 def read_text(path: Path | str, raising: type[InputError], expected: str, remedy: str, most: int = MOST_TEXT) -> str:
     """A regular file as UTF-8 text, with line ends as `\\n`."""
-    content = read_bytes(path, raising, expected, remedy, most)
-    with refusing(path, raising, expected, remedy):
+    return as_text(read_bytes(path, raising, expected, remedy, most), path, raising, expected, remedy)
+
+
+def as_text(content: bytes, where: object, raising: type[InputError], expected: str, remedy: str) -> str:
+    """Bytes that were read as UTF-8 text, with line ends as `\\n`."""
+    with refusing(where, raising, expected, remedy):
         text = content.decode("utf-8")
         return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def sha256_of(path: Path | str) -> str:
+    """Of a regular file's bytes. Raises as `opened`."""
+    with opened(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_json(
@@ -153,7 +164,7 @@ def check_yaml(text: str) -> None:
     begun: list[tuple[str | None, int]] = []  # (anchor, values before it) of each open bracket
     sizes: dict[str, int] = {}
     values = 0
-    for event in yaml.parse(text, Loader=_PARSER):
+    for event in yaml.parse(text, Loader=PARSER):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in begun):
                 raise UnreadableError(f"the alias {event.anchor!r} within what it stands for")
@@ -173,10 +184,10 @@ def check_yaml(text: str) -> None:
             raise UnreadableError(f"more than {MOST_YAML_VALUES:,} values")
 
 
-_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the parser written in C, where there is one
+PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the parser written in C, where there is one
 
 
-class _UniqueKeys(_PARSER):  # type: ignore[misc,valid-type]
+class _UniqueKeys(PARSER):  # type: ignore[misc,valid-type]
     """Refuses a key said twice."""
 
     def flatten_mapping(self, node: Any) -> None:

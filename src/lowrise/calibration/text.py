@@ -30,11 +30,9 @@ def read_text(path: str) -> TextFile:
     """Raises TextError when the file is missing, special, not UTF-8, or empty."""
     what = (path, TextError, "a readable file of UTF-8 text", "check the path, or convert the file")
     content = reading.read_bytes(*what, reading.MOST_TEXT)
-    with reading.refusing(*what):
-        text = content.decode("utf-8")
+    text = reading.as_text(content, *what)
     if not text.strip():
         raise TextError(path, "text", "an empty file", "give a file with text in it")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")  # as text is read everywhere in Python
     record = TextRecord(path=str(Path(path).absolute()), sha256=hashlib.sha256(content).hexdigest())
     return TextFile(text, record)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from lowrise.compare.folder import ASKED, read_question
 from lowrise.errors import OutputError, RecipeError, TextError
-from lowrise.reading import opened, refusing
+from lowrise.reading import refusing, sha256_of
 from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
 
 KINDS = {"select", "network", "repair"}  # settings that decide which others a row looks at
@@ -155,5 +154,5 @@ def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
 
 
 def _sha256(path: str) -> str:
-    with refusing(path, TextError, "a readable text file", "check the path"), opened(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with refusing(path, TextError, "a readable text file", "check the path"):
+        return sha256_of(path)

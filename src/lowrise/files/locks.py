@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lowrise.files.siblings import to_the_end
+
 try:
     import fcntl
 except ImportError:  # Windows has none: two processes are not kept apart there, and leftovers are not removed
@@ -36,11 +38,7 @@ def locked(file: Path, patience: float = 0.0) -> Iterator[bool]:
     finally:
         if handle is not None:
             os.close(handle)
-        try:
-            _clear(file)
-        except BaseException:  # of a signal, which waits until the file is gone
-            _clear(file)
-            raise
+        to_the_end(lambda: _clear(file))
 
 
 def lock(handle: int) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,10 +33,15 @@ def lock_file(out: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Delete a file or a whole folder, if it is there; what a signal raises in between is raised once it is gone."""
+    to_the_end(lambda: _remove(path))
+
+
+def to_the_end(step: Callable[[], None]) -> None:
+    """Do what may be done twice, once more if it is interrupted: the signal that did so is raised after it."""
     try:
-        _remove(path)
+        step()
     except BaseException:
-        _remove(path)
+        step()
         raise
 
 

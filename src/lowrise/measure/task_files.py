@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from lowrise.errors import TaskError
-from lowrise.reading import MOST_YAML, check_yaml, read_text, refusing
+from lowrise.reading import MOST_YAML, PARSER, check_yaml, read_text, refusing
 
 _EXPECTED, _REMEDY = "an lm-eval task file in YAML", "mend it, or take it out of the folder"
 
@@ -28,7 +28,7 @@ def check_task_files(folder: Path) -> None:
 
 def _included(text: str) -> list[str]:
     """Paths that a task file names under `include`; nothing in it is made, for its tags may name functions."""
-    top = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    top = yaml.compose(text, Loader=PARSER)
     pairs = top.value if isinstance(top, yaml.MappingNode) else []
     nodes = [node for key, node in pairs if isinstance(key, yaml.ScalarNode) and key.value == "include"]
     items = [item for node in nodes for item in (node.value if isinstance(node, yaml.SequenceNode) else [node])]
