@@ -200,7 +200,7 @@ class TestPortable:
         promised = parameters_after(decoder, [chosen])
         make_trainee(decoder, chosen, 0).install()
         assert len(decoder) == tiny.LAYERS - 2
-        assert decoder.network is None
+        assert not decoder.networks
         assert decoder.parameters() == promised
 
 

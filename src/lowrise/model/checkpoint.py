@@ -36,7 +36,7 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
     after. Raises ProofError when logits differ or cached and uncached generation disagree.
     """
     decoder, dtype = opened.decoder, opened.save_dtype
-    model, device, custom = decoder.model, decoder.device, decoder.network is not None
+    model, device, custom = decoder.model, decoder.device, bool(decoder.networks)
     remote = type(model).__module__.startswith("transformers_modules.")
     cast_as_loaded(model, dtype)
     ids, many = _proof_ids(decoder, rows=2), _proof_ids(decoder, rows=8)

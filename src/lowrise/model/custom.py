@@ -1,16 +1,17 @@
-"""A checkpoint that needs its own modelling file: the stock class plus one published-form network."""
+"""A checkpoint that needs its own modelling file: the stock class plus networks in their published form."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lowrise.errors import ModelError
 from lowrise.model import networks
 from lowrise.model.decoder import Decoder
 
-_TEMPLATE = '''"""Opens this checkpoint: {model} with a lightweight network in a removed span's place (made by lowrise).
+_TEMPLATE = '''"""Opens this checkpoint: {model} with {what} (made by lowrise).
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 """
@@ -29,23 +30,41 @@ class LowriseForCausalLM({model}):
 
     def __init__(self, config):
         super().__init__(config)
-        self.span_network = SpanNetwork(**config.span_network["settings"])
-        attach(self.get_submodule(config.span_network["layers"]), self.span_network, config.span_network["position"])
+{networks_of}
         self.post_init()
 '''
+_ONE = """\
+        self.span_network = SpanNetwork(**config.span_network["settings"])
+        attach(self.get_submodule(config.span_network["layers"]), self.span_network, config.span_network["position"])"""
+_SEVERAL = """\
+        self.span_networks = ModuleList(SpanNetwork(**one["settings"]) for one in config.span_networks)
+        for network, one in zip(self.span_networks, config.span_networks):
+            attach(self.get_submodule(one["layers"]), network, one["position"])"""
 NETWORKS_FILE = "lowrise_networks"
 
 
 def write_custom_model(decoder: Decoder, folder: Path) -> None:
-    """Beside a saved model with the network among its weights: the Python files that a loader needs, and their names.
+    """Beside a saved model with the networks among its weights: the Python files that a loader needs, and their names.
 
-    The model type is a new one, so that a loader without these files refuses instead of leaving the network out.
+    The model type is a new one, so that a loader without these files refuses instead of leaving the networks out.
     """
-    model, network = decoder.model, decoder.network
-    assert network is not None
+    model = decoder.model
+    places = [
+        {"settings": network.settings, "layers": decoder.layers_path, "position": position}
+        for network, position in zip(decoder.networks, decoder.network_positions, strict=True)
+    ]
     classes = (type(model.config), type(model))
     names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": decoder.family}
-    code = _TEMPLATE.format(networks=NETWORKS_FILE, imports="\n".join(map(_import, classes)), **names)
+    imports = [_import(one) for one in classes]
+    if len(places) > 1:
+        imports.insert(0, "from torch.nn import ModuleList")
+    code = _TEMPLATE.format(
+        what=_what(places),
+        networks=NETWORKS_FILE,
+        networks_of=_ONE if len(places) == 1 else _SEVERAL,
+        imports="\n".join(imports),
+        **names,
+    )
     (folder / "modeling_lowrise.py").write_text(code, encoding="utf-8")
     shutil.copyfile(networks.__file__, folder / f"{NETWORKS_FILE}.py")
     file = folder / "config.json"
@@ -56,12 +75,14 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         "AutoConfig": "modeling_lowrise.LowriseConfig",
         "AutoModelForCausalLM": "modeling_lowrise.LowriseForCausalLM",
     }
-    config["span_network"] = {
-        "settings": network.settings,
-        "layers": decoder.layers_path,
-        "position": decoder.network_position,
-    }
+    config |= {"span_network": places[0]} if len(places) == 1 else {"span_networks": places}
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _what(places: list[dict[str, Any]]) -> str:
+    if places[0]["settings"]["kind"] != "linear":
+        return "a lightweight network in a removed span's place"
+    return f"{'linear maps' if len(places) > 1 else 'a linear map'} of the residual stream where layers are gone"
 
 
 def _import(of: type) -> str:
@@ -73,10 +94,13 @@ def _import(of: type) -> str:
 
 def refuse_network(decoder: Decoder) -> None:
     """Raises ModelError for a model with a published-form network in it: layers cannot be told apart from it again."""
-    if decoder.network is not None:
-        raise ModelError(
-            decoder.where,
-            "a model of decoder layers alone",
-            "a network in its published form between them",
-            "prune the model it was made from, or make it anew with --form portable",
-        )
+    found = decoder.networks
+    if not found:
+        return
+    linear = found[0].kind == "linear"
+    raise ModelError(
+        decoder.where,
+        "a model of decoder layers alone",
+        "linear maps between them" if linear else "a network in its published form between them",
+        "prune the model it was made from" + ("" if linear else ", or make it anew with --form portable"),
+    )

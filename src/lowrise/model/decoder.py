@@ -76,11 +76,17 @@ class Decoder:
         refuse_config(self.config, where)
         self.layers_path = _find_stack(model, int(self.config.num_hidden_layers), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
-        self._owner = model.get_submodule(owner)
+        self._owner: nn.Module = model.get_submodule(owner)
         refuse_stack(self.config, self.layers, where)
         self._layers_return_tuple = self._probe()
+        self.network_positions: list[int] = []  # of the networks that were attached to it, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def owner(self) -> nn.Module:
+        """The module that holds the layers, the embeddings before them and the norm behind them."""
+        return self._owner
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -92,16 +98,15 @@ class Decoder:
         return len(self.layers)
 
     @property
-    def network(self) -> SpanNetwork | None:
-        """The published-form network that stands in a removed span's place, if there is one."""
-        network = getattr(self.model, "span_network", None)
-        assert network is None or isinstance(network, nn.Module)
-        return network  # type: ignore[return-value]
+    def networks(self) -> list[SpanNetwork]:
+        """The published-form networks that act on the stream where layers are gone, from the bottom up."""
+        one, several = (getattr(self.model, name, None) for name in ("span_network", "span_networks"))
+        return list(several) if several is not None else [one] if one is not None else []
 
     @property
     def storeys(self) -> int:
-        """Decoder layers, and a network in a span's place counts as one."""
-        return len(self) + (self.network is not None)
+        """Decoder layers, and a trained network in a span's place counts as one. A linear map does not."""
+        return len(self) + sum(network.kind != "linear" for network in self.networks)
 
     @property
     def family(self) -> str:
@@ -143,10 +148,17 @@ class Decoder:
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
-    def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
-        """ids (batch, tokens) → h[0] (batch, tokens, hidden) and the call of every layer, nothing computed between."""
+    def enter(self, ids: Tensor, instead: Mapping[str, Tensor] | None = None) -> tuple[Tensor, list[Call]]:
+        """ids (batch, tokens) → h[0] (batch, tokens, hidden) and the call of every layer, nothing computed between.
+
+        instead: parameters of the base model by name that stand in for its own during this call.
+        """
+        base, kwargs = self.model.base_model, {"input_ids": ids.to(self.device), "use_cache": False}
         with self._recorders() as recorders:
-            self.model.base_model(input_ids=ids.to(self.device), use_cache=False)
+            if instead:
+                functional_call(base, dict(instead), (), kwargs)
+            else:
+                base(**kwargs)
         stream = recorders[0].stream
         assert stream is not None
         return stream, [recorder.call for recorder in recorders if recorder.call is not None]
@@ -231,14 +243,26 @@ class Decoder:
         check_against_stock(self.model, self.layers, self.layers_path)
 
     def attach(self, network: SpanNetwork, position: int) -> None:
-        """Let `network` act on the residual stream before layer `position` (after the last one if equal to L)."""
-        if self.network is not None:
+        """Let `network` act on the residual stream before layer `position` (after the last one if equal to L).
+
+        Linear maps may be several, each at a place of its own, attached from the bottom up. Raises PlanError for a
+        second network of another kind.
+        """
+        networks = [*self.networks, network]
+        if len(networks) > 1 and any(one.kind != "linear" for one in networks):
             raise PlanError(
                 self.where, "one published-form network a model", "a second one", "use the portable form or `layer`"
             )
+        if self.network_positions and position <= self.network_positions[-1]:
+            raise ValueError(f"a network at {position}, not above that at {self.network_positions[-1]}")
         attach(self.layers, network, position)
-        self.model.span_network = network
-        self.network_position = position
+        if len(networks) == 1:
+            self.model.span_network = network
+        else:
+            if hasattr(self.model, "span_network"):
+                del self.model.span_network
+            self.model.span_networks = nn.ModuleList(networks)
+        self.network_positions.append(position)
 
     def release(self) -> None:
         """Give the model up, so that its memory is free; the view is of no use after."""

@@ -1,6 +1,7 @@
-"""Lightweight networks that stand in a span's place, in the published form: no norm, no residual.
+"""Networks that act on the residual stream in a removed span's place, in their published form: no norm, no residual.
 
-LLM-Streamline (arXiv 2403.19135, section 3.2). This file is copied beside a checkpoint that needs it, so it imports
+`ffn` and `swiglu`: LLM-Streamline (arXiv 2403.19135, section 3.2). `linear`: h → h·W, the maps of LinearPatch (arXiv
+2505.24680) and Ghosted layers (arXiv 2605.15491). This file is copied beside a checkpoint that needs it, so it imports
 torch and transformers alone.
 """
 
@@ -14,10 +15,15 @@ from transformers.activations import ACT2FN
 
 
 class SpanNetwork(nn.Module):
-    """f: h[start] → h[stop], both (batch, tokens, hidden)."""
+    """f: h[start] → h[stop], both (batch, tokens, hidden). intermediate, activation: not of the kind `linear`."""
 
-    def __init__(self, kind: str, hidden: int, intermediate: int, activation: str) -> None:
+    def __init__(self, kind: str, hidden: int, intermediate: int = 0, activation: str = "") -> None:
         super().__init__()
+        self.kind = kind
+        if kind == "linear":
+            self.settings: dict[str, Any] = {"kind": kind, "hidden": hidden}
+            self.map = nn.Linear(hidden, hidden, bias=False)
+            return
         self.settings = {"kind": kind, "hidden": hidden, "intermediate": intermediate, "activation": activation}
         if kind == "ffn":
             self.up = nn.Linear(hidden, intermediate)
@@ -28,10 +34,11 @@ class SpanNetwork(nn.Module):
             self.down = nn.Linear(intermediate, hidden, bias=False)
         else:
             raise ValueError(f"no lightweight network is called {kind!r}")
-        self.kind = kind
         self.act = ACT2FN[activation]
 
     def forward(self, h: Tensor) -> Tensor:
+        if self.kind == "linear":
+            return self.map(h)  # type: ignore[no-any-return]
         if self.kind == "ffn":
             return self.down(self.act(self.up(h)))  # type: ignore[no-any-return]
         return self.down(self.act(self.gate(h)) * self.up(h))  # type: ignore[no-any-return]
@@ -56,6 +63,13 @@ def attach(layers: nn.ModuleList, network: SpanNetwork, position: int) -> None:
         layers[position].register_forward_pre_hook(before, with_kwargs=True)
     else:
         layers[-1].register_forward_hook(after)
+
+
+def linear_network(matrix: Tensor) -> SpanNetwork:
+    """h → h·W for W = `matrix` (hidden, hidden), in its precision and where it lies."""
+    network = SpanNetwork("linear", len(matrix))
+    network.map.weight = nn.Parameter(matrix.T.contiguous(), requires_grad=False)
+    return network
 
 
 def random_network(kind: str, hidden: int, intermediate: int, activation: str, seed: int) -> SpanNetwork:

@@ -1,0 +1,108 @@
+"""The gaps of a cut and the residual stream on both sides of them: what repairs at a boundary are fitted on.
+
+A gap [start, stop): layer start - 1 of the dense model writes to layer stop in the student. All states are the dense
+model's, as the papers have them: a map is solved for h[start] → h[stop], not for what the student makes of the layers
+below. A merged layer before a gap is run on its dense input, and what leaves it stands for h[start].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowrise.edit.context import RepairTask
+from lowrise.edit.gram import weight_of
+from lowrise.edit.student import Student
+from lowrise.edit.sweep import batches_of
+from lowrise.exact import exact, exact_sum
+from lowrise.observe.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Gap:
+    """start: the first layer that is gone, so that start - 1 (−1: the embedding) writes to layer stop (L: the head)."""
+
+    start: int
+    stop: int
+
+
+def gaps_of(student: Student) -> list[Gap]:
+    """From the bottom up, with the one at the very bottom."""
+    ends = [*student.layers, len(student.decoder)]
+    starts = [0, *(layer + 1 for layer in student.layers)]
+    return [Gap(start, stop) for start, stop in zip(starts, ends, strict=True) if start != stop]
+
+
+class Boundary:
+    """One gap, and the stream about it, of all calibration tokens."""
+
+    def __init__(self, gap: Gap, shelf: Shelf, held: list[bool], device: torch.device) -> None:
+        self.gap, self.device, self._shelf, self._held = gap, device, shelf, held
+
+    def pairs(
+        self, held_out: bool, first: int | None = None, last: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(h[first], h[last]) batch by batch, (tokens, d) each, in the model's precision; start and stop without.
+
+        Others between the two are there if `boundaries` was asked for `every` state.
+        """
+        first, last = (end if one is None else one for one, end in ((first, self.gap.start), (last, self.gap.stop)))
+        for number, held in enumerate(self._held):
+            if held == held_out:
+                yield self._state(first, number), self._state(last, number)
+
+    def error(self, change: Callable[[Tensor], Tensor] = lambda x: x) -> float:
+        """Mean ‖h[stop] - change(h[start])‖²/‖h[stop]‖ of a held-out token. change: of (tokens, d), float64."""
+        total, tokens = 0.0, 0
+        for x, target in self.pairs(held_out=True):
+            missing = exact(target) - change(exact(x))
+            total += float(exact_sum(missing.square().sum(-1) * exact(weight_of(target))))
+            tokens += len(x)
+        return total / max(1, tokens)
+
+    def _state(self, layer: int, number: int) -> Tensor:
+        return self._shelf.get((layer - self.gap.start, number)).to(self.device).flatten(0, -2)
+
+
+@torch.no_grad()
+def boundaries(task: RepairTask, *, every: bool = False) -> Iterator[Boundary]:
+    """The gaps from the bottom up, in one pass of the dense model, which must stay as it is meanwhile.
+
+    Layers are run on one batch at a time; on disk lie, of all tokens, the state that the model has reached and the
+    two about the gap, with `every` one for each layer of it besides.
+    """
+    student, decoder = task.student, task.student.decoder
+    gaps = gaps_of(student)
+    parts = task.windows.cut(len(task.windows) - task.held_out)
+    batches = batches_of(*parts, decoder.batch_tokens, mixed=False)
+    with Shelf() as shelf, task.report.bar("repairing", len(gaps)) as bar:
+        at = 0
+        for gap in gaps:
+            for number, (ids, _) in enumerate(batches):
+                h, calls = decoder.enter(ids)
+                if at:
+                    h = shelf.get(("dense", number)).to(decoder.device)
+                for layer in range(at, gap.start):
+                    before = h
+                    h = decoder.step(layer, h, calls)
+                written = h
+                if gap.start - 1 in student.changed:
+                    written = student.step(gap.start - 1, before, calls)
+                shelf.put((0, number), written)
+                for layer in range(gap.start, gap.stop):
+                    h = decoder.step(layer, h, calls)
+                    if every or layer == gap.stop - 1:
+                        shelf.put((layer + 1 - gap.start, number), h)
+                shelf.put(("dense", number), h)
+            at = gap.stop
+            yield Boundary(gap, shelf, [held for _, held in batches], decoder.device)
+            bar.advance(task.windows.tokens, f"gap [{gap.start}, {gap.stop})")
+
+
+def settle(student: Student) -> None:
+    """What is changed in the student's layers is written to the decoder's, in place: merged layers are whole then."""
+    for layer in list(student.changed):
+        student.settle(layer)
