@@ -36,7 +36,7 @@ OPTIONS: dict[str, Any] = {
     ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
     "repair": Annotated[
-        str | None, typer.Option(help="Layer by layer, after the cut: none, fold, fold-cosine or refit.")
+        str | None, typer.Option(help="Of what is left, after the cut: none, or one of `lowrise presets`.")
     ],
     "effort": Annotated[
         str | None, typer.Option(help="refit, refit-span: tokens (and trials) of the search, 1 or more.", metavar="N")

@@ -16,7 +16,7 @@ _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that a plan keeps as it is."""
     settings = recipe.model_dump(include={*SETTINGS} - {"training"})
-    if recipe.select != "collapse":
+    if not any("collapse" in row.settings for row in recipe.methods):
         del settings["collapse"]
     training = recipe.training.model_dump(exclude={"validation"})
     if recipe.network == "none" and training != Training().model_dump(exclude={"validation"}):

@@ -11,37 +11,41 @@ from functools import cache, reduce
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from lowrise.errors import RecipeError, close_names
+from lowrise.errors import RecipeError, close_names, reason
+from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
 
-Select = Literal[
-    "cosine",
-    "collapse",
-    "block-influence",
-    "angular",
-    "greedy-perplexity",
-    "taylor",
-    "tail",
-    "random",
-    "repaired",
-    "repaired-span",
-]
-Network = Literal["none", "ffn", "swiglu", "layer"]
+
+def _known(kind: Kind) -> AfterValidator:
+    """A name of the table (`methods.py`); of what a recipe may do without, `none` too."""
+
+    def check(name: str) -> str:
+        names = [*([] if kind == "criterion" else ["none"]), *methods(kind)]
+        if name not in names:
+            listed = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
+            near = close_names(name, names)
+            context = {"remedy": near if near.startswith("did") else "correct the value"}
+            raise PydanticCustomError("unknown_method", f"Input should be {listed}", context)
+        return name
+
+    return AfterValidator(check)
+
+
+Select = Annotated[str, _known("criterion")]
+Network = Annotated[str, _known("network")]
+Repair = Annotated[str, _known("repair")]
 Form = Literal["paper", "portable"]
-Repair = Literal["none", "fold", "fold-cosine", "refit"]
 Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 Bos = Literal["auto", "never"]
-SEARCHING_WITH_REPAIR = ("repaired", "repaired-span")
-LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
-HAVING_FORMS = ("ffn", "swiglu")  # networks that are no decoder layer, but can be written as one
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 
 
@@ -155,14 +159,8 @@ class Recipe(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _search_has_one_goal(self) -> Self:
-        if self.select == "collapse" and self.remove is not None and self.collapse.threshold is not None:
-            raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
-        return self
-
-    @model_validator(mode="after")
     def _criterion_takes_the_rest(self) -> Self:
-        if self.select != "cosine" and self.network != "none":
+        if self.network != "none" and not method("criterion", self.select).takes_network:
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
         for name, those in foreign_settings(self.select, self.network, self.repair).items():
             first, *inner = name.split(".")
@@ -170,8 +168,14 @@ class Recipe(_Strict):
             if reduce(getattr, inner, value) != reduce(getattr, inner, usual):
                 key = name.rpartition(".")[2]
                 raise ValueError(f"`{key}` with presets that {those} only, which {self.preset} does not")
-        if self.repair == "fold-cosine" and self.network != "none":
-            raise ValueError("`repair: fold-cosine` where nothing is put back only")
+        if "none" not in (self.network, self.repair) and method("repair", self.repair).on_networks is None:
+            raise ValueError(f"`repair: {self.repair}` where nothing is put back only")
+        return self
+
+    @model_validator(mode="after")
+    def _search_has_one_goal(self) -> Self:
+        if self.remove is not None and self.collapse.threshold is not None:
+            raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
         return self
 
     @property
@@ -185,51 +189,81 @@ class Recipe(_Strict):
         return 0 if self.network == "none" else 1
 
     @property
+    def methods(self) -> list[Method]:
+        """The rows of what it does: criterion, network and repair."""
+        return chosen_methods(self.select, self.network, self.repair)
+
+    @property
     def loads_plainly(self) -> bool:
-        return loads_plainly(self.network, self.form)
+        """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
+        return all(row.loads_plainly or ("form" in row.settings and self.form == "portable") for row in self.methods)
 
 
-def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[str, str]:
+def chosen_methods(select: str, network: str, repair: str) -> list[Method]:
+    """Their rows, without those of `none`."""
+    rest: list[tuple[Kind, str]] = [("network", network), ("repair", repair)]
+    return [method("criterion", select), *(method(kind, name) for kind, name in rest if name != "none")]
+
+
+def foreign_settings(select: str, network: str, repair: str) -> dict[str, str]:
     """Keys of a recipe, dots between, that such a preset does not look at; and what presets do that look at them."""
-    merges = select == "collapse"
-    looked_at = {
-        **{f"collapse.{key}": (merges, "search merges") for key in Collapse.model_fields},
-        "strict": (merges, "search merges"),
-        "avoid_massive": (select in LOOKING_AT_STATES, "choose by states"),
-        "effort": (select in SEARCHING_WITH_REPAIR, "search with repair"),
-        "form": (network in HAVING_FORMS, "put a network of two forms back"),
-        "training.loss": (network != "none", "train"),
-        **dict.fromkeys(("calibration_length", "written"), (not merges or repair != "none", "look at windows")),
-    }
-    return {name: those for name, (looks, those) in looked_at.items() if not looks}
-
-
-def loads_plainly(network: Network, form: Form) -> bool:
-    """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
-    return network not in HAVING_FORMS or form == "portable"
+    rows = chosen_methods(select, network, repair)
+    looked_at = {key for row in rows for key in row.settings}
+    foreign = {key: those for key, those in OF_SOME.items() if key not in looked_at}
+    if all(row.looks_at == "sentences" for row in rows):
+        foreign |= dict.fromkeys(("calibration_length", "written"), "look at windows")
+    those = foreign.pop("collapse", None)
+    return foreign if those is None else {**{f"collapse.{key}": those for key in Collapse.model_fields}, **foreign}
 
 
 class Preset(_Strict):
-    """One method by name: `recipes/NAME.yaml`."""
+    """One method by name: `recipes/NAME.yaml`, or what another package offers."""
 
     name: str
     summary: str
     paper: str | None = None  # None: a method of lowrise itself, in docs/methods.md
     settings: dict[str, Any]
+    package: str | None = None  # None: lowrise
+
+    @property
+    def recipe(self) -> Recipe:
+        where = "" if self.package is None else f"preset {self.name} of the package {self.package}"
+        return build_recipe({"preset": self.name}, where=where)
 
     @property
     def loads_plainly(self) -> bool:
-        return build_recipe({"preset": self.name}).loads_plainly
+        return self.recipe.loads_plainly
 
 
 @cache
 def presets() -> Mapping[str, Preset]:
-    """All presets that ship, by name; their files are read once."""
+    """All presets by name, those that ship first; their files are read once. Raises RecipeError for one of another
+    package that is none.
+    """
+    found = _found_presets()
+    for preset in found.values():
+        if preset.package is not None:
+            _ = preset.recipe  # complains now, and names the package
+    return found
+
+
+@cache
+def _found_presets() -> Mapping[str, Preset]:
     found = {}
     for file in sorted(files("lowrise").joinpath("recipes").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             name = file.name.removesuffix(".yaml")
             found[name] = Preset(name=name, **yaml.safe_load(file.read_text(encoding="utf-8")))
+    for name, (content, package) in presets_of_others().items():
+        where, remedy = f"preset {name} of the package {package}", f"mend {package}, or uninstall it"
+        if name in found:
+            raise RecipeError(where, "a new name", "one that lowrise has", remedy)
+        try:
+            found[name] = Preset(**{**content, "name": name, "package": package})
+        except ValidationError as error:
+            raise RecipeError(
+                where, "summary, paper and settings, as in recipes/*.yaml", reason(error), remedy
+            ) from error
     return MappingProxyType(found)
 
 
@@ -263,7 +297,7 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
     A length that is said of all windows holds for those of calibration too, unless theirs is given as well.
     """
     name = given.get("preset", Recipe.model_fields["preset"].default)
-    known = presets()
+    known = _found_presets()
     if not isinstance(name, str) or name not in known:
         remedy = close_names(str(name), known)
         raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
@@ -310,7 +344,7 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     place = f"{where}: {key}" if where else option
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
         return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
-    return RecipeError(place, expected, repr(first["input"]), "correct the value")
+    return RecipeError(place, expected, repr(first["input"]), first.get("ctx", {}).get("remedy", "correct the value"))
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:
