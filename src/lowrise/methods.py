@@ -30,6 +30,7 @@ OF_SOME: Mapping[str, str] = MappingProxyType(
         "strict": "search merges",
         "avoid_massive": "choose by states",
         "effort": "search with repair",
+        "layers": "take layers by hand",
         "form": "put a network of two forms back",
         "training.loss": "train",
     }
@@ -205,6 +206,16 @@ _OWN = (
         function="lowrise.select.repaired:choose_span",
         settings=("effort",),
         check="lowrise.select.repaired:check",
+    ),
+    Method(
+        name="given",
+        kind="criterion",
+        summary="the layers that --layers names",
+        function="lowrise.select.given:choose",
+        looks_at="nothing",
+        settings=("layers",),
+        check="lowrise.select.given:check",
+        decides_number=True,
     ),
     Method(
         name="fold",

@@ -6,7 +6,7 @@ Presets resolve inside the model, so that `Recipe(preset="laco")` in Python is w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, reduce
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
+from lowrise.sizes import bytes_of, count_of, named_layers
 
 
 def _known(kind: Kind) -> AfterValidator:
@@ -37,6 +38,17 @@ def _known(kind: Kind) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _as_written(parse: Callable[[str], object]) -> AfterValidator:
+    """Kept as it is written, once `parse` takes it."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
 Select = Annotated[str, _known("criterion")]
 Network = Annotated[str, _known("network")]
 Repair = Annotated[str, _known("repair")]
@@ -46,6 +58,8 @@ Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 Bos = Literal["auto", "never"]
+SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
+_GOALS = (*SIZES, "layers")
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 
 
@@ -106,6 +120,12 @@ class Recipe(_Strict):
     model: str | None = None
     preset: str = Field("refit", frozen=True)  # its settings are in the others already: another one is another recipe
     remove: str | None = "25%"  # None: as many as the search's threshold lets go
+    keep_parameters: Annotated[str | None, _as_written(count_of)] = (
+        None  # 1.1B: as many layers go as leave at most that
+    )
+    keep_memory: Annotated[str | None, _as_written(bytes_of)] = None  # 2GB: of the weights, as they are saved
+    keep_latency: float | None = Field(None, gt=0, lt=1)  # of the dense model's time for one token
+    layers: Annotated[str | None, _as_written(named_layers)] = None  # 12-19,21: by hand, 0-based, ends included
     select: Select = "cosine"
     network: Network = "layer"
     form: Form = "paper"
@@ -140,11 +160,13 @@ class Recipe(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _preset_gives_the_rest(cls, data: Any) -> Any:
-        """What is given wins. YAML reads `remove: 8` as a number."""
+        """What is given wins. YAML reads `remove: 8` as a number; layers may be a list of them."""
         if not isinstance(data, dict):
             return data
-        if isinstance(data.get("remove"), int) and not isinstance(data["remove"], bool):
-            data = {**data, "remove": str(data["remove"])}
+        for key in ("remove", "keep_parameters", "keep_memory", "layers"):
+            named = data.get(key) if key == "layers" and isinstance(data.get(key), list) else [data.get(key)]
+            if named and all(isinstance(one, int) and not isinstance(one, bool) for one in named):
+                data = {**data, key: ",".join(map(str, named))}
         parts: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
         if data.keys() >= cls.model_fields.keys() and all(isinstance(data[key], parts[key]) for key in parts):
             return data  # a value is assigned to a recipe, which is whole
@@ -174,8 +196,10 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _search_has_one_goal(self) -> Self:
-        if self.remove is not None and self.collapse.threshold is not None:
-            raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
+        goals = [key for key in _GOALS if getattr(self, key) is not None]
+        goals += ["threshold"] if self.collapse.threshold is not None else []
+        if len(goals) > 1:
+            raise ValueError(f"`{goals[0]}` and `{goals[1]}` each decide how many layers go: give one of them")
         return self
 
     @property
@@ -284,6 +308,8 @@ def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
     """
     given: dict[str, Any] = {}
     for layer in layers:
+        if any(layer.get(key) is not None for key in _GOALS):
+            given = {key: value for key, value in given.items() if key not in _GOALS}  # one size takes another's place
         given = _merge(given, layer)
     try:
         return Recipe(**given)
@@ -296,7 +322,8 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
 
     A length that is said of all windows holds for those of calibration too, unless theirs is given as well.
     """
-    name = given.get("preset", Recipe.model_fields["preset"].default)
+    usual = "given" if given.get("layers") is not None else Recipe.model_fields["preset"].default
+    name = given.get("preset", usual)
     known = _found_presets()
     if not isinstance(name, str) or name not in known:
         remedy = close_names(str(name), known)
@@ -304,6 +331,8 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
     settings = known[name].settings
     if "length" in given:
         settings = {key: value for key, value in settings.items() if key != "calibration_length"}
+    if any(given.get(key) is not None for key in SIZES):
+        settings = {**settings, "remove": None}
     return _merge(settings, given)
 
 

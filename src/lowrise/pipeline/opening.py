@@ -12,14 +12,14 @@ from lowrise.measure.identity import alike_key
 from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
-from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.repairing import check_repair, check_repairs
+from lowrise.pipeline.sizing import net_layers
 from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
-from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.recipe import Recipe
 
 
 def open_from(recipe: Recipe) -> OpenModel:
@@ -53,13 +53,16 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
         raise ModelError(f"--dense {dense}", expected, found, "name the model it was made from")
 
 
-def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
-    """The model, with every wish that it cannot fulfil refused before anything is computed."""
+def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[OpenModel, int | None]:
+    """The model, and how many layers its criterion is to take out: those that are removed, and one more where a network
+    comes in their place; None: it says itself. Every wish that cannot be fulfilled is refused before much is computed.
+    """
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
     refuse_network(opened.decoder)
-    k = layers_to_take_out(recipe, opened.decoder)
+    net = net_layers(recipe, opened, report)
+    k = None if net is None else net + recipe.put_back
     check = method("criterion", recipe.select).check
     if check is not None:
         load(check)(opened.decoder, recipe, k)
@@ -70,14 +73,7 @@ def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
         edit = Replace(start=0, stop=k, **how)
         check_repairs(opened.decoder, [edit])
         check_replacement(opened.decoder, edit)
-    return opened
-
-
-def layers_to_take_out(recipe: Recipe, decoder: Decoder) -> int | None:
-    """Those that are removed, and one more where a network comes in their place. None: the criterion says how many."""
-    if recipe.remove is None and method("criterion", recipe.select).decides_number:
-        return None
-    return layers_to_remove(recipe.remove, len(decoder)) + recipe.put_back
+    return opened, k
 
 
 def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:

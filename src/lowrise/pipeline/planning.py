@@ -15,7 +15,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.opening import calibration_record, layers_to_take_out
+from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import Gate, held_out_windows, special_tokens
 from lowrise.plan import Drop, Merge, Plan, Replace, network_edit
 from lowrise.planned import settings_of
@@ -28,6 +28,7 @@ from lowrise.select.selection import Selection
 def plan_edits(
     recipe: Recipe,
     opened: OpenModel,
+    k: int | None,
     tokens: Windows | Sentences,
     fitted_on: Windows | None,
     report: Reporter,
@@ -35,13 +36,13 @@ def plan_edits(
 ) -> tuple[Plan, Observation | None, Gate | None]:
     """The plan, what was seen of the layers, if the criterion looks at states, and the gate for what comes of it.
 
-    tokens: what the criterion looks at. fitted_on: what edits are fitted on. The gate measures on what they are not
-    fitted on; there is none for a criterion by sentences whose edits are fitted on nothing.
+    k: layers to take out, as of `open_for_planning`. tokens: what the criterion looks at. fitted_on: what edits are
+    fitted on. The gate measures on what they are not fitted on; there is none for a criterion by sentences whose edits
+    are fitted on nothing.
     """
     decoder = opened.decoder
     if fitted_on is not None and (recipe.put_back or recipe.repair != "none"):
         held_out_windows(recipe, fitted_on)  # refuses, before anything is computed, what cannot be split
-    k = layers_to_take_out(recipe, decoder)
     selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), report)
     choice = _choose(selection, clock)
     edits = _edits(recipe, choice)
@@ -56,9 +57,9 @@ def plan_edits(
         model=opened.record,
         preset=recipe.preset,
         calibration=calibration_record(recipe, tokens),
-        settings=settings_of(recipe),
+        settings=settings_of(recipe, None if k is None else k - recipe.put_back),
         edits=[*edits],
-        scores={**choice.scores, **noted},
+        scores={"criterion": recipe.select, **choice.scores, **noted},
         layers_after=len(decoder) - sum(edit.stop - edit.start - edit.put_back for edit in edits),
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, edits),
