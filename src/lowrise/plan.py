@@ -308,6 +308,9 @@ def read_plan(path: Path) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unknown_method":  # of a package, maybe, that is not installed here
+            expected, found = first["msg"].removeprefix("Input should be "), repr(first["input"])
+            raise PlanError(f"{path}: {place}", expected, found, "install the package that has it") from error
         found = first["msg"].removeprefix("Value error, ")
         raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1 or 2", found, "make it anew") from error
 

@@ -333,7 +333,7 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
         settings = {key: value for key, value in settings.items() if key != "calibration_length"}
     if any(given.get(key) is not None for key in SIZES):
         settings = {**settings, "remove": None}
-    return _merge(settings, given)
+    return _merge({**settings, "preset": name}, given)
 
 
 def _as_given(value: Any) -> Any:
