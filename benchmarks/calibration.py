@@ -17,10 +17,11 @@ import torch
 from common import open_demo, table
 
 from lowrise.calibration import Windows, calibration_windows, text_windows
+from lowrise.edit.context import RepairTask
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.source import OpenModel
-from lowrise.pipeline.repairing import held_out_windows, windows_to_refit
+from lowrise.pipeline.repairing import held_out_windows, special_tokens
 from lowrise.progress import Reporter
 from lowrise.recipe import build_recipe
 
@@ -65,10 +66,11 @@ def losses(asked: argparse.Namespace, files: list[str], written: float, seed: in
         report=QUIET,
         written=written,
     )
-    marked = windows_to_refit(opened, found)
+    marked = found.marked(special_tokens(opened))
     kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
     student = Student(decoder, kept)
-    repair(student, marked, len(held_out_windows(build_recipe({"preset": "refit"}), found)), "refit", QUIET)
+    held_out = len(held_out_windows(build_recipe({"preset": "refit"}), found))
+    repair("refit", RepairTask(student, marked, held_out, QUIET))
     return [student.loss(text) for text in texts]
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lowrise.calibration.text import tokenise
 from lowrise.calibration.tokens import Windows, pack, sample
+from lowrise.edit.context import RepairTask
 from lowrise.edit.gram import Gram, solve, two_grams, weight_of
 from lowrise.edit.neurons import cheapest_out
 from lowrise.edit.repair import repair
@@ -34,7 +35,7 @@ from lowrise.progress import Reporter
 
 
 def whole(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
-    repair(Student(decoder, kept), windows, held_out, "refit", Reporter(quiet=True))
+    repair("refit", RepairTask(Student(decoder, kept), windows, held_out, Reporter(quiet=True)))
 
 
 def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:

@@ -21,6 +21,7 @@ from common import open_demo, parser, table
 
 from lowrise.calibration import Windows
 from lowrise.calibration.written import write_windows
+from lowrise.edit.context import RepairTask
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.progress import Reporter
@@ -40,7 +41,7 @@ def child(model: str | None, samples: int, length: int) -> dict[str, float]:
     written = time.perf_counter() - began
     kept = [layer for layer in range(len(opened.decoder)) if layer != len(opened.decoder) - 2]
     began = time.perf_counter()
-    repair(Student(opened.decoder, kept), Windows(ids, "written", 0), max(1, samples // 10), "refit", quiet)
+    repair("refit", RepairTask(Student(opened.decoder, kept), Windows(ids, "written", 0), max(1, samples // 10), quiet))
     return {"tokens/s": ids.numel() / written, "seconds": time.perf_counter() - began}
 
 

@@ -11,12 +11,12 @@ import torch
 
 import tiny
 from lowrise.calibration import Windows
-from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired
 from refusals import Main
+from repairs import repair
 
 pytestmark = pytest.mark.gpu
 

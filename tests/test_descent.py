@@ -12,7 +12,6 @@ import torch
 import tiny
 from lowrise.edit import descent
 from lowrise.edit.descent import descend
-from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
 from lowrise.model.decoder import Decoder
@@ -20,6 +19,7 @@ from lowrise.model.matrices import attention_write, mlp_write, reads
 from lowrise.model.neurons import parameters
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
+from repairs import repair
 from ridges import HELD_OUT
 from tiny import windows
 

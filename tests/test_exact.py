@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 import lowrise
 import tiny
-from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.exact import exact, exact_sum
 from lowrise.measure.perplexity import perplexity
@@ -24,6 +23,7 @@ from lowrise.observe.stream import observe
 from lowrise.progress import Reporter
 from lowrise.select.repaired import choose_repaired, choose_repaired_span
 from lowrise.select.taylor import choose_by_taylor
+from repairs import repair
 from tiny import windows
 
 QUIET = Reporter(quiet=True)

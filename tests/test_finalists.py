@@ -15,7 +15,6 @@ import torch
 
 import tiny
 from lowrise.calibration import Windows
-from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.observe.shelf import Shelf
@@ -24,6 +23,7 @@ from lowrise.select import repaired
 from lowrise.select.choice import spans_of
 from lowrise.select.repaired import choose_repaired
 from lowrise.select.repaired_trials import Search
+from repairs import repair
 from test_search import divergence, naive_trial, naive_write
 from tiny import windows, without
 

@@ -12,7 +12,6 @@ from torch import Tensor
 import tiny
 from lowrise.edit.gram import Gram
 from lowrise.edit.neurons import MOST_INPUTS, WHILE_CHOOSING, adopt, blocks, cheapest_out
-from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import mlp_write
@@ -20,6 +19,7 @@ from lowrise.model.neurons import chosen, neurons_apart, parameters
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from naive import apart, naive_refit
+from repairs import repair
 from tiny import windows
 
 QUIET = Reporter(quiet=True)

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 import tiny
 from lowrise.edit.gram import solve, two_grams, weight_of
 from lowrise.edit.refit import _pass_dense, _refit_attention_write
-from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import DAMPING, Write, attention_of, mlp_of
@@ -25,6 +24,7 @@ from lowrise.model.matrices import captured, check_writes
 from lowrise.model.refittable import check_refit
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
+from repairs import repair
 from ridges import HELD_OUT, best_ridge
 from tiny import windows, without
 

@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 import tiny
-from lowrise.edit.repair import gaps, repair
+from lowrise.edit.repair import gaps
 from lowrise.edit.student import Student, student_of
 from lowrise.errors import ModelError
 from lowrise.measure.perplexity import perplexity
@@ -23,6 +23,7 @@ from lowrise.model.refittable import check_refit
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
 from naive import apart, naive_fold, naive_refit
+from repairs import repair
 from ridges import HELD_OUT
 from tiny import windows, without
 
@@ -122,7 +123,7 @@ def test_a_stream_that_is_turned_is_read_as_it_was() -> None:
     own = decoder.layers[5].get_parameter("self_attn.q_proj.weight").clone()
     student = Student(decoder, without(4))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("lowrise.edit.repair.check_refit", lambda _decoder: False)  # reads alone
+        patched.setattr("lowrise.edit.refit.check_refit", lambda _decoder: False)  # reads alone
         repair(student, tokens, HELD_OUT, "refit", QUIET)
     read = decoder.layers[5].get_parameter("self_attn.q_proj.weight")
     assert torch.allclose(read, own @ turn.T, atol=1e-3)

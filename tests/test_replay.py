@@ -25,6 +25,7 @@ OTHERS: list[dict[str, Any]] = [
     {"repair": "fold"},
     {"effort": 2},
     {"avoid_massive": True},
+    {"keep_parameters": "70K", "remove": None},
     {"text": []},
     {"written": 0.3},
     {"bos": "never"},
@@ -67,6 +68,10 @@ def settings(preset: str, other: dict[str, Any]) -> dict[str, Any] | None:
     merged["collapse"] = {**own.get("collapse", {}), **other.get("collapse", {})}
     if recipe.select == "taylor" and merged["remove"] == "2":
         merged["remove"] = "1"
+    if recipe.select == "given":
+        merged = {key: value for key, value in merged.items() if key != "remove"} | {"layers": "1,3"}
+        if "remove" in other:
+            return None
     try:
         build_recipe({"text": ["some"], **merged})
     except RecipeError:  # refused, so there is nothing to compare

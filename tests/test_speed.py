@@ -183,7 +183,7 @@ def test_the_models_and_the_random_state_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize(("positions", "shape"), [(1000, (256, 32)), (100, (68, 32)), (20, (10, 10))])
 def test_a_model_with_few_positions_gets_a_shorter_prompt(positions: int, shape: tuple[int, int]) -> None:
-    assert module._shape([Decoder(tiny.model(max_position_embeddings=positions))]) == shape
+    assert module.shape_of([Decoder(tiny.model(max_position_embeddings=positions))]) == shape
 
 
 # -- what was possible --------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from lowrise.options import (
 from lowrise.streams import keep_streams
 
 if TYPE_CHECKING:
+    from lowrise.methods import Kind
     from lowrise.progress import Reporter
 
 app = typer.Typer(
@@ -265,25 +266,44 @@ def cache(
     typer.echo(f"{len(kept)} measurements, {sum(entry['bytes'] for entry in kept):,} bytes in {folder}")
 
 
+_METHODS: dict[Kind, str] = {"criterion": "Criteria (`select` in a recipe)", "repair": "Repairs (--repair)"}
+
+
 @app.command()
 def presets(as_json: Json = False) -> None:
-    """What methods there are, their papers, and whether their output loads plainly."""
+    """What methods there are, their papers, what they are made of, and whether their output loads plainly."""
     import json
 
+    from lowrise.methods import methods, origin
     from lowrise.recipe import presets as all_presets
 
     found = all_presets()
     if as_json:
         rows = {
-            name: {"summary": one.summary, "paper": one.paper, "loads_plainly": one.loads_plainly}
+            name: {
+                "summary": one.summary,
+                "paper": one.paper,
+                "loads_plainly": one.loads_plainly,
+                **one.recipe.model_dump(include={"select", "network", "repair"}),
+                "package": one.package,
+            }
             for name, one in found.items()
         }
         typer.echo(json.dumps(rows, indent=2))
         return
     for name, one in found.items():
-        plain = "yes" if one.loads_plainly else "no; with --form portable, yes"
-        paper = one.paper or "lowrise's own: docs/methods.md"
-        typer.echo(f"{name}\n    {one.summary}\n    {paper}\n    loads plainly: {plain}")
+        recipe = one.recipe
+        portable = any("form" in row.settings for row in recipe.methods)
+        plain = "yes" if one.loads_plainly else "no; with --form portable, yes" if portable else "no"
+        paper = one.paper or ("lowrise's own: docs/methods.md" if one.package is None else f"of {one.package}")
+        typer.echo(f"{name}\n    {one.summary}\n    {paper}")
+        typer.echo(f"    select {recipe.select}, network {recipe.network}, repair {recipe.repair}")
+        typer.echo(f"    loads plainly: {plain}")
+    for kind, title in _METHODS.items():
+        typer.echo(f"\n{title}")
+        for name, row in methods(kind).items():
+            package = origin(kind, name)
+            typer.echo(f"{name}\n    {row.summary}{'' if package is None else f' (of {package})'}")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ LowriseError                 1   something failed that is not the user's mistake
 ├── StepError                *   a process of its own failed: its line and its exit status are passed on
 └── InputError               2   what the user gave cannot be used
     ├── RecipeError              an option or a recipe key
+    ├── MethodError              a method that there is none of, or that a package offers wrongly
     ├── ModelError               a model that cannot be opened, or is not fit to be pruned
     ├── TextError                calibration or evaluation text
     ├── TaskError                a task that cannot be measured on
@@ -80,6 +81,10 @@ class InputError(LowriseError):
 
 
 class RecipeError(InputError):
+    pass
+
+
+class MethodError(InputError):
     pass
 
 

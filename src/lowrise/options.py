@@ -18,6 +18,18 @@ ModelArgument = Annotated[str | None, typer.Argument(help="A hub id, a folder, o
 OPTIONS: dict[str, Any] = {
     "preset": Annotated[str | None, typer.Option(help="A method by name: see `lowrise presets` [default: refit].")],
     "remove": Annotated[str | None, typer.Option(help="Net layers to remove: 8, or 25%.", metavar="N|P%")],
+    "layers": Annotated[
+        str | None, typer.Option(help="Take out these, 0-based: 12-19,21 (preset `given`).", metavar="A-B,...")
+    ],
+    "keep_parameters": Annotated[
+        str | None, typer.Option(help="Instead of --remove: leave at most so many, 1.1B.", metavar="N")
+    ],
+    "keep_memory": Annotated[
+        str | None, typer.Option(help="Instead of --remove: weights of at most that size, 2GB.", metavar="B")
+    ],
+    "keep_latency": Annotated[
+        str | None, typer.Option(help="Instead of --remove: share of the time for a token, 0.75.", metavar="X")
+    ],
     "text": Annotated[list[str] | None, typer.Option(help="Calibration text; repeatable.", metavar="FILE")],
     "dataset": Annotated[str | None, typer.Option(help="Calibration from `datasets`: NAME or NAME:CONFIG.")],
     "written": Annotated[str | None, typer.Option(help="Share the model writes beside --text, 0 to 1.", metavar="X")],
@@ -36,7 +48,7 @@ OPTIONS: dict[str, Any] = {
     ],
     "form": Annotated[str | None, typer.Option(help="Of ffn and swiglu: paper, or portable, which loads plainly.")],
     "repair": Annotated[
-        str | None, typer.Option(help="Layer by layer, after the cut: none, fold, fold-cosine or refit.")
+        str | None, typer.Option(help="Of what is left, after the cut: none, or one of `lowrise presets`.")
     ],
     "effort": Annotated[
         str | None, typer.Option(help="refit, refit-span: tokens (and trials) of the search, 1 or more.", metavar="N")
@@ -85,8 +97,9 @@ TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 CALIBRATING = ("text", "dataset", "written", "samples", "length", "seed", "bos")
-SELECTING = ("preset", "remove", *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
-SHARED = tuple(name for name in SELECTING if name not in ("preset", "remove"))
+SIZES = ("remove", "layers", "keep_parameters", "keep_memory", "keep_latency")
+SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
+SHARED = tuple(name for name in SELECTING if name not in ("preset", *SIZES))
 SEARCHING = (*COLLAPSE, "strict")
 
 # The base of what typer raises for an unusable command line; it has no public name of its own.

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from lowrise.errors import PlanError
+from lowrise.methods import method
 from lowrise.reading import read_json
 from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
 
@@ -80,39 +81,47 @@ class _Span(_Strict):
         return self
 
 
-class Drop(_Span):
-    """The span goes. `fold` also gives the last layer before it a new MLP output matrix, `refit` new matrices to it and
-    to all layers above, layer by layer.
+# Repairs that plans name by a kind of the edit and an objective: they are older than the word `repair` of drops.
+_KINDS: dict[str, tuple[Literal["fold", "refit"], Literal["least-squares", "cosine"]]] = {
+    "fold": ("fold", "least-squares"),
+    "fold-cosine": ("fold", "cosine"),
+    "refit": ("refit", "least-squares"),
+}
 
-    They are found on the calibration tokens when the plan is applied (`edit/repair.py`): plans stay small.
+
+class Drop(_Span):
+    """The span goes, and what is left is repaired, together with all other drops and merges.
+
+    repair: the way; in a file it stands as `kind` and `objective` where the repair has these (`_KINDS`). What repairs
+    find they find on the calibration tokens when the plan is applied: plans stay small.
     """
 
     kind: Literal["drop", "fold", "refit"] = "drop"
     objective: Literal["least-squares", "cosine"] = "least-squares"  # of a fold
+    repair: Repair = "none"
     put_back: ClassVar[int] = 0
 
-    @property
-    def repair(self) -> Repair:
-        if self.kind == "fold":
-            return "fold" if self.objective == "least-squares" else "fold-cosine"
-        return "none" if self.kind == "drop" else "refit"
-
     @model_validator(mode="after")
-    def _objective_is_of_a_fold(self) -> Self:
+    def _kind_and_repair_agree(self) -> Self:
         if self.kind != "fold" and self.objective != "least-squares":
             raise ValueError(f"`objective` belongs to a fold, not to a {self.kind}")
+        if self.kind == "drop":
+            self.kind, self.objective = _KINDS.get(self.repair, ("drop", "least-squares"))
+            return self
+        own = next(name for name, written in _KINDS.items() if written == (self.kind, self.objective))
+        if self.repair not in ("none", own):
+            raise ValueError(f"`repair: {self.repair}` belongs to a drop, not to a {self.kind}")
+        self.repair = own
         return self
 
     @model_serializer(mode="wrap")
-    def _objective_of_folds_alone(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _no_more_than_it_takes(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = dump(self)
-        return fields if self.kind == "fold" else {key: value for key, value in fields.items() if key != "objective"}
-
-    @classmethod
-    def repaired(cls, start: int, stop: int, how: Repair) -> Drop:
-        if how == "fold-cosine":
-            return cls(start=start, stop=stop, kind="fold", objective="cosine")
-        return cls(start=start, stop=stop, kind="drop" if how == "none" else how)
+        if self.kind != "fold":
+            del fields["objective"]
+        if self.kind != "drop" or self.repair == "none":
+            del fields["repair"]
+        return fields
 
 
 class Replace(_Span):
@@ -122,11 +131,24 @@ class Replace(_Span):
     """
 
     kind: Literal["replace"] = "replace"
-    network: Literal["ffn", "swiglu", "layer"]
+    network: Network
     form: Form = "paper"
     training: Training = Training()
-    repair: Literal["none", "fold", "refit"] = "none"  # of the network's own last matrix, once it is trained
+    repair: Repair = "none"  # of the network's own last matrix, once it is trained
     put_back: ClassVar[int] = 1
+
+    @model_validator(mode="after")
+    def _something_stands_there(self) -> Self:
+        if self.network == "none":
+            raise ValueError("a span that nothing replaces is a drop")
+        if self.repair != "none" and method("repair", self.repair).on_networks is None:
+            raise ValueError(f"`repair: {self.repair}` is none of a trained network")
+        return self
+
+    @property
+    def in_a_layer(self) -> bool:
+        """Whether a decoder layer of the family is what stands there: the span's first one."""
+        return "form" not in method("network", self.network).settings or self.form == "portable"
 
     @field_serializer("training")
     def _held_out_stands_elsewhere(self, training: Training) -> dict[str, Any]:
@@ -174,9 +196,10 @@ def rule_weights(rule: Rule, count: int) -> list[float]:
 
 
 # What a plan keeps of the recipe, beside what it says of its calibration. How to train stands with what is trained, and
-# here only where nothing is.
+# here only where nothing is. `removed` is no key of a recipe: the net layers that a size to be kept came to.
 SETTINGS = (
-    *("remove", "select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict"),
+    *("remove", "layers", "keep_parameters", "keep_memory", "keep_latency", "removed"),
+    *("select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict"),
     *("samples", "length", "calibration_length", "bos", "dtype", "training"),
 )
 
@@ -285,6 +308,9 @@ def read_plan(path: Path) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unknown_method":  # of a package, maybe, that is not installed here
+            expected, found = first["msg"].removeprefix("Input should be "), repr(first["input"])
+            raise PlanError(f"{path}: {place}", expected, found, "install the package that has it") from error
         found = first["msg"].removeprefix("Value error, ")
         raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1 or 2", found, "make it anew") from error
 
@@ -307,7 +333,5 @@ def network_edit(
 ) -> Drop | Replace:
     """The edit that takes [start, stop) out, puts `network` there, and repairs what it can in closed form."""
     if network == "none":
-        return Drop.repaired(start, stop, repair)
-    if repair == "fold-cosine":
-        raise ValueError("a trained network is not folded by cosine")  # the recipe refuses it before
+        return Drop(start=start, stop=stop, repair=repair)
     return Replace(start=start, stop=stop, network=network, form=form, training=training, repair=repair)

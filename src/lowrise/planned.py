@@ -8,15 +8,21 @@ from typing import Any
 from lowrise.errors import PlanError
 from lowrise.plan import SETTINGS, Plan, Replace
 from lowrise.reading import UnreadableError, sha256_of
-from lowrise.recipe import Recipe, Training, build_recipe, presets
+from lowrise.recipe import SIZES, Recipe, Training, build_recipe, presets
 
+_SAID_ALONE = ("layers", "keep_parameters", "keep_memory", "keep_latency")  # settings that stand in a plan if given
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that a plan keeps as it is."""
+def settings_of(recipe: Recipe, removed: int | None) -> dict[str, Any]:
+    """The part of a recipe that a plan keeps as it is. removed: net layers that a size to be kept came to."""
     settings = recipe.model_dump(include={*SETTINGS} - {"training"})
-    if recipe.select != "collapse":
+    for key in _SAID_ALONE:
+        if settings[key] is None:
+            del settings[key]
+    if any(getattr(recipe, key) is not None for key in SIZES if key != "remove"):
+        settings["removed"] = removed
+    if not any("collapse" in row.settings for row in recipe.methods):
         del settings["collapse"]
     training = recipe.training.model_dump(exclude={"validation"})
     if recipe.network == "none" and training != Training().model_dump(exclude={"validation"}):
@@ -37,7 +43,7 @@ def recipe_of_plan(plan: Plan, given: dict[str, Any], where: str) -> Recipe:
     trained = [edit.training.model_dump() for edit in plan.edits if isinstance(edit, Replace)]
     untrained = {**plan.settings.get("training", {}), "validation": made_from.held_out}
     known = {
-        **plan.settings,
+        **{key: value for key, value in plan.settings.items() if key != "removed"},
         "preset": plan.preset,
         "seed": made_from.seed,
         "dataset": made_from.dataset,

@@ -6,42 +6,60 @@ Presets resolve inside the model, so that `Recipe(preset="laco")` in Python is w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, reduce
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from lowrise.errors import RecipeError, close_names
+from lowrise.errors import RecipeError, close_names, reason
+from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
+from lowrise.sizes import bytes_of, count_of, named_layers
 
-Select = Literal[
-    "cosine",
-    "collapse",
-    "block-influence",
-    "angular",
-    "greedy-perplexity",
-    "taylor",
-    "tail",
-    "random",
-    "repaired",
-    "repaired-span",
-]
-Network = Literal["none", "ffn", "swiglu", "layer"]
+
+def _known(kind: Kind) -> AfterValidator:
+    """A name of the table (`methods.py`); of what a recipe may do without, `none` too."""
+
+    def check(name: str) -> str:
+        names = [*([] if kind == "criterion" else ["none"]), *methods(kind)]
+        if name not in names:
+            listed = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
+            near = close_names(name, names)
+            context = {"remedy": near if near.startswith("did") else "correct the value"}
+            raise PydanticCustomError("unknown_method", f"Input should be {listed}", context)
+        return name
+
+    return AfterValidator(check)
+
+
+def _as_written(parse: Callable[[str], object]) -> AfterValidator:
+    """Kept as it is written, once `parse` takes it."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
+Select = Annotated[str, _known("criterion")]
+Network = Annotated[str, _known("network")]
+Repair = Annotated[str, _known("repair")]
 Form = Literal["paper", "portable"]
-Repair = Literal["none", "fold", "fold-cosine", "refit"]
 Loss = Literal["mse", "relative"]
 Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 Bos = Literal["auto", "never"]
-SEARCHING_WITH_REPAIR = ("repaired", "repaired-span")
-LOOKING_AT_STATES = ("cosine", "block-influence", "angular")  # criteria that massive activations can mislead
-HAVING_FORMS = ("ffn", "swiglu")  # networks that are no decoder layer, but can be written as one
+SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
+_GOALS = (*SIZES, "layers")
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 
 
@@ -102,6 +120,12 @@ class Recipe(_Strict):
     model: str | None = None
     preset: str = Field("refit", frozen=True)  # its settings are in the others already: another one is another recipe
     remove: str | None = "25%"  # None: as many as the search's threshold lets go
+    keep_parameters: Annotated[str | None, _as_written(count_of)] = (
+        None  # 1.1B: as many layers go as leave at most that
+    )
+    keep_memory: Annotated[str | None, _as_written(bytes_of)] = None  # 2GB: of the weights, as they are saved
+    keep_latency: float | None = Field(None, gt=0, lt=1)  # of the dense model's time for one token
+    layers: Annotated[str | None, _as_written(named_layers)] = None  # 12-19,21: by hand, 0-based, ends included
     select: Select = "cosine"
     network: Network = "layer"
     form: Form = "paper"
@@ -136,11 +160,13 @@ class Recipe(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _preset_gives_the_rest(cls, data: Any) -> Any:
-        """What is given wins. YAML reads `remove: 8` as a number."""
+        """What is given wins. YAML reads `remove: 8` as a number; layers may be a list of them."""
         if not isinstance(data, dict):
             return data
-        if isinstance(data.get("remove"), int) and not isinstance(data["remove"], bool):
-            data = {**data, "remove": str(data["remove"])}
+        for key in ("remove", "keep_parameters", "keep_memory", "layers"):
+            named = data.get(key) if key == "layers" and isinstance(data.get(key), list) else [data.get(key)]
+            if named and all(isinstance(one, int) and not isinstance(one, bool) for one in named):
+                data = {**data, key: ",".join(map(str, named))}
         parts: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
         if data.keys() >= cls.model_fields.keys() and all(isinstance(data[key], parts[key]) for key in parts):
             return data  # a value is assigned to a recipe, which is whole
@@ -155,14 +181,8 @@ class Recipe(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _search_has_one_goal(self) -> Self:
-        if self.select == "collapse" and self.remove is not None and self.collapse.threshold is not None:
-            raise ValueError("`remove` and `threshold` each decide how many layers go: give one of them")
-        return self
-
-    @model_validator(mode="after")
     def _criterion_takes_the_rest(self) -> Self:
-        if self.select != "cosine" and self.network != "none":
+        if self.network != "none" and not method("criterion", self.select).takes_network:
             raise ValueError(f"`network: none` with `select: {self.select}`, which puts nothing back")
         for name, those in foreign_settings(self.select, self.network, self.repair).items():
             first, *inner = name.split(".")
@@ -170,8 +190,16 @@ class Recipe(_Strict):
             if reduce(getattr, inner, value) != reduce(getattr, inner, usual):
                 key = name.rpartition(".")[2]
                 raise ValueError(f"`{key}` with presets that {those} only, which {self.preset} does not")
-        if self.repair == "fold-cosine" and self.network != "none":
-            raise ValueError("`repair: fold-cosine` where nothing is put back only")
+        if "none" not in (self.network, self.repair) and method("repair", self.repair).on_networks is None:
+            raise ValueError(f"`repair: {self.repair}` where nothing is put back only")
+        return self
+
+    @model_validator(mode="after")
+    def _search_has_one_goal(self) -> Self:
+        goals = [key for key in _GOALS if getattr(self, key) is not None]
+        goals += ["threshold"] if self.collapse.threshold is not None else []
+        if len(goals) > 1:
+            raise ValueError(f"`{goals[0]}` and `{goals[1]}` each decide how many layers go: give one of them")
         return self
 
     @property
@@ -185,51 +213,81 @@ class Recipe(_Strict):
         return 0 if self.network == "none" else 1
 
     @property
+    def methods(self) -> list[Method]:
+        """The rows of what it does: criterion, network and repair."""
+        return chosen_methods(self.select, self.network, self.repair)
+
+    @property
     def loads_plainly(self) -> bool:
-        return loads_plainly(self.network, self.form)
+        """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
+        return all(row.loads_plainly or ("form" in row.settings and self.form == "portable") for row in self.methods)
 
 
-def foreign_settings(select: Select, network: Network, repair: Repair) -> dict[str, str]:
+def chosen_methods(select: str, network: str, repair: str) -> list[Method]:
+    """Their rows, without those of `none`."""
+    rest: list[tuple[Kind, str]] = [("network", network), ("repair", repair)]
+    return [method("criterion", select), *(method(kind, name) for kind, name in rest if name != "none")]
+
+
+def foreign_settings(select: str, network: str, repair: str) -> dict[str, str]:
     """Keys of a recipe, dots between, that such a preset does not look at; and what presets do that look at them."""
-    merges = select == "collapse"
-    looked_at = {
-        **{f"collapse.{key}": (merges, "search merges") for key in Collapse.model_fields},
-        "strict": (merges, "search merges"),
-        "avoid_massive": (select in LOOKING_AT_STATES, "choose by states"),
-        "effort": (select in SEARCHING_WITH_REPAIR, "search with repair"),
-        "form": (network in HAVING_FORMS, "put a network of two forms back"),
-        "training.loss": (network != "none", "train"),
-        **dict.fromkeys(("calibration_length", "written"), (not merges or repair != "none", "look at windows")),
-    }
-    return {name: those for name, (looks, those) in looked_at.items() if not looks}
-
-
-def loads_plainly(network: Network, form: Form) -> bool:
-    """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
-    return network not in HAVING_FORMS or form == "portable"
+    rows = chosen_methods(select, network, repair)
+    looked_at = {key for row in rows for key in row.settings}
+    foreign = {key: those for key, those in OF_SOME.items() if key not in looked_at}
+    if all(row.looks_at == "sentences" for row in rows):
+        foreign |= dict.fromkeys(("calibration_length", "written"), "look at windows")
+    those = foreign.pop("collapse", None)
+    return foreign if those is None else {**{f"collapse.{key}": those for key in Collapse.model_fields}, **foreign}
 
 
 class Preset(_Strict):
-    """One method by name: `recipes/NAME.yaml`."""
+    """One method by name: `recipes/NAME.yaml`, or what another package offers."""
 
     name: str
     summary: str
     paper: str | None = None  # None: a method of lowrise itself, in docs/methods.md
     settings: dict[str, Any]
+    package: str | None = None  # None: lowrise
+
+    @property
+    def recipe(self) -> Recipe:
+        where = "" if self.package is None else f"preset {self.name} of the package {self.package}"
+        return build_recipe({"preset": self.name}, where=where)
 
     @property
     def loads_plainly(self) -> bool:
-        return build_recipe({"preset": self.name}).loads_plainly
+        return self.recipe.loads_plainly
 
 
 @cache
 def presets() -> Mapping[str, Preset]:
-    """All presets that ship, by name; their files are read once."""
+    """All presets by name, those that ship first; their files are read once. Raises RecipeError for one of another
+    package that is none.
+    """
+    found = _found_presets()
+    for preset in found.values():
+        if preset.package is not None:
+            _ = preset.recipe  # complains now, and names the package
+    return found
+
+
+@cache
+def _found_presets() -> Mapping[str, Preset]:
     found = {}
     for file in sorted(files("lowrise").joinpath("recipes").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             name = file.name.removesuffix(".yaml")
             found[name] = Preset(name=name, **yaml.safe_load(file.read_text(encoding="utf-8")))
+    for name, (content, package) in presets_of_others().items():
+        where, remedy = f"preset {name} of the package {package}", f"mend {package}, or uninstall it"
+        if name in found:
+            raise RecipeError(where, "a new name", "one that lowrise has", remedy)
+        try:
+            found[name] = Preset(**{**content, "name": name, "package": package})
+        except ValidationError as error:
+            raise RecipeError(
+                where, "summary, paper and settings, as in recipes/*.yaml", reason(error), remedy
+            ) from error
     return MappingProxyType(found)
 
 
@@ -250,6 +308,8 @@ def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
     """
     given: dict[str, Any] = {}
     for layer in layers:
+        if any(layer.get(key) is not None for key in _GOALS):
+            given = {key: value for key, value in given.items() if key not in _GOALS}  # one size takes another's place
         given = _merge(given, layer)
     try:
         return Recipe(**given)
@@ -262,15 +322,18 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
 
     A length that is said of all windows holds for those of calibration too, unless theirs is given as well.
     """
-    name = given.get("preset", Recipe.model_fields["preset"].default)
-    known = presets()
+    usual = "given" if given.get("layers") is not None else Recipe.model_fields["preset"].default
+    name = given.get("preset", usual)
+    known = _found_presets()
     if not isinstance(name, str) or name not in known:
         remedy = close_names(str(name), known)
         raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
     settings = known[name].settings
     if "length" in given:
         settings = {key: value for key, value in settings.items() if key != "calibration_length"}
-    return _merge(settings, given)
+    if any(given.get(key) is not None for key in SIZES):
+        settings = {**settings, "remove": None}
+    return _merge({**settings, "preset": name}, given)
 
 
 def _as_given(value: Any) -> Any:
@@ -310,7 +373,7 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     place = f"{where}: {key}" if where else option
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
         return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
-    return RecipeError(place, expected, repr(first["input"]), "correct the value")
+    return RecipeError(place, expected, repr(first["input"]), first.get("ctx", {}).get("remedy", "correct the value"))
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from lowrise.compare.folder import ASKED, read_question
 from lowrise.errors import OutputError, RecipeError, TextError
 from lowrise.reading import refusing, sha256_of
-from lowrise.recipe import Recipe, build_recipe, check_values, foreign_settings, presets
+from lowrise.recipe import SIZES, Recipe, build_recipe, check_values, foreign_settings, presets
 
 KINDS = {"select", "network", "repair"}  # settings that decide which others a row looks at
 
@@ -53,6 +53,10 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     _check_list("--remove", "a size", "4,8 or 25%", sizes)
     for layer in layers:
         check_values(layer, where)  # of what goes to no preset too
+        for key in SIZES[1:]:
+            if layer.get(key) is not None:
+                found = f"{key} {layer[key]!r}"
+                raise RecipeError(where or "recipe", "sizes of a comparison as `remove`", found, "leave it out")
     recipes = []
     for size in sizes:
         for name in names:

@@ -19,6 +19,7 @@ from lowrise.errors import InputError
 from lowrise.files import held, write_file, writing
 from lowrise.files.siblings import remove
 from lowrise.files.single import remove_if_dead
+from lowrise.methods import method
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.folder import read_folder
@@ -87,7 +88,7 @@ def mend(folder: Path, report: Reporter) -> None:
 
 def tokens_file(folder: Path, recipe: Recipe) -> Path:
     """Where the calibration tokens of this row's kind and number lie."""
-    if recipe.select == "collapse":
+    if method("criterion", recipe.select).looks_at == "sentences":
         name = f"sentences-{recipe.samples}x{recipe.collapse.words}"
     else:
         name = f"windows-{recipe.samples}x{recipe.fitted_length}"

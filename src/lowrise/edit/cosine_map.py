@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lowrise.exact import exact_sum
+from lowrise.edit.context import Repaired, RepairTask
+from lowrise.edit.fold import fold_gaps
+from lowrise.edit.gram import Solution
+from lowrise.edit.sweep import Sweep
+from lowrise.edit.write import Write
+from lowrise.edit.writing import runs
+from lowrise.exact import exact, exact_sum
 
 # The published settings but for the tokens of a step.
 EPOCHS = 10
@@ -18,6 +24,25 @@ STEP_TOKENS = 1024
 LEARNING_RATE = 1e-4
 
 Tokens = tuple[Tensor, Tensor, Tensor]
+
+
+def repair(task: RepairTask) -> Repaired:
+    """As fold, with the map for directions."""
+    return fold_gaps(task, _turned)
+
+
+def _turned(sweep: Sweep, write: Write) -> Solution:
+    own, of_held = write.own, [held for _, held, _, _ in runs(sweep)]
+
+    def tokens(held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for number, of_this in enumerate(of_held):
+            if of_this == held:
+                parts = (sweep.get(what, number).float().flatten(0, -2) for what in ("inputs", "out", "dense"))
+                inputs, out, target = parts
+                yield inputs @ own, out, target
+
+    found, before, after = cosine_map(lambda: tokens(held=False), lambda: tokens(held=True), own.shape[1])
+    return Solution(exact(own @ found - own), None, before, after)
 
 
 def cosine_map(batches: Callable[[], Iterator[Tokens]], held_out: Callable[[], Iterator[Tokens]], d: int) -> tuple[

@@ -6,26 +6,29 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lowrise.edit.replace import network_shape
+from lowrise.edit.replace import network_parameters
+from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
 from lowrise.plan import Drop, Merge, Replace
 
 
 def parameters_after(decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> int:
-    """Parameters of the model after `edits`, shared ones counted once, put-back networks included."""
+    """Parameters of the model after `edits`, shared ones counted once, with networks and what repairs add."""
     count = decoder.parameters()
     for edit in edits:
         first = edit.start
-        in_place = isinstance(edit, Replace) and (edit.network == "layer" or edit.form == "portable")
-        if isinstance(edit, Merge) or in_place:
+        if isinstance(edit, Merge) or (isinstance(edit, Replace) and edit.in_a_layer):
             first += 1
         elif isinstance(edit, Replace):
-            intermediate, _ = network_shape(decoder, edit)
-            d = decoder.hidden_size
-            count += 2 * d * intermediate + intermediate + d if edit.network == "ffn" else 3 * d * intermediate
-        count -= sum(_size(layer) for layer in decoder.layers[first : edit.stop])
+            count += network_parameters(decoder, edit)
+        count -= sum(size_of(layer) for layer in decoder.layers[first : edit.stop])
+    repaired = [edit for edit in edits if isinstance(edit, Drop | Merge) and edit.repair != "none"]
+    if repaired:
+        added = method("repair", repaired[0].repair).parameters
+        count += 0 if added is None else int(load(added)(decoder, repaired))
     return count
 
 
-def _size(module: nn.Module) -> int:
+def size_of(module: nn.Module) -> int:
+    """Parameters of a layer."""
     return sum(parameter.numel() for parameter in module.parameters())

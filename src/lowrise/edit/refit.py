@@ -27,11 +27,13 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.descent import descend
 from lowrise.edit.fit import Fit
-from lowrise.edit.gram import Solution, solve, two_grams, weight_of
+from lowrise.edit.gram import Gram, Solution, solve, two_grams, weight_of
 from lowrise.edit.neurons import take_over
 from lowrise.edit.reading import read_through, turn
+from lowrise.edit.repair import gaps
 from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import Write, attention_of, mlp_of
 from lowrise.edit.writing import mean_error, refit_write, step
@@ -39,6 +41,38 @@ from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Call
 from lowrise.model.matrices import captured, input_of, reads
 from lowrise.model.neurons import neuron_count, neurons_apart
+from lowrise.model.refittable import check_refit
+from lowrise.observe.shelf import Shelf
+
+
+def repair(task: RepairTask) -> Repaired:
+    """Solve the matrices of every layer from the first gap up anew, from the bottom up; a Fit for each.
+
+    Dense model and student go through the layers side by side, and a layer that both have passed is the student's from
+    then on. On disk lie, of all tokens, one state of both, the inputs of one layer's matrices and those of the MLPs in
+    the gap behind it; in memory one batch, two matrices' sums, one layer's new parameters, while neurons move four
+    float64 matrices of up to (2k, 2k), k neurons a layer (`edit/neurons.py`), and then, with Adam's moments, a layer
+    six times in float32 (`edit/descent.py`).
+    """
+    student = task.student
+    bottom, found = student.layers[0], gaps(student)
+    if not found and bottom == 0:
+        return Repaired([])
+    start = bottom if bottom > 0 else found[0][0]
+    swept = [layer for layer in student.layers if layer >= start]
+    writes = check_refit(student.decoder)
+    fits = []
+    with Shelf() as shelf, task.report.bar("repairing", len(swept)) as bar:
+        sweep = Sweep(student, task.windows, task.held_out, shelf, start, mixed=True)
+        for layer in swept:
+            fits.append(refit_layer(sweep, writes))
+            bar.advance(task.windows.tokens, f"layer {layer}")
+    return Repaired(fits)
+
+
+def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:
+    """The change of a trained network's last matrix."""
+    return solve(fit, held_out)
 
 
 def refit_layer(sweep: Sweep, writes: bool) -> Fit:

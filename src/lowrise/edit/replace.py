@@ -43,7 +43,7 @@ def check_replacement(decoder: Decoder, edit: Replace) -> None:
     Raises RecipeError for a portable form that the family's MLP cannot take, and for a span of all layers in whose
     place no decoder layer would stand.
     """
-    if edit.network != "layer" and edit.form == "paper" and edit.stop - edit.start >= len(decoder):
+    if not edit.in_a_layer and edit.stop - edit.start >= len(decoder):
         raise RecipeError(
             "--remove",
             "a span that leaves one decoder layer beside the network",
@@ -64,7 +64,7 @@ def make_trainee(decoder: Decoder, edit: Replace, seed: int) -> Trainee:
 
     `layer` and the portable forms change layer `edit.start` of the model itself: take the dense model's states first.
     """
-    if edit.network != "layer" and edit.form == "paper":
+    if not edit.in_a_layer:
         return _published(decoder, edit, seed)
     dtype, layer = decoder.dtype, decoder.layers[edit.start].float()
     before_step = _nothing if edit.network == "layer" else _make_portable(decoder, edit, seed)
@@ -95,6 +95,15 @@ def network_shape(decoder: Decoder, edit: Replace) -> tuple[int, str]:
     config = decoder.config
     own = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     return intermediate, str(own) if names.gated and own else "silu"
+
+
+def network_parameters(decoder: Decoder, edit: Replace) -> int:
+    """What a network that is no decoder layer adds to the model; 0 for one that is."""
+    if edit.in_a_layer:
+        return 0
+    intermediate, _ = network_shape(decoder, edit)
+    d = decoder.hidden_size
+    return 2 * d * intermediate + intermediate + d if edit.network == "ffn" else 3 * d * intermediate
 
 
 def _published(decoder: Decoder, edit: Replace, seed: int) -> Trainee:

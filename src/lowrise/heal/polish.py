@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from lowrise.edit.fit import Fit
-from lowrise.edit.gram import fold, solve, two_grams
+from lowrise.edit.gram import Solution, two_grams
 from lowrise.edit.replace import Trainee
 from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
+from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import Matrix, captured, mlp_write
 from lowrise.model.networks import SpanNetwork
@@ -34,6 +35,6 @@ def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held
         with captured(write.module) as inputs:
             out = trainee.forward(h, calls)
         (fit if row < len(pairs) - held_out else rest).add(inputs[0], target - out.float())
-    solution = solve(fit, rest) if edit.repair == "refit" else fold(fit, rest, own)
+    solution: Solution = load(str(method("repair", edit.repair).on_networks))(fit, rest, own)
     weight.copy_(write.moved(own, solution.change, weight.dtype)[0])
     return Fit(edit.start, edit.stop, solution.ridge, solution.before, solution.after)

@@ -44,8 +44,8 @@ def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> dict[
     removed layers allow (measure/ideal.py) and the share of it that was reached, measured / ideal.
     """
     decoders = {"compressed": compressed} if dense is None else {"dense": dense, "compressed": compressed}
-    prompt, new = _shape(decoders.values())
-    ids = _prompts(decoders.values(), prompt)
+    prompt, new = shape_of(decoders.values())
+    ids = prompts(decoders.values(), prompt)
     found: dict[str, Any] = {name: _memory(decoder, ids, new) for name, decoder in decoders.items()}
     timings = _alternate(decoders, ids, new, report)
     for name in decoders:
@@ -64,14 +64,14 @@ def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> dict[
     return found
 
 
-def _shape(decoders: Iterable[Decoder]) -> tuple[int, int]:
+def shape_of(decoders: Iterable[Decoder]) -> tuple[int, int]:
     """(tokens of the prompt, tokens after the first one) that every model has positions for."""
     room = min(decoder.max_length for decoder in decoders)
     new = min(_NEW, room // 2)
     return min(_PROMPT, room - new), new
 
 
-def _prompts(decoders: Iterable[Decoder], tokens: int) -> Tensor:
+def prompts(decoders: Iterable[Decoder], tokens: int) -> Tensor:
     """(largest batch, tokens) fixed random ids that every model knows, on the CPU."""
     known = min(decoder.model.get_input_embeddings().weight.shape[0] for decoder in decoders)
     return torch.randint(known, (max(_BATCHES), tokens), generator=torch.Generator().manual_seed(0))
@@ -106,14 +106,14 @@ def _alternate(
 
 def _generate(decoder: Decoder, ids: Tensor, new: int) -> Timing:
     ids = ids.to(decoder.device)
-    began = _now(decoder)
+    began = now(decoder)
     token, cache = prefill(decoder, ids)
-    first = _now(decoder)
+    first = now(decoder)
     decode(decoder, token, cache, new)
-    return Timing(first - began, _now(decoder) - first)
+    return Timing(first - began, now(decoder) - first)
 
 
-def _now(decoder: Decoder) -> float:
+def now(decoder: Decoder) -> float:
     """Seconds, once the device has done all that it was asked to."""
     if decoder.device.type != "cpu":
         torch.accelerator.synchronize(decoder.device)

@@ -50,7 +50,7 @@ def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, 
     clock = Clock(report)
     with report.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
-    opened = open_for_planning(recipe, clock)
+    opened, k = open_for_planning(recipe, clock, report)
     tell_notes(opened, report)
     check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
@@ -58,7 +58,7 @@ def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, 
     if not texts:
         texts = held_out_texts(recipe, windows)
     fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
-    plan, observation, gate = plan_edits(recipe, opened, windows, fitted_on, report, clock)
+    plan, observation, gate = plan_edits(recipe, opened, k, windows, fitted_on, report, clock)
     dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, recipe.bos)
     return apply_and_write(
         plan, opened, fitted_on, texts, dense, recipe, out, force, report, clock, "run", gate, observation
@@ -68,11 +68,11 @@ def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, 
 def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     """Choose what to do to which layers; nothing is changed."""
     clock = Clock(report)
-    opened = open_for_planning(recipe, clock)
+    opened, k = open_for_planning(recipe, clock, report)
     tell_notes(opened, report)
     windows = windows_or_sentences(recipe, opened, report, clock)
     fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
-    return plan_edits(recipe, opened, windows, fitted_on, report, clock)[0]
+    return plan_edits(recipe, opened, k, windows, fitted_on, report, clock)[0]
 
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lowrise.calibration import Windows
+from lowrise.edit.context import Repaired
 from lowrise.edit.fit import Fit
 from lowrise.edit.merge import merge
 from lowrise.edit.replace import make_trainee
@@ -93,10 +94,12 @@ def edit_model(
 ) -> tuple[list[TrainingCurve], list[Fit]]:
     """All edits in place, the last span first, so that the layers below an edit are as they were when it was planned.
 
-    What is repaired in closed form is solved before all of them, bottom up, while no layer is gone.
+    What drops and merges need is repaired before all of them, while no layer is gone; networks that a repair puts on
+    the stream come after them.
     """
     curves, decoder = [], opened.decoder
-    fits = repair_model(plan, opened, windows, recipe, report, clock) if windows is not None else []
+    repaired = Repaired([]) if windows is None else repair_model(plan, opened, windows, recipe, report, clock)
+    fits = repaired.fits
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
         report.say(describe(edit))
         assert windows is not None or edit.repair == "none"
@@ -122,6 +125,9 @@ def edit_model(
             fits.append(fit)
         del pairs
         trainee.install()
+    gone = {layer for edit in plan.edits for layer in range(edit.start + edit.put_back, edit.stop)}
+    for layer, network in sorted(repaired.networks.items()):
+        decoder.attach(network, layer - sum(one < layer for one in gone))
     sentence = describe_repair(plan.edits, fits)
     if sentence is not None:
         report.say(sentence)

@@ -9,19 +9,17 @@ from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import alike_key
+from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
-from lowrise.model.decoder import Decoder
-from lowrise.model.refittable import check_refit
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.repairing import check_repairs
-from lowrise.plan import CalibrationRecord, Merge, Replace, network_edit
+from lowrise.pipeline.repairing import check_repair, check_repairs
+from lowrise.pipeline.sizing import net_layers
+from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
-from lowrise.recipe import SEARCHING_WITH_REPAIR, Recipe, layers_to_remove
-from lowrise.select.collapse import check_settings
-from lowrise.select.taylor import layers_that_may_go
+from lowrise.recipe import Recipe
 
 
 def open_from(recipe: Recipe) -> OpenModel:
@@ -55,43 +53,40 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
         raise ModelError(f"--dense {dense}", expected, found, "name the model it was made from")
 
 
-def open_for_planning(recipe: Recipe, clock: Clock) -> OpenModel:
-    """The model, with every wish that it cannot fulfil refused before anything is computed."""
+def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[OpenModel, int | None]:
+    """The model, and how many layers its criterion is to take out: those that are removed, and one more where a network
+    comes in their place; None: it says itself. Every wish that cannot be fulfilled is refused before much is computed.
+    """
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
     refuse_network(opened.decoder)
-    if recipe.select in SEARCHING_WITH_REPAIR:
-        check_refit(opened.decoder)
-    if recipe.select == "collapse":
-        check_repairs(opened.decoder, [Merge(start=0, stop=2, rule=recipe.collapse.rule, repair=recipe.repair)])
-        check_settings(recipe.collapse, len(opened.decoder), layers_to_collapse(recipe, opened.decoder))
-        return opened
-    span = layers_to_remove(recipe.remove, len(opened.decoder)) + recipe.put_back
-    if recipe.select == "taylor":
-        layers_that_may_go(len(opened.decoder), span)
-    edit = network_edit(0, span, recipe.network, recipe.form, recipe.training, recipe.repair)
-    check_repairs(opened.decoder, [edit])
-    if isinstance(edit, Replace):
+    net = net_layers(recipe, opened, report)
+    k = None if net is None else net + recipe.put_back
+    check = method("criterion", recipe.select).check
+    if check is not None:
+        load(check)(opened.decoder, recipe, k)
+    if recipe.network == "none":
+        check_repair(opened.decoder, recipe.repair)
+    elif k is not None:
+        how = {"network": recipe.network, "form": recipe.form, "training": recipe.training, "repair": recipe.repair}
+        edit = Replace(start=0, stop=k, **how)
+        check_repairs(opened.decoder, [edit])
         check_replacement(opened.decoder, edit)
-    return opened
-
-
-def layers_to_collapse(recipe: Recipe, decoder: Decoder) -> int | None:
-    """None: as many as the threshold lets go."""
-    return None if recipe.remove is None else layers_to_remove(recipe.remove, len(decoder))
+    return opened, k
 
 
 def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:
     """What the preset's criterion looks at."""
+    sentences = method("criterion", recipe.select).looks_at == "sentences"
     if recipe.tokens is not None:
         stored = stored_tokens(recipe.tokens)
         check_known(stored.ids, opened.decoder, recipe.tokens)
-        if isinstance(stored, Sentences) != (recipe.select == "collapse"):
-            wanted = "sentences" if recipe.select == "collapse" else "windows"
+        if isinstance(stored, Sentences) != sentences:
+            wanted = "sentences" if sentences else "windows"
             raise TextError(recipe.tokens, f"{wanted}, for {recipe.preset}", "tokens of the other kind", "compare anew")
         return stored
-    if recipe.select != "collapse":
+    if not sentences:
         return calibrate(recipe, opened, report, clock)
     with clock.stage("calibration"):
         return calibration_sentences(

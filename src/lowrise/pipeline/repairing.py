@@ -7,18 +7,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from lowrise.calibration import Windows
+from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student, student_of
+from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import check_writes
-from lowrise.model.refittable import check_refit
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.plan import Drop, Merge, Plan, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import is_collapse
-from lowrise.recipe import Recipe, loads_plainly
+from lowrise.recipe import Recipe
 
 GATE_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
 
@@ -27,42 +28,46 @@ def held_out_windows(recipe: Recipe, windows: Windows) -> Windows:
     return windows.split(recipe.training.validation)[1]
 
 
-def windows_to_refit(opened: OpenModel, windows: Windows) -> Windows:
-    """Marked with the tokenizer's special tokens, those that the model knows."""
+def special_tokens(opened: OpenModel) -> list[int]:
+    """Ids of the tokenizer's special tokens, those that the model knows."""
     known = opened.model.get_input_embeddings().weight.shape[0]
-    return windows.marked(sorted(token for token in opened.tokenizer.all_special_ids if token < known))
+    return sorted(token for token in opened.tokenizer.all_special_ids if token < known)
 
 
 def check_repairs(decoder: Decoder, edits: Iterable[Drop | Merge | Replace]) -> None:
     """Raises ModelError for a model that one of the edits' repairs cannot be solved for."""
     for edit in edits:
-        if edit.repair == "none" or (isinstance(edit, Replace) and not loads_plainly(edit.network, edit.form)):
-            continue  # a network of the paper's form has a last matrix of its own
-        if edit.repair == "refit" and not isinstance(edit, Replace):
-            check_refit(decoder)
+        if isinstance(edit, Replace):
+            if edit.repair != "none" and edit.in_a_layer:  # any other network has a last matrix of its own
+                check_writes(decoder)
         else:
-            check_writes(decoder)
+            check_repair(decoder, edit.repair)
+
+
+def check_repair(decoder: Decoder, how: str) -> None:
+    """Raises ModelError for a model whose drops and merges cannot be repaired so."""
+    check = None if how == "none" else method("repair", how).check
+    if check is not None:
+        load(check)(decoder)
 
 
 def repair_model(
     plan: Plan, opened: OpenModel, windows: Windows, recipe: Recipe, report: Reporter, clock: Clock
-) -> list[Fit]:
-    """Solve matrices for all drops and merges that ask for it, in place; merged layers are whole by then."""
+) -> Repaired:
+    """Repair all drops and merges that ask for it, in place, while no layer is gone; merged layers are whole then."""
     edits = [edit for edit in plan.edits if isinstance(edit, Drop | Merge)]
     if all(edit.repair == "none" for edit in edits):
-        return []
+        return Repaired([])
     how = edits[0].repair
     student = student_of(opened.decoder, edits)
-    if how == "refit":
-        windows = windows_to_refit(opened, windows)
-    if student.layers[0] > 0 and how != "refit":
-        report.warn(f"no layer stands before the gap [0, {student.layers[0]}): it is dropped, not repaired")
+    if method("repair", how).marked:
+        windows = windows.marked(special_tokens(opened))
     with clock.stage("repair"):
-        fits = repair(student, windows, len(held_out_windows(recipe, windows)), how, report)
-    tell_fits([fit for fit in fits if fit.stop != fit.layer + 1], report)
-    if fits and not any(fit.written for fit in fits):
+        repaired = repair(how, RepairTask(student, windows, len(held_out_windows(recipe, windows)), report))
+    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], report)
+    if repaired.fits and not any(fit.written for fit in repaired.fits):
         report.say("layers write through what is not known: closed forms refit what they read, not what they write")
-    return fits
+    return repaired
 
 
 def tell_fits(fits: list[Fit], report: Reporter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lowrise.methods import method
 from lowrise.plan import Drop, Edit, Merge
 from lowrise.report import words
 
@@ -31,12 +32,8 @@ def describe(edit: Edit) -> str:
         mix = " ".join(f"{weight:+.3g}·θ{edit.start + i}" for i, weight in enumerate(edit.weights) if weight)
         norms = "its norms kept" if edit.norms == "keep" else "norms merged too"
         return f"{span} merged into layer {edit.start} by the rule `{edit.rule}`: {mix}, {norms}"
-    repaired = {
-        "none": "",
-        "fold": "; a linear map folded into its last matrix",
-        "refit": "; a ridge regression refit its last matrix",
-    }[edit.repair]
-    form = "" if edit.network == "layer" else f" in its {edit.form} form"
+    repaired = "" if edit.repair == "none" else f"; {method('repair', edit.repair).did_to_network}"
+    form = f" in its {edit.form} form" if "form" in method("network", edit.network).settings else ""
     return f"{span} replaced by one trained `{edit.network}` network{form}{repaired}"
 
 
@@ -45,12 +42,7 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
     how = next((edit.repair for edit in edits if isinstance(edit, Drop | Merge)), "none")
     if how == "none" or not fits:
         return None
-    if how == "refit":
-        what = "matrices of the layers" if fits[0].written else "matrices that read the stream, in the layers"
-        return f"ridge regressions refit the {what} that are left from {fits[0].layer} on, in closed form"
-    layers = ", ".join(str(fit.layer) for fit in fits)
-    matrices = f"{'matrix' if len(fits) == 1 else 'matrices'} of layer{'' if len(fits) == 1 else 's'} {layers}"
-    return f"a linear map folded into the MLP output {matrices}, in closed form"
+    return method("repair", how).sentence([fit.layer for fit in fits], reading=not fits[0].written)
 
 
 def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowrise.methods import method
 from lowrise.plan import Drop, Edit, Merge, Plan, Replace
 from lowrise.report import words
 
@@ -11,8 +12,6 @@ WIDTH = 112.0  # of a house, in the picture's own units
 LEFT, RIGHT = 34.0, 214.0  # where the houses begin
 TOP = 46.0  # room for the roof
 _TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all storeys; of one, at most and at least
-
-_NETWORKS = {"layer": "decoder layer", "ffn": "feed-forward network", "swiglu": "gated network"}
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,11 @@ def edit_sentence(edit: Edit) -> str:
         weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
         norms = "kept from the first" if edit.norms == "keep" else "merged too"
         return f"{span} merged into one by the rule {edit.rule} (weights {weights}); norms {norms}."
-    form = "" if edit.network == "layer" else f", in its {edit.form} form"
-    what = {"none": "", "refit": "Ridge regression refit", "fold": "A linear map was folded into"}[edit.repair]
-    repaired = f" {what} the last matrix of the network, in closed form." if what else ""
-    return f"{span} replaced by one trained {_NETWORKS[edit.network]}{form}.{repaired}"
+    network = method("network", edit.network)
+    form = f", in its {edit.form} form" if "form" in network.settings else ""
+    did = "" if edit.repair == "none" else words.capitalize_first(method("repair", edit.repair).did_to_network)
+    repaired = f" {did}, in closed form." if did else ""
+    return f"{span} replaced by one trained {network.summary}{form}.{repaired}"
 
 
 def _result(edit: Edit) -> str:
@@ -117,4 +117,4 @@ def _result(edit: Edit) -> str:
     if isinstance(edit, Merge):
         return f"{span} in one, by the rule {edit.rule}"
     assert isinstance(edit, Replace)
-    return f"a trained {_NETWORKS[edit.network]} in the place of {span}"
+    return f"a trained {method('network', edit.network).summary} in the place of {span}"

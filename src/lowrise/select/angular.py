@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from lowrise.observe.stream import Observation
 from lowrise.select.choice import Choice, lowest, no_span_without, spans_without
+from lowrise.select.selection import Selection
+
+
+def choose(selection: Selection) -> Choice:
+    return choose_by_angle(selection.observation, selection.count, selection.recipe.avoid_massive)
 
 
 def choose_by_angle(observation: Observation, k: int, avoid_massive: bool) -> Choice:

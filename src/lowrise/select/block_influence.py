@@ -8,6 +8,11 @@ from __future__ import annotations
 from lowrise.errors import RecipeError
 from lowrise.observe.stream import Observation
 from lowrise.select.choice import Choice, lowest, spans_of
+from lowrise.select.selection import Selection
+
+
+def choose(selection: Selection) -> Choice:
+    return choose_by_influence(selection.observation, selection.count, selection.recipe.avoid_massive)
 
 
 def choose_by_influence(observation: Observation, k: int, avoid_massive: bool) -> Choice:

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowrise.errors import RecipeError
+from lowrise.plan import Merge
 
 
 @dataclass(frozen=True)
 class Choice:
-    """spans: [start, stop) of the original layers, in order, never adjacent. scores: for the plan, plain JSON."""
+    """spans: [start, stop) of the original layers, in order, never adjacent. scores: for the plan, plain JSON.
+
+    merges: what is to be done where spans are neither dropped nor replaced, one for each of them; None: they are.
+    way_out: what to do where a criterion by states has chosen a layer that writes massive activations.
+    """
 
     spans: list[tuple[int, int]]
     scores: dict[str, Any]
+    merges: list[Merge] | None = None
+    way_out: str = "--avoid-massive keeps it"
 
 
 def spans_of(layers: Iterable[int]) -> list[tuple[int, int]]:

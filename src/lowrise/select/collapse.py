@@ -12,7 +12,9 @@ from lowrise.model.decoder import Decoder
 from lowrise.plan import Merge
 from lowrise.progress import Bar, Reporter
 from lowrise.quality import is_collapse
-from lowrise.recipe import PAPER_THRESHOLD, Collapse
+from lowrise.recipe import PAPER_THRESHOLD, Collapse, Recipe
+from lowrise.select.choice import Choice
+from lowrise.select.selection import Selection
 from lowrise.select.stack import Stack, Trial
 
 
@@ -96,6 +98,19 @@ class Search:
         span = {"start": stack.layers[layer].start, "stop": stack.layers[layer + count - 1].stop}
         if span not in self.skipped:
             self.skipped.append(span)
+
+
+def check(decoder: Decoder, recipe: Recipe, k: int | None) -> None:
+    check_settings(recipe.collapse, len(decoder), k)
+
+
+def choose(selection: Selection) -> Choice:
+    """The merges; RecipeError, with `strict`, where none is found or the output is lost."""
+    recipe, report = selection.recipe, selection.report
+    search = collapse(selection.decoder, selection.sentences, recipe.collapse, selection.k, report)
+    search.tell(report, recipe.strict, repaired=recipe.repair != "none")
+    spans = [(edit.start, edit.stop) for edit in search.edits]
+    return Choice(spans, search.scores(recipe.collapse), merges=search.edits)
 
 
 def check_settings(settings: Collapse, layers: int, remove: int | None) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lowrise.observe.stream import Observation
-from lowrise.select.choice import no_span_without, spans_without
+from lowrise.select.choice import Choice, no_span_without, spans_without
+from lowrise.select.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,15 @@ class SpanChoice:
     """Where the span of the highest cosine starts."""
     without_writers: int | None
     scores: dict[str, object]
+
+
+def choose(selection: Selection) -> Choice:
+    n = selection.count
+    span = choose_span(selection.observation, n, selection.recipe.avoid_massive)
+    other, way_out = span.without_writers, "every span of this length holds one"
+    if other is not None:
+        way_out = f"the best span without one is [{other}, {other + n}): --avoid-massive takes it"
+    return Choice([(span.start, span.stop)], span.scores, way_out=way_out)
 
 
 def choose_span(observation: Observation, n: int, avoid_massive: bool) -> SpanChoice:

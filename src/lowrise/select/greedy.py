@@ -12,7 +12,12 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
+from lowrise.select.selection import Selection
 from lowrise.select.trials import Trials
+
+
+def choose(selection: Selection) -> Choice:
+    return choose_greedily(selection.decoder, selection.windows, selection.count, selection.report)
 
 
 def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter) -> Choice:

@@ -8,6 +8,11 @@ from __future__ import annotations
 import torch
 
 from lowrise.select.choice import Choice, spans_of
+from lowrise.select.selection import Selection
+
+
+def choose(selection: Selection) -> Choice:
+    return choose_at_random(selection.layers, selection.count, selection.recipe.seed)
 
 
 def choose_at_random(layers: int, k: int, seed: int) -> Choice:

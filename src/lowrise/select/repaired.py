@@ -13,16 +13,36 @@ from typing import Any
 
 from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
+from lowrise.model.refittable import check_refit
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Bar, Reporter
+from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice, as_text, choice_of_rounds, lowest, round_of, spans_of
 from lowrise.select.repaired_trials import Search, Trial
+from lowrise.select.selection import Selection
 
 # What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
 LENGTH = 512  # tokens of a window at most
 SHORTLIST = 6  # trials a round, of those that added least when tried last: first of all each is, without moving neurons
+
+
+def check(decoder: Decoder, _recipe: Recipe, _k: int) -> None:
+    """Raises ModelError for a model whose layers cannot be refit."""
+    check_refit(decoder)
+
+
+def choose(selection: Selection) -> Choice:
+    fitted, held_out = selection.split
+    effort, report = selection.recipe.effort, selection.report
+    return choose_repaired(selection.decoder, fitted, held_out, selection.count, effort, report)
+
+
+def choose_span(selection: Selection) -> Choice:
+    fitted, held_out = selection.split
+    effort, report = selection.recipe.effort, selection.report
+    return choose_repaired_span(selection.decoder, fitted, held_out, selection.count, effort, report)
 
 
 def choose_repaired(

@@ -6,6 +6,11 @@ https://arxiv.org/abs/2411.15558, which then fine-tunes the head and the last th
 from __future__ import annotations
 
 from lowrise.select.choice import Choice
+from lowrise.select.selection import Selection
+
+
+def choose(selection: Selection) -> Choice:
+    return choose_tail(selection.layers, selection.count)
 
 
 def choose_tail(layers: int, k: int) -> Choice:

@@ -15,9 +15,20 @@ from lowrise.exact import exact_sum
 from lowrise.model.decoder import Decoder
 from lowrise.observe.loss import losses_by_piece
 from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice, lowest, spans_of
+from lowrise.select.selection import Selection
 
 _FIRST, _LAST = 4, 2
+
+
+def check(decoder: Decoder, _recipe: Recipe, k: int) -> None:
+    """Raises RecipeError where k layers are not among those that may go."""
+    layers_that_may_go(len(decoder), k)
+
+
+def choose(selection: Selection) -> Choice:
+    return choose_by_taylor(selection.decoder, selection.windows, selection.count, selection.report)
 
 
 def layers_that_may_go(layers: int, k: int) -> range:

@@ -1,0 +1,67 @@
+"""Fold, ReplaceMe's repair (arXiv 2505.02819): a linear map in the last layer before a gap, in closed form.
+
+The MLP's output matrix W becomes W·T, T (d, d), so that what leaves the layer meets h[stop], the dense model's state
+behind the gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lowrise.edit.context import Repaired, RepairTask
+from lowrise.edit.fit import Fit
+from lowrise.edit.gram import Solution, fold
+from lowrise.edit.repair import gaps
+from lowrise.edit.sweep import Sweep
+from lowrise.edit.write import Write, mlp_of
+from lowrise.edit.writing import sums
+from lowrise.observe.shelf import Shelf
+
+Solve = Callable[[Sweep, Write], Solution]
+
+
+def repair(task: RepairTask) -> Repaired:
+    """T by least squares (equation 5)."""
+    return fold_gaps(task, lambda sweep, write: fold(*sums(sweep, write, None), write.own))
+
+
+def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
+    """Fold what `solve` finds into the layer before each gap, from the bottom up; a Fit for each.
+
+    Dense model and student go through the layers side by side. On disk lie, of all tokens, one state of both and the
+    inputs of one layer's MLP; in memory one batch, two matrices' sums and one layer's new matrix. solve: is called with
+    both models at the end of the gap, the student's layer not repaired, and gives the change of W (k, d).
+    """
+    student, report = task.student, task.report
+    bottom, before_gaps = student.layers[0], [layer for layer, _ in gaps(student)]
+    if bottom > 0:
+        report.warn(f"no layer stands before the gap [0, {bottom}): it is dropped, not repaired")
+    if not before_gaps:
+        return Repaired([])
+    start = bottom if bottom > 0 else before_gaps[0]
+    swept = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
+    fits = []
+    with Shelf() as shelf, report.bar("repairing", len(swept)) as bar:
+        sweep = Sweep(student, task.windows, task.held_out, shelf, start, mixed=False)
+        for layer in swept:
+            if layer in before_gaps:
+                stop, found = sweep.stop, _fold_layer(sweep, solve)
+                fits.append(Fit(layer, stop, found.ridge, found.before, found.after))
+            else:
+                sweep.pass_on()
+            bar.advance(task.windows.tokens, f"layer {layer}")
+    return Repaired(fits)
+
+
+def _fold_layer(sweep: Sweep, solve: Solve) -> Solution:
+    """The dense model to the end of the gap; the student through the layer before it, with its new matrix."""
+    write = mlp_of(sweep.decoder, sweep.layer, sweep.parameter)
+    for number, _, calls in sweep.batches():
+        sweep.dense(number, calls)
+    solution = solve(sweep, write)
+    change: Tensor = solution.change
+    sweep.leave_layer(sweep.move(write.matrix, write.own, change))
+    sweep.up()
+    return solution

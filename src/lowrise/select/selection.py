@@ -1,0 +1,62 @@
+"""What a criterion is given: the model, how many layers are to go, and what it may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lowrise.calibration import Windows
+from lowrise.calibration.sentences import Sentences
+from lowrise.model.decoder import Decoder
+from lowrise.observe.stream import Observation, observe
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+
+
+@dataclass
+class Selection:
+    """k: layers to take out, one more where a network comes in their place; None: the criterion says how many.
+
+    recipe: settings. tokens: sentences for a criterion that looks at those, windows for any other. special: ids of the
+    tokenizer's special tokens. seen: what was observed of the layers, once something has asked for it.
+    """
+
+    decoder: Decoder
+    k: int | None
+    recipe: Recipe
+    tokens: Windows | Sentences
+    special: list[int]
+    report: Reporter
+    seen: Observation | None = field(default=None, init=False)
+
+    @property
+    def layers(self) -> int:
+        """Of the model."""
+        return len(self.decoder)
+
+    @property
+    def count(self) -> int:
+        """k, of a criterion that does not decide it."""
+        assert self.k is not None
+        return self.k
+
+    @property
+    def windows(self) -> Windows:
+        assert isinstance(self.tokens, Windows)
+        return self.tokens
+
+    @property
+    def sentences(self) -> Sentences:
+        assert isinstance(self.tokens, Sentences)
+        return self.tokens
+
+    @cached_property
+    def observation(self) -> Observation:
+        """States of all layers, compared in one pass over the windows."""
+        self.seen = observe(self.decoder, self.windows, self.report)
+        return self.seen
+
+    @cached_property
+    def split(self) -> tuple[Windows, Windows]:
+        """(fitted, held out): windows for a criterion that fits something, with special tokens in them."""
+        return self.windows.marked(self.special).split(self.recipe.training.validation)
