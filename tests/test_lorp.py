@@ -6,17 +6,18 @@ import functools
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import tiny
-from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
 from lowrise.observe.stream import Observation, observe
 from lowrise.progress import Reporter
 from lowrise.select.lorp import choose_by_locality, clusters
+from refusals import Main, assert_one_line
 
 
 class Known:
@@ -152,8 +153,13 @@ def test_each_cluster_gives_one_before_the_most_redundant_gives_more() -> None:
 def test_the_first_and_the_last_layer_stay() -> None:
     cosines = blocks([3, 4], 0.9, 0.1)
     assert choose_by_locality(known(cosines), 5).spans == [(1, 6)]
-    with pytest.raises(RecipeError, match="at most 5 layers"):
-        choose_by_locality(known(cosines), 6)
+
+
+def test_more_layers_than_those_between_the_first_and_the_last_are_refused(
+    main: Main, tiny_folder: Path, tmp_path: Path
+) -> None:
+    line = assert_one_line(*main("plan", tiny_folder, "--preset", "lorp", "--remove", "5", "--out", tmp_path / "p"), ())
+    assert "at most 4 layers" in line
 
 
 def test_layers_that_are_not_alike_at_all_are_local() -> None:

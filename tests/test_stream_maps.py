@@ -22,7 +22,7 @@ from lowrise.edit.student import Student, student_of
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import open_model
-from lowrise.plan import Merge
+from lowrise.plan import Drop, Merge
 from ridges import HELD_OUT
 from stream import Heard, drop, states_of, task_of, walked
 
@@ -175,7 +175,10 @@ def test_the_written_checkpoint_is_the_student_with_its_maps(
     opened, dense = open_model(str(tiny_folder), device="cpu"), Decoder(tiny.model())
     kept, decoder = tiny.without(*gone), opened.decoder
     student = Student(decoder, kept)
-    before, promised = {n: p.clone() for n, p in opened.model.named_parameters()}, parameters_added(student)
+    before, promised = (
+        {n: p.clone() for n, p in opened.model.named_parameters()},
+        parameters_added(decoder, [Drop(start=layer, stop=layer + 1) for layer in gone]),
+    )
     repaired = method(task_of(student))
     assert all(torch.equal(before[name], own) for name, own in opened.model.named_parameters())
     drop(decoder, kept)

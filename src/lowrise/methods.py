@@ -119,6 +119,8 @@ _STREAMLINE = "https://arxiv.org/abs/2403.19135"
 _REPLACEME = "https://arxiv.org/abs/2505.02819"
 _BASELINES = "https://arxiv.org/abs/2411.15558"
 _FOLDED = "a linear map folded into the MLP output {matrices} of {layers}, in closed form"
+_LINEAR_PATCH = "https://arxiv.org/abs/2505.24680"
+_MAPPED = "the stream goes through a linear map where layers are gone, found in closed form"
 
 _OWN = (
     Method(
@@ -208,6 +210,15 @@ _OWN = (
         check="lowrise.select.repaired:check",
     ),
     Method(
+        name="lorp",
+        kind="criterion",
+        summary="layers clustered by how alike their states are, and taken from the most redundant cluster",
+        paper="https://arxiv.org/abs/2605.27786",
+        function="lowrise.select.lorp:choose",
+        looks_at="states",
+        check="lowrise.select.lorp:check",
+    ),
+    Method(
         name="given",
         kind="criterion",
         summary="the layers that --layers names",
@@ -249,6 +260,45 @@ _OWN = (
         did_reading="ridge regressions refit the matrices that read the stream, in the layers that are left from "
         "{first} on, in closed form",
         did_to_network="a ridge regression refit its last matrix",
+    ),
+    Method(
+        name="prune-comp",
+        kind="repair",
+        summary="the stream below each gap scaled to the length that the next layer expects, folded into the weights",
+        paper="https://arxiv.org/abs/2507.18212",
+        function="lowrise.edit.magnitude:repair",
+        check="lowrise.edit.magnitude:check",
+        did="the embedding, and what layers below each gap write, were scaled to the length of the states behind it",
+    ),
+    Method(
+        name="linear-patch",
+        kind="repair",
+        summary="at each gap the stream's channels scaled in Hadamard-rotated space",
+        paper=_LINEAR_PATCH,
+        function="lowrise.edit.linear_patch:repair",
+        loads_plainly=False,
+        parameters="lowrise.edit.maps:parameters_added",
+        did=_MAPPED,
+    ),
+    Method(
+        name="linear-patch-diagonal",
+        kind="repair",
+        summary="as linear-patch, the channels as they are",
+        paper=_LINEAR_PATCH,
+        function="lowrise.edit.linear_patch:repair_diagonal",
+        loads_plainly=False,
+        parameters="lowrise.edit.maps:parameters_added",
+        did=_MAPPED,
+    ),
+    Method(
+        name="ghosted",
+        kind="repair",
+        summary="at each gap the least-squares linear map of what the layers did that are gone",
+        paper="https://arxiv.org/abs/2605.15491",
+        function="lowrise.edit.ghosted:repair",
+        loads_plainly=False,
+        parameters="lowrise.edit.maps:parameters_added",
+        did=_MAPPED,
     ),
     Method(name="layer", kind="network", summary="decoder layer", paper=_STREAMLINE, settings=("training.loss",)),
     Method(

@@ -9,9 +9,10 @@ from torch import Tensor
 from lowrise.edit.boundary import Boundary, gaps_of, settle
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
-from lowrise.edit.student import Student
+from lowrise.edit.student import Student, layers_left
 from lowrise.model.decoder import Decoder
 from lowrise.model.networks import SpanNetwork, linear_network
+from lowrise.plan import Drop, Merge
 
 
 def repaired_by(task: RepairTask, solved: Iterable[tuple[Boundary, Tensor]]) -> Repaired:
@@ -30,9 +31,9 @@ def repaired_by(task: RepairTask, solved: Iterable[tuple[Boundary, Tensor]]) -> 
     return Repaired(fits, networks)
 
 
-def parameters_added(student: Student) -> int:
+def parameters_added(decoder: Decoder, edits: Sequence[Drop | Merge]) -> int:
     """How many parameters the maps of a repair by LinearPatch or Ghosted layers add: d² a gap."""
-    return len(gaps_of(student)) * student.decoder.hidden_size**2
+    return len(gaps_of(Student(decoder, layers_left(decoder, edits)))) * decoder.hidden_size**2
 
 
 def attach_networks(decoder: Decoder, kept: Sequence[int], networks: Mapping[int, SpanNetwork]) -> None:

@@ -11,7 +11,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.merge import Mix, check_alike, mixed_parameters
 from lowrise.model.decoder import Call, Decoder
 from lowrise.observe.loss import next_token_loss
-from lowrise.plan import Drop, Merge
+from lowrise.plan import Drop, Merge, Replace
 
 
 class Student:
@@ -70,10 +70,15 @@ def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
     for edit in edits:
         if isinstance(edit, Merge):
             check_alike(decoder, edit)
-    gone = {layer for edit in edits for layer in range(edit.start + edit.put_back, edit.stop)}
     changed = {
         edit.start: mixed_parameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms)
         for edit in edits
         if isinstance(edit, Merge)
     }
-    return Student(decoder, [layer for layer in range(len(decoder)) if layer not in gone], changed)
+    return Student(decoder, layers_left(decoder, edits), changed)
+
+
+def layers_left(decoder: Decoder, edits: Sequence[Drop | Merge | Replace]) -> list[int]:
+    """Of the dense decoder's layers those that stand after `edits`, merged and replaced ones by the first of each."""
+    gone = {layer for edit in edits for layer in range(edit.start + edit.put_back, edit.stop)}
+    return [layer for layer in range(len(decoder)) if layer not in gone]

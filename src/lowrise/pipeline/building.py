@@ -12,8 +12,10 @@ import yaml
 from lowrise.calibration import Windows
 from lowrise.edit.context import Repaired
 from lowrise.edit.fit import Fit
+from lowrise.edit.maps import attach_networks
 from lowrise.edit.merge import merge
 from lowrise.edit.replace import make_trainee
+from lowrise.edit.student import layers_left
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
 from lowrise.heal.pairs import collect_pairs, ram_limit
@@ -98,6 +100,7 @@ def edit_model(
     the stream come after them.
     """
     curves, decoder = [], opened.decoder
+    left = layers_left(decoder, plan.edits)
     repaired = Repaired([]) if windows is None else repair_model(plan, opened, windows, recipe, report, clock)
     fits = repaired.fits
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
@@ -121,13 +124,11 @@ def edit_model(
         if edit.repair != "none":
             with clock.stage("repair"):
                 fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(recipe, windows)))
-            tell_fits([fit], report)
+            tell_fits([fit], plan.model.layers, report)
             fits.append(fit)
         del pairs
         trainee.install()
-    gone = {layer for edit in plan.edits for layer in range(edit.start + edit.put_back, edit.stop)}
-    for layer, network in sorted(repaired.networks.items()):
-        decoder.attach(network, layer - sum(one < layer for one in gone))
+    attach_networks(decoder, left, repaired.networks)
     sentence = describe_repair(plan.edits, fits)
     if sentence is not None:
         report.say(sentence)

@@ -64,23 +64,27 @@ def repair_model(
         windows = windows.marked(special_tokens(opened))
     with clock.stage("repair"):
         repaired = repair(how, RepairTask(student, windows, len(held_out_windows(recipe, windows)), report))
-    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], report)
+    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), report)
     if repaired.fits and not any(fit.written for fit in repaired.fits):
         report.say("layers write through what is not known: closed forms refit what they read, not what they write")
     return repaired
 
 
-def tell_fits(fits: list[Fit], report: Reporter) -> None:
+def tell_fits(fits: list[Fit], layers: int, report: Reporter) -> None:
+    """layers: of the dense model."""
     for fit in fits:
         if fit.before is None or fit.after is None:
             continue
         share = fit.after / fit.before if fit.before else math.nan
+        where = f"layer {fit.layer}" if fit.layer >= 0 else "embedding"
+        target = f"input of layer {fit.stop}" if fit.stop < layers else "output of the last layer"
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
         how += f", {'then' if fit.written else 'by'} gradient descent" if fit.descended else ""
-        report.say(f"layer {fit.layer} meets h[{fit.stop}]: error on held-out tokens {share:.3f} of what it was{how}")
+        report.say(f"{where}: held-out reconstruction error × {share:.3f} (target: {target}){how}")
         if not fit.after <= fit.before:  # nor if one is not a number
-            report.warn(f"the repair of layer {fit.layer} makes held-out tokens worse: give more --samples")
+            remedy = "give more --samples, or choose another repair"
+            report.warn(f"the repair behind {where} makes held-out tokens worse: {remedy}")
 
 
 class Gate:

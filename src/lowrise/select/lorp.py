@@ -17,27 +17,32 @@ import torch
 from torch import Tensor
 
 from lowrise.errors import RecipeError
+from lowrise.model.decoder import Decoder
 from lowrise.observe.stream import Observation
+from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice, spans_of
+from lowrise.select.selection import Selection
 
 _CLUSTERS = ((1.0, 2), (0.7, 3), (-math.inf, 4))  # from this locality on, so many
 
 
-def choose_by_locality(observation: Observation, k: int) -> Choice:
-    """k layers as published, but for k-means: it starts from each layer in turn, not at random.
+def check(decoder: Decoder, _recipe: Recipe, k: int | None) -> None:
+    """Raises RecipeError for more layers than there are between the first and the last."""
+    most = len(decoder) - 2
+    if k is not None and k > most:
+        expected = f"at most {most} layers, for lorp keeps the first and the last"
+        raise RecipeError("--remove", expected, f"{k}", "remove fewer layers, or choose another criterion")
 
-    Raises RecipeError for more layers than there are between the first and the last.
-    """
+
+def choose(selection: Selection) -> Choice:
+    return choose_by_locality(selection.observation, selection.count)
+
+
+def choose_by_locality(observation: Observation, k: int) -> Choice:
+    """k layers as published, but for k-means: it starts from each layer in turn, not at random."""
     # what is not a number is like nothing: a layer whose states failed is not the one to drop
     cosines = observation.similarity.pairs()[:-1, :-1].nan_to_num(nan=-1.0)
     layers = len(cosines)
-    if k > layers - 2:
-        raise RecipeError(
-            "--remove",
-            f"at most {layers - 2} layers, for lorp keeps the first and the last",
-            f"{k}",
-            "remove fewer layers, or choose another criterion",
-        )
     locality = _locality(cosines)
     labels = clusters(cosines, min(next(count for least, count in _CLUSTERS if locality >= least), layers))
     redundancy = [_mean(cosines[layer, other] for other in _like(labels, layer)) for layer in range(layers)]
@@ -49,7 +54,7 @@ def choose_by_locality(observation: Observation, k: int) -> Choice:
         "clusters": labels,
         "redundancy": [one if math.isfinite(one) else None for one in redundancy],
     }
-    return Choice(spans_of(gone), scores)
+    return Choice(spans_of(gone), scores, way_out="another criterion may keep it")
 
 
 def _locality(cosines: Tensor) -> float:
