@@ -100,6 +100,16 @@ def as_text(content: bytes, where: object, raising: type[InputError], expected: 
         return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
+def kind_of(path: Path | str, raising: type[InputError], expected: str, remedy: str) -> str | None:
+    """`file`, `folder`, or else in words what stands at a path that the user named; None where nothing does."""
+    with refusing(path, raising, expected, remedy):
+        try:
+            mode = Path(path).stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else _kind(mode)
+
+
 def sha256_of(path: Path | str) -> str:
     """Of a regular file's bytes. Raises as `opened`."""
     with opened(path) as stream:
@@ -202,7 +212,11 @@ class _UniqueKeys(PARSER):  # type: ignore[misc,valid-type]
 
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise UnreadableError(_KINDS.get(stat.S_IFMT(status.st_mode), "a special file"))
+        raise UnreadableError(_kind(status.st_mode))
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def _integer(digits: str, most: int = MOST_INTEGER) -> int:

@@ -25,6 +25,10 @@ class TestPlace:
     def test_a_file_of_another_kind(self, run_refused: Refused, text_file: Path) -> None:
         run_refused(model=text_file, says=(text_file, "a folder, a .gguf file or a hub id"))
 
+    @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "x" * 300 + ".gguf"])
+    def test_a_name_longer_than_names_can_be(self, run_refused: Refused, name: str) -> None:
+        run_refused(model=name, says=("too long",))
+
     def test_an_empty_folder(self, run_refused: Refused, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         run_refused(model=tmp_path / "empty", says=("empty", "no config.json"))
@@ -50,7 +54,7 @@ class TestConfig:
             ('"llama"', ("config.json",)),
             ("{}", ("a model that stock transformers knows", "model_type None")),
             ('{"model_type": "nonsense"}', ("a model that stock transformers knows", "'nonsense'")),
-            ('{"model_type": ["llama"]}', ("a mapping with a model_type",)),
+            ('{"model_type": ["llama"]}', ("text as model_type",)),
         ],
     )
     def test_unusable(
@@ -59,6 +63,17 @@ class TestConfig:
         folder = copied(tmp_path / "model", tiny_folder)
         (folder / "config.json").write_text(content, encoding="utf-8")
         run_refused(model=folder, says=(folder, *says))
+
+    @pytest.mark.parametrize("value", [7, True, "LlamaForCausalLM", {"a": 1}, [[]], [None], [{}], [False]])
+    @pytest.mark.parametrize("name", ["architectures", "auto_map", "transformers_weights", "model_type"])
+    def test_a_value_of_another_type(
+        self, run_refused: Refused, tmp_path: Path, tiny_folder: Path, name: str, value: Any
+    ) -> None:
+        if (name, type(value)) in {("auto_map", dict), ("transformers_weights", str), ("model_type", str)}:
+            return  # the right type
+        folder = copied(tmp_path / "model", tiny_folder)
+        edit_config(folder, **{name: value})
+        run_refused(model=folder, says=("config.json", f"as {name}"))
 
     @pytest.mark.parametrize(
         "changes",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -119,6 +121,37 @@ class TestCommandLine:
     @pytest.mark.parametrize("size", ["lots", "-1", "4X", "G", "nan", "inf", "", "1e400", "4 potatoes"])
     def test_max_ram_that_is_no_size(self, run_refused: Refused, size: str) -> None:
         run_refused("--max-ram", size, says=("--max-ram: expected a size such as 800M or 4G", f"found '{size}'"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "MODEL", "--text", "LONG"],
+        ["run", "MODEL", "--eval-text", "LONG"],
+        ["run", "MODEL", "--dataset", "LONG"],
+        ["run", "--recipe", "LONG"],
+        ["apply", "MODEL", "LONG"],
+        ["apply", "LONG", "PLAN"],
+        ["measure", "MODEL", "--dense", "LONG"],
+        ["measure", "MODEL", "--tasks", "piqa", "--task-dir", "LONG"],
+        ["measure", "LONG"],
+        ["observe", "LONG"],
+        ["compare", "LONG"],
+        ["compare", "MODEL", "--out", "LONG"],
+        ["report", "LONG"],
+    ],
+    ids=" ".join,
+)
+def test_every_path_may_be_longer_than_paths_can_be(
+    refused: Refused, place: Path, tiny_folder: Path, tiny_plan: dict[str, Any], arguments: list[str], tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(tiny_plan), encoding="utf-8")
+    stands_for = {"MODEL": tiny_folder, "LONG": tmp_path / ("x" * 300), "PLAN": plan}
+    out = [] if arguments[0] in ("measure", "report") or "--out" in arguments else ["--out", place / "out"]
+    more = {"run": ["--remove", "2"], "compare": ["--remove", "2", "--presets", "laco", "--quiet"]}
+    given = [stands_for.get(word, word) for word in arguments]
+    refused(*given, *out, *more.get(arguments[0], []), says=("too long",))
 
 
 class TestRecipe:

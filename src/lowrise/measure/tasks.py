@@ -14,6 +14,7 @@ from lowrise.measure.identity import files_sha256
 from lowrise.measure.quiet import quiet_lm_eval
 from lowrise.measure.task_files import check_task_files
 from lowrise.progress import Reporter
+from lowrise.reading import kind_of
 
 FEWSHOT_SEED = 1234  # what lm-eval's own command line sets
 
@@ -95,10 +96,12 @@ def load_tasks(
 
 def _manager(names: list[str], task_dir: str | None) -> Any:
     """lm-eval's index: of `task_dir` alone if that has all `names`, since lm-eval's own 14,000 tasks take long."""
-    if task_dir is not None and not Path(task_dir).is_dir():
-        found = "a file" if Path(task_dir).exists() else "nothing there"
-        raise TaskError("--task-dir", f"a folder of lm-eval task files at {task_dir}", found, "check the path")
     if task_dir is not None:
+        expected, remedy = "a folder of lm-eval task files as --task-dir", "check the path"
+        kind = kind_of(task_dir, TaskError, expected, remedy)
+        if kind != "folder":
+            found = "nothing there" if kind is None else "a file" if kind == "file" else kind
+            raise TaskError(task_dir, expected, found, remedy)
         check_task_files(Path(task_dir))
     from lm_eval.tasks import TaskManager
 

@@ -27,7 +27,7 @@ from lowrise.model.sizes import check_layers, check_numbers
 from lowrise.model.tokenizing import tokenizing
 from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
 from lowrise.plan import ModelRecord
-from lowrise.reading import read_json
+from lowrise.reading import kind_of, read_json
 
 # What transformers and the parsers below it raise on files that are not what they should be.
 _UNUSABLE: tuple[type[Exception], ...] = (
@@ -36,6 +36,10 @@ _UNUSABLE: tuple[type[Exception], ...] = (
     pickle.UnpicklingError,
     StrictDataclassError,
 )
+
+# What config.json says beside the numbers, by type. The numbers are checked by the family's own config class.
+_TYPES = {"model_type": str, "architectures": list, "auto_map": dict, "transformers_weights": str}
+_WORDS = {str: "text", list: "list", dict: "mapping"}
 
 
 @dataclass
@@ -161,15 +165,16 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
 
 def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
     """(folder, gguf file or None, hub revision or None)."""
-    path = Path(source)
-    if path.is_dir():
+    path, expected, remedy = Path(source), "a folder, a .gguf file or a hub id", "check the path"
+    kind = kind_of(source, ModelError, expected, remedy)
+    if kind == "folder":
         return path, None, None
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(source, "a folder, a .gguf file or a hub id", "a file of another kind", "check the path")
+    if kind == "file" and path.suffix == ".gguf":
         return path.parent, path, None
+    if kind is not None:
+        raise ModelError(source, expected, "a file of another kind" if kind == "file" else kind, remedy)
     if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix == ".gguf":
-        raise ModelError(source, "a folder, a .gguf file or a hub id", "nothing there", "check the path")
+        raise ModelError(source, expected, "nothing there", remedy)
     from huggingface_hub import snapshot_download
 
     patterns = hub_files(trust_remote_code, allow_pickle)
@@ -185,8 +190,9 @@ def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> di
         raise ModelError(source, "a model folder with config.json", "no config.json in it", "check the path")
     config = read_json(file, ModelError, "JSON", "fetch the model again", lenient=True)
     check_side_files(folder)
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
+    if not isinstance(config, dict):
         raise ModelError(file, "a mapping with a model_type", "something else", "fetch the model again")
+    _check_types(config, file)
     if config.get("quantization_config"):
         said = config["quantization_config"]
         method = said.get("quant_method", "unknown method") if isinstance(said, dict) else "unknown method"
@@ -205,6 +211,16 @@ def _check_config_file(folder: Path, source: str, trust_remote_code: bool) -> di
         found = f"model_type {config.get('model_type')!r}"
         raise ModelError(source, "a model that stock transformers knows", found, "upgrade transformers or check it")
     return config
+
+
+def _check_types(config: dict[str, Any], file: Path) -> None:
+    """Raises ModelError where config.json holds another type than everyone who reads it takes for granted."""
+    for name, kind in _TYPES.items():
+        value = config.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise ModelError(file, f"a {_WORDS[kind]} as {name}", repr(value), "fetch the model again")
+    if not all(isinstance(name, str) for name in config.get("architectures") or []):
+        raise ModelError(file, "class names as architectures", repr(config["architectures"]), "fetch the model again")
 
 
 def _check_kind(config: Any, source: str, is_gguf: bool) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lowrise.errors import OutputError
 from lowrise.plan import Plan, read_plan
-from lowrise.reading import MOST_YAML, read_json, read_text
+from lowrise.reading import MOST_YAML, kind_of, read_json, read_text
 
 _COUNTS = ("n", "chance", "fewshot", "subtasks")  # of a task: what is no score
 
@@ -209,9 +209,10 @@ def read_folder(folder: Path) -> Contents:
     Raises OutputError (or PlanError) in one line for what is missing, damaged, or of two different runs.
     """
     side = folder / "lowrise"
-    if not side.is_dir():
+    expected, remedy = "an output folder of `lowrise run` or `apply`", "check the path"
+    if kind_of(side, OutputError, expected, remedy) != "folder":
         found = "no folder `lowrise` in it" if folder.is_dir() else "nothing of that kind"
-        raise OutputError(folder, "an output folder of `lowrise run` or `apply`", found, "check the path")
+        raise OutputError(folder, expected, found, remedy)
     raw = _json(side / "results.json")
     results = _parse(Results, raw, side / "results.json")
     plan = read_plan(side / "plan.json")
