@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from lowrise.quality import is_collapse, worst_text
 from lowrise.report import words
-from lowrise.report.folder import Contents, Retained, Spread, Task
+from lowrise.report.folder import Contents
+from lowrise.results import Rate, Spread, TaskRetained, TaskScores
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,15 @@ def costs(contents: Contents) -> list[Row]:
         rows.append(Row(name, "", text(before) if before is not None else "", text(after), change))
     for name, value in results.perplexity.items():
         old = dense.perplexity.get(name) if dense is not None else None
-        ratio = results.retained.perplexity_ratio.get(name)
+        ratio = results.perplexity_ratio.get(name)
         note = f"{name}, {value.windows:,} windows of {value.length:,} tokens"
         change = words.ratio(ratio) if ratio is not None else ""
         before = words.decimal(old.value) if old is not None else ""
         rows.append(Row("perplexity", note, before, words.decimal(value.value), change, is_collapse(ratio)))
-    mean = results.retained.tasks_mean
-    if mean is not None and mean.ratio is not None:
+    mean = results.tasks_mean
+    if mean.ratio is not None:
         rows.append(Row("tasks", f"mean of {covered(contents, 'ratio')}", "", "", kept(mean)))
-    if mean is not None and mean.above_chance is not None:
+    if mean.above_chance is not None:
         rows.append(
             Row(
                 "tasks, above chance",
@@ -125,13 +126,13 @@ def tiles(contents: Contents) -> list[Tile]:
         Tile("Layers", f"{plan.model.layers} → {plan.layers_after}", f"{gone} gone"),
         Tile("Parameters kept", words.percent(plan.parameters_after / plan.parameters_before), size),
     ]
-    ratios = results.retained.perplexity_ratio
+    ratios = results.perplexity_ratio
     if ratios:
         worst = worst_text(ratios)
         note = f"on {worst}" + (f", the worst of {len(ratios)}" if len(ratios) > 1 else "")
         found.append(Tile("Perplexity", words.ratio(ratios[worst]), note, is_collapse(ratios[worst])))
-    mean = results.retained.tasks_mean
-    if mean is not None and mean.ratio is not None:
+    mean = results.tasks_mean
+    if mean.ratio is not None:
         note = f"of the dense score, mean of {covered(contents, 'ratio')}"
         found.append(Tile("Tasks keep", words.percent(mean.ratio), note))
     writing = [timing for timing in timings(contents) if timing.name.startswith("writing")]
@@ -147,7 +148,7 @@ def tiles(contents: Contents) -> list[Tile]:
 
 def covered(contents: Contents, share: str) -> str:
     """The tasks that have this share, `ratio` or `above_chance`, so those that its mean is over."""
-    kept_of = contents.results.retained.tasks.values()
+    kept_of = contents.results.tasks_retained.values()
     return words.tasks(sum(getattr(one, share) is not None for one in kept_of), len(contents.results.tasks))
 
 
@@ -156,8 +157,8 @@ def scores(contents: Contents) -> list[Score]:
     dense = contents.results.dense.tasks if contents.results.dense is not None else {}
     rows = []
     for name, task in contents.results.tasks.items():
-        metrics, before = task.metrics(), dense.get(name, Task()).metrics()
-        share = contents.results.retained.tasks.get(name)
+        metrics, before = _known(task), _known(dense.get(name))
+        share = contents.results.tasks_retained.get(name)
         wanted = (share.metric if share is not None else None, "acc_norm", "acc")
         metric = next((key for key in wanted if key in metrics), min(metrics, default=None))
         if metric is not None:
@@ -167,6 +168,12 @@ def scores(contents: Contents) -> list[Score]:
     return rows
 
 
+def _known(task: TaskScores | None) -> dict[str, tuple[float, float | None]]:
+    """The metrics that have a value, each with its standard error."""
+    scored = {} if task is None else {name: (task.score(name), task.error(name)) for name in task.metrics}
+    return {name: (value, error) for name, (value, error) in scored.items() if value is not None}
+
+
 def timings(contents: Contents) -> list[Timing]:
     """Prefill and decode rates by batch size, then the time to the first token, then memory."""
     speed = contents.results.speed
@@ -174,8 +181,8 @@ def timings(contents: Contents) -> list[Timing]:
         return []
     found: list[Timing | None] = []
     for kind, title in (("prefill", "reading"), ("decode", "writing")):
-        before: dict[str, Spread] = getattr(speed.dense, kind)
-        after: dict[str, Spread] = getattr(speed.compressed, kind)
+        before: dict[str, Rate] = getattr(speed.dense, kind)
+        after: dict[str, Rate] = getattr(speed.compressed, kind)
         for batch in (batch for batch in before if batch in after):
             ratio = speed.ratio.get(kind, {}).get(batch)
             ideal = speed.ideal.get(kind, {}).get(batch)
@@ -195,14 +202,14 @@ def timings(contents: Contents) -> list[Timing]:
     return [timing for timing in found if timing is not None]
 
 
-def _timing(name: str, dense: Spread | None, compressed: Spread | None, write: Callable[[float], str]) -> Timing | None:
-    old, new = dense.value if dense else None, compressed.value if compressed else None
-    if dense is None or compressed is None or not old or not new:
+def _timing(name: str, dense: Spread | Rate, compressed: Spread | Rate, write: Callable[[float], str]) -> Timing | None:
+    old, new = dense.value, compressed.value
+    if not old or not new:
         return None
     return Timing(name, False, old, new, _with_range(dense, write), _with_range(compressed, write), new / old)
 
 
-def kept(share: Retained | None, *, above_chance: bool = False) -> str:
+def kept(share: TaskRetained | None, *, above_chance: bool = False) -> str:
     """`92.3% [90.1–94.5]`; empty where it was not measured."""
     if share is None:
         return ""
@@ -214,9 +221,8 @@ def kept(share: Retained | None, *, above_chance: bool = False) -> str:
     return words.percent(value) + bounds
 
 
-def _with_range(spread: Spread, write: Callable[[float], str]) -> str:
+def _with_range(spread: Spread | Rate, write: Callable[[float], str]) -> str:
     """The median and, where it is known, the range around it."""
-    assert spread.value is not None
     if spread.low is None or spread.high is None:
         return write(spread.value)
     return f"{write(spread.value)} [{write(spread.low)}–{write(spread.high)}]"
