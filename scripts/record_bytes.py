@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -86,11 +87,11 @@ def run(arguments: list[str], out: Path) -> dict[str, str]:
     from lowrise import cli
     from lowrise.measure import samples
 
-    cli.keep_streams = lambda: None  # they are this script's
     samples.NEW_TOKENS = 8  # written text is no part of a plan, and a quarter of a run
     sys.argv = ["lowrise", "run", *arguments, "--out", str(out), "--quiet", "--force"]
     errors = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+    keeping = mock.patch.object(cli, "keep_streams")  # stdout and stderr are this script's
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors), keeping:
         try:
             cli.main()
         except SystemExit as ended:

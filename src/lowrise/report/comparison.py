@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,8 +18,9 @@ from lowrise.errors import printable
 from lowrise.files import write_file
 from lowrise.plan import ModelRecord, Plan
 from lowrise.quality import collapsed_on
-from lowrise.report import words
-from lowrise.report.tasks import known, share_with_interval
+from lowrise.report import numbers
+from lowrise.report.numbers import Number, times
+from lowrise.report.readings import Reading, known, peak_until_written, seconds_to_compress
 from lowrise.results import (
     Collapse,
     ComingRow,
@@ -29,12 +29,8 @@ from lowrise.results import (
     FailedRow,
     MeasuredModel,
     Results,
-    TaskRetained,
     TaskScores,
 )
-
-# The stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
-_COMPRESSING = ("observe", "search", "pairs", "training", "repair")
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,8 @@ def summarise_row(row: RowState, layers: int) -> DoneRow | FailedRow | ComingRow
         return FailedRow(**line, reason=row.reason, seconds=row.seconds)
     results, plan = row.results, row.plan
     assert results is not None and results.retained is not None and plan is not None
-    retained, memory, stages = results.retained, results.memory, results.seconds
+    retained = results.retained
+    new = {one.key: one.record(results) for one in numbers.NUMBERS if one.is_kept_by_rows}
     steady = known(results.stability)
     collapse = collapsed_on(retained.perplexity_ratio, plan.scores)
     return DoneRow(
@@ -98,59 +95,46 @@ def summarise_row(row: RowState, layers: int) -> DoneRow | FailedRow | ComingRow
         retained_tasks=retained.tasks,
         stability=fmean(steady) if steady else None,
         stability_tasks=results.stability,
-        seconds_to_compress=round(sum(stages.get(stage, 0.0) for stage in _COMPRESSING), 3),
+        seconds_to_compress=seconds_to_compress(results),
         seconds=row.seconds,
-        seconds_by_stage=stages,
-        peak_bytes=memory.get("peak_device_bytes_until_written", memory["peak_resident_bytes_until_written"]),
+        seconds_by_stage=results.seconds,
+        peak_bytes=peak_until_written(results),
         collapsed=None if collapse is None else Collapse(text=collapse[0], ratio=collapse[1]),
         edits=plan.edits,
         calibration=plan.calibration,
+        **({"numbers": new} if new else {}),
     )
 
 
 def columns(results: Comparison) -> list[tuple[str, list[str]]]:
     """(heading, one cell a row); the dense model is the first row. Empty columns are left out."""
-    rows, layers, dense = results.rows, results.layers, results.dense
-    texts = list(dict.fromkeys(name for row in results.finished for name in row.perplexity_ratio))
-    tasks = any(row.tasks for row in results.finished)
-
-    def cells(cell: Callable[[DoneRow], str]) -> list[str]:
-        return [cell(row) if isinstance(row, DoneRow) else "" for row in rows]
-
+    rows = results.rows
     found = [
         ("preset", ["dense", *(row.preset for row in rows)]),
-        ("layers removed", [f"0 of {layers}", *(f"{row.removed} of {layers}" for row in rows)]),
-        ("parameters kept", ["100%", *cells(lambda row: f"{row.parameters_kept:.1%}")]),
-    ]
-    for name in texts:
-        before = dense.perplexity.get(name)
-        ratios = [_times(row.perplexity_ratio.get(name)) if isinstance(row, DoneRow) else "" for row in rows]
-        found.append((f"perplexity, {name}", [f"{before.value:,.2f}" if before is not None else "", *ratios]))
-    found.append(("tasks retained", ["100%" if tasks else "", *cells(_retained)]))
-    found += [
-        ("stability", ["1.000" if tasks else "", *cells(_stability)]),
-        ("seconds to compress", ["", *cells(lambda row: f"{row.seconds_to_compress:,.1f}")]),
-        ("peak memory", ["", *cells(lambda row: words.megabytes(row.peak_bytes))]),
+        ("layers removed", [f"0 of {results.layers}", *(f"{row.removed} of {results.layers}" for row in rows)]),
+        *((heading, cells) for number in numbers.NUMBERS for heading, cells in _columns_of(number, results)),
         ("loads plainly", ["yes", *("yes" if row.loads_plainly else "no" for row in rows)]),
         ("note", ["", *(note(row) for row in rows)]),
     ]
-    return [(heading, texts) for heading, texts in found if any(texts)]
+    return [(heading, cells) for heading, cells in found if any(cells)]
 
 
-def _retained(row: DoneRow) -> str:
-    mean = row.retained if row.retained is not None else TaskRetained()
-    shares = {name: task.ratio for name, task in row.retained_tasks.items()}
-    return share_with_interval(mean.ratio, mean.ratio_low, mean.ratio_high) + _covered(shares, row)
-
-
-def _stability(row: DoneRow) -> str:
-    return _decimal(row.stability) + _covered(row.stability_tasks, row)
-
-
-def _covered(values: dict[str, float | None], row: DoneRow) -> str:
-    """`, 2 of 4 tasks` where only these have a value; nothing where all have one, or none."""
-    counted, asked = len(known(values)), len(row.tasks)
-    return f", {words.tasks(counted, asked)}" if 0 < counted < asked else ""
+def _columns_of(number: Number, results: Comparison) -> list[tuple[str, list[str]]]:
+    """One column, or one for each text or whatever else its label names by {part}."""
+    view = number.comparison
+    if view is None:
+        return []
+    read = [{one.part: one for one in number.of_row(results, row)} if isinstance(row, DoneRow) else {}
+            for row in results.rows]  # fmt: skip
+    parts = dict.fromkeys([part for one in read for part in one] if "{part}" in view.label else [""])
+    found = []
+    for part in parts:
+        mine = [one.get(part) for one in read]
+        dense = next((one.dense for one in mine if one is not None and one.dense is not None), None)
+        first = view.text(dense) or view.dense(results)
+        cells = [first, *("" if one is None else view.cell(one) for one in mine)]
+        found.append((view.name(Reading(part)), cells))
+    return found
 
 
 def note(row: DoneRow | FailedRow | ComingRow) -> str:
@@ -159,7 +143,7 @@ def note(row: DoneRow | FailedRow | ComingRow) -> str:
         return f"failed: {row.reason}"
     if isinstance(row, ComingRow):
         return "not run yet"
-    return f"collapsed: {_times(row.collapsed.ratio)} on {row.collapsed.text}" if row.collapsed is not None else ""
+    return f"collapsed: {times(row.collapsed.ratio)} on {row.collapsed.text}" if row.collapsed is not None else ""
 
 
 def accuracies(results: Comparison) -> list[tuple[str, list[str]]]:
@@ -177,7 +161,7 @@ def row_line(row: RowState) -> str:
     if row.results is None or row.plan is None:
         return f"failed: {row.reason}"
     ratios = row.results.perplexity_ratio
-    said = [f"perplexity {_times(ratio)} on {name}" for name, ratio in ratios.items()]
+    said = [f"perplexity {times(ratio)} on {name}" for name, ratio in ratios.items()]
     if collapsed_on(ratios, row.plan.scores):
         said.insert(0, "collapsed")
     if row.results.tasks_mean.ratio is not None:
@@ -186,19 +170,18 @@ def row_line(row: RowState) -> str:
 
 
 _INTERVAL = re.compile(r" \([^)]*\)")
-_SHORT = {
-    "layers removed": "removed", "parameters kept": "kept", "tasks retained": "tasks", "seconds to compress": "seconds",
-    "peak memory": "memory", "loads plainly": "plain",
-}  # fmt: skip
+_SHORT = {"layers removed": "removed", "loads plainly": "plain"}
 
 
 def terminal_comparison(results: Comparison) -> Group:
     """The table in 80 columns, without intervals, and below it the notes, which would not fit in a column."""
     shown = [(heading, cells) for heading, cells in columns(results) if heading != "note"]
     texts = [heading for heading, _ in shown if heading.startswith("perplexity")]
+    views = [number.comparison for number in numbers.NUMBERS if number.comparison is not None]
+    brief = _SHORT | {view.label: view.short for view in views if view.short}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for index, (heading, _) in enumerate(shown):
-        short = "perplexity" if texts == [heading] else _SHORT.get(heading, heading)
+        short = "perplexity" if texts == [heading] else brief.get(heading, heading)
         table.add_column(
             Text(printable(short)), justify="right" if index else "left", no_wrap=index == 0, overflow="fold"
         )
@@ -244,6 +227,8 @@ def _flat(row: DoneRow | FailedRow | ComingRow) -> dict[str, Any]:
         for key, value in (row.retained.model_dump() if row.retained is not None else {}).items():
             line["retained" if key == "ratio" else f"retained {key.removeprefix('ratio_')}"] = value
         line["stability"] = row.stability
+        for key, parts in row.numbers.items():
+            line |= {f"{key} {part}".rstrip(): one.value for part, one in parts.items()}
         for name, scores in row.tasks.items():
             line |= {f"{name} {metric}": value for metric, value in scores.model_dump().items()}
             if name in row.stability_tasks:
@@ -270,9 +255,11 @@ def _score(task: TaskScores | None) -> str:
     return _decimal(task.score(metric)) + ("" if error is None else f" ± {error:.3f}")
 
 
-def _times(value: float | None) -> str:
-    return "" if value is None else f"×{value:,.2f}" if value < 1e4 else f"×{value:.1e}"
-
-
 def _decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def strong_headings(results: Comparison) -> list[str]:
+    """Of the columns that a page shows in bold."""
+    strong = [one for one in numbers.NUMBERS if one.comparison is not None and one.comparison.strong]
+    return [heading for one in strong for heading, _ in _columns_of(one, results)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from lowrise.report import words
-from lowrise.report.tasks import known
+from lowrise.report.readings import known
 from lowrise.results import Comparison, DoneRow, TaskScores
 
 _DRAWN = 100.0  # times dense: what lies beyond would press all others flat, on a logarithmic axis too

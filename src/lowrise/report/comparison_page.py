@@ -7,7 +7,7 @@ from typing import Any
 from lowrise.quality import COLLAPSED_RATIO
 from lowrise.report import words
 from lowrise.report.charts import DENSE, MARKERS, SERIES, Chart, canvas, finish, hover, intervals, line, rule
-from lowrise.report.comparison import accuracies, columns, note
+from lowrise.report.comparison import accuracies, columns, note, strong_headings
 from lowrise.report.comparison_best import best_row
 from lowrise.report.comparison_measures import Measure, measures
 from lowrise.report.document import render_page
@@ -34,7 +34,7 @@ def comparison_page(results: Comparison) -> str:
         tiles=_tiles(results, sizes, drawn),
         notices=_notices(results),
         table=_shown(table),
-        strong=[heading for heading, _ in table if heading.startswith(("perplexity", "tasks", "stability"))],
+        strong=strong_headings(results),
         ruined={index for index, row in enumerate(results.rows, 1) if isinstance(row, DoneRow) and row.collapsed},
         tasks=_shown(accuracies(results)),
         facts=_facts(results),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lowrise.quality import is_collapse, worst_text
-from lowrise.report import words
+from lowrise.report import numbers, words
 from lowrise.report.folder import Contents
-from lowrise.results import Rate, Spread, TaskRetained, TaskScores
+from lowrise.report.readings import Value
+from lowrise.results import TaskRetained, TaskScores
 
 
 @dataclass(frozen=True)
@@ -84,37 +84,15 @@ class Timing:
 
 
 def costs(contents: Contents) -> list[Row]:
-    results, dense = contents.results, contents.results.dense
     rows = []
-    for name, key, text in (
-        ("layers", "layers", words.count),
-        ("parameters", "parameters", words.count),
-        ("of them embeddings", "parameters_embeddings", words.count),
-        (f"weights, {results.dtype}", "bytes", words.megabytes),
-    ):
-        before, after = getattr(dense, key, None), getattr(results, key)
-        change = words.percent(after / before) if before else ""
-        rows.append(Row(name, "", text(before) if before is not None else "", text(after), change))
-    for name, value in results.perplexity.items():
-        old = dense.perplexity.get(name) if dense is not None else None
-        ratio = results.perplexity_ratio.get(name)
-        note = f"{name}, {value.windows:,} windows of {value.length:,} tokens"
-        change = words.ratio(ratio) if ratio is not None else ""
-        before = words.decimal(old.value) if old is not None else ""
-        rows.append(Row("perplexity", note, before, words.decimal(value.value), change, is_collapse(ratio)))
-    mean = results.tasks_mean
-    if mean.ratio is not None:
-        rows.append(Row("tasks", f"mean of {covered(contents, 'ratio')}", "", "", kept(mean)))
-    if mean.above_chance is not None:
-        rows.append(
-            Row(
-                "tasks, above chance",
-                f"mean of {covered(contents, 'above_chance')}",
-                "",
-                "",
-                kept(mean, above_chance=True),
-            )
-        )
+    for number in numbers.NUMBERS:
+        view = number.costs
+        if view is not None:
+            for reading in number.read(contents.results):
+                bad = number.alarm(reading.kept.value if reading.kept is not None else None)
+                name = view.name(reading, contents.results.dtype)
+                texts = view.text(reading.dense), view.text(reading.value), view.kept_text(reading)
+                rows.append(Row(name, view.about(reading), *texts, bad))
     return rows
 
 
@@ -176,37 +154,18 @@ def _known(task: TaskScores | None) -> dict[str, tuple[float, float | None]]:
 
 def timings(contents: Contents) -> list[Timing]:
     """Prefill and decode rates by batch size, then the time to the first token, then memory."""
-    speed = contents.results.speed
-    if speed is None or speed.dense is None:
-        return []
-    found: list[Timing | None] = []
-    for kind, title in (("prefill", "reading"), ("decode", "writing")):
-        before: dict[str, Rate] = getattr(speed.dense, kind)
-        after: dict[str, Rate] = getattr(speed.compressed, kind)
-        for batch in (batch for batch in before if batch in after):
-            ratio = speed.ratio.get(kind, {}).get(batch)
-            ideal = speed.ideal.get(kind, {}).get(batch)
-            made = _timing(f"{title}, batch {batch}", before[batch], after[batch], words.rate)
-            if made is not None:
-                made = replace(made, rate=True, ideal=ideal.ratio if ideal is not None else None)
-                found.append(replace(made, ratio=ratio.value) if ratio is not None and ratio.value else made)
-    found.append(
-        _timing(
-            "time to the first token", speed.dense.first_token_seconds, speed.compressed.first_token_seconds,
-            words.seconds,
-        )
-    )  # fmt: skip
-    for name, key in (("cache a token", "kv_bytes_per_token"), ("peak memory", "peak_bytes")):
-        old, new = (Spread(median=getattr(pace, key)) for pace in (speed.dense, speed.compressed))
-        found.append(_timing(name, old, new, words.megabytes))
-    return [timing for timing in found if timing is not None]
-
-
-def _timing(name: str, dense: Spread | Rate, compressed: Spread | Rate, write: Callable[[float], str]) -> Timing | None:
-    old, new = dense.value, compressed.value
-    if not old or not new:
-        return None
-    return Timing(name, False, old, new, _with_range(dense, write), _with_range(compressed, write), new / old)
+    found = []
+    for number in numbers.NUMBERS:
+        view = number.speed
+        for reading in number.read(contents.results) if view is not None else ():
+            before, after, kept = reading.dense, reading.value, reading.kept
+            if view is None or before is None or after is None or not before.value or not after.value:
+                continue
+            ratio = kept.value if kept is not None and kept.value else after.value / before.value
+            texts = view.text(before), view.text(after)
+            ideal = kept.ideal if kept is not None else None
+            found.append(Timing(view.name(reading), not number.lower, before.value, after.value, *texts, ratio, ideal))
+    return found
 
 
 def kept(share: TaskRetained | None, *, above_chance: bool = False) -> str:
@@ -215,14 +174,4 @@ def kept(share: TaskRetained | None, *, above_chance: bool = False) -> str:
         return ""
     name = "above_chance" if above_chance else "ratio"
     value, low, high = getattr(share, name), getattr(share, f"{name}_low"), getattr(share, f"{name}_high")
-    if value is None:
-        return ""
-    bounds = "" if low is None or high is None else f" [{words.bare_percent(low)}–{words.bare_percent(high)}]"
-    return words.percent(value) + bounds
-
-
-def _with_range(spread: Spread | Rate, write: Callable[[float], str]) -> str:
-    """The median and, where it is known, the range around it."""
-    if spread.low is None or spread.high is None:
-        return write(spread.value)
-    return f"{write(spread.value)} [{write(spread.low)}–{write(spread.high)}]"
+    return "" if value is None else numbers.bracketed(Value(value, low, high))

@@ -6,7 +6,7 @@ it where there is one. So what was set is written, in the order of the fields, a
 
 from __future__ import annotations
 
-from lowrise.results.comparison import Collapse, ComingRow, ComparedRow, Comparison, DoneRow, FailedRow
+from lowrise.results.comparison import Collapse, ComingRow, ComparedRow, Comparison, DoneRow, FailedRow, NumberRecord
 from lowrise.results.observation import Analysis, Matrix, Norms, Observation, Seen
 from lowrise.results.record import FORMAT, Record
 from lowrise.results.run import (
@@ -42,6 +42,7 @@ __all__ = [
     "Matrix",
     "MeasuredModel",
     "Norms",
+    "NumberRecord",
     "Observation",
     "Pace",
     "Perplexity",

@@ -18,6 +18,14 @@ class Collapse(Record):
     ratio: float
 
 
+class NumberRecord(Record):
+    """Of the dense model, of the compressed one, and what the one is of the other, as far as they are known."""
+
+    dense: float | None
+    value: float | None
+    kept: float | None
+
+
 class _Row(Record):
     name: str
     preset: str
@@ -30,7 +38,8 @@ class _Row(Record):
 class DoneRow(_Row):
     """A preset at a size, finished. perplexity: values by text. stability: the mean over tasks that have one.
 
-    seconds_to_compress: choosing, editing, repairing. numbers: of rows of `report/numbers.py` that have no key here.
+    seconds_to_compress: choosing, editing, repairing. numbers: of rows of `report/numbers.py` that have no key here, by
+    key and part.
     """
 
     status: Literal["done"]
@@ -51,7 +60,7 @@ class DoneRow(_Row):
     collapsed: Collapse | None
     edits: list[Edit]
     calibration: CalibrationRecord
-    numbers: dict[str, float | None] = {}
+    numbers: dict[str, dict[str, NumberRecord]] = {}
 
 
 class FailedRow(_Row):
