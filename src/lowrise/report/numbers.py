@@ -122,14 +122,6 @@ def _filled(text: str, reading: Reading, dtype: str = "") -> str:
     return text
 
 
-def _two_digits(value: float) -> str:
-    return f"{value:,.2f}"
-
-
-def _tenths(value: float) -> str:
-    return f"{value:.1%}"
-
-
 def times(value: float) -> str:
     """In a table of many methods, some of them ruins."""
     return f"×{value:,.2f}" if value < 1e4 else f"×{value:.1e}"
@@ -187,9 +179,9 @@ NUMBERS: tuple[Number, ...] = (
     ),
     Number(
         "parameters", partial(readings.size, "parameters"), True,
-        terminal=View("parameters", _count, plain(_tenths)),
+        terminal=View("parameters", _count, plain(words.percent)),
         costs=View("parameters", _count, plain(words.percent)),
-        comparison=Column("parameters kept", kept=plain(_tenths), short="kept", dense=lambda _: "100%"),
+        comparison=Column("parameters kept", kept=plain(words.percent), short="kept", dense=lambda _: "100%"),
         compared=lambda _, row: [Reading(kept=Value(row.parameters_kept))],
     ),
     Number(
@@ -204,9 +196,9 @@ NUMBERS: tuple[Number, ...] = (
     ),
     Number(
         "perplexity", readings.perplexity, True,
-        terminal=View("perplexity, {part}", plain(_two_digits), plain(lambda ratio: f"×{ratio:.2f}")),
+        terminal=View("perplexity, {part}", plain(words.decimal), plain(words.ratio)),
         costs=View("perplexity", plain(words.decimal), plain(words.ratio), "{part}, {note}"),
-        comparison=Column("perplexity, {part}", plain(_two_digits), plain(times), strong=True),
+        comparison=Column("perplexity, {part}", plain(words.decimal), plain(times), strong=True),
         compared=readings.compared_perplexity,
         alarm=is_collapse,
     ),
@@ -229,13 +221,13 @@ NUMBERS: tuple[Number, ...] = (
     ),
     Number(
         "stability", lambda found: readings.mean(found.stability, len(found.tasks)), False,
-        terminal=View("stability, mean of {tasks}", plain(_tenths)),
+        terminal=View("stability, mean of {tasks}", plain(words.percent)),
         comparison=Column("stability", plain("{:.3f}".format), strong=True, dense=partial(_with_tasks, "1.000")),
         compared=readings.compared_stability,
     ),
     Number(
         "agreement", lambda found: readings.mean(found.agreement, len(found.tasks)), False,
-        terminal=View("same answers, mean of {tasks}", plain(_tenths)),
+        terminal=View("same answers, mean of {tasks}", plain(words.percent)),
     ),
     Number(
         "seconds_to_compress", lambda found: [Reading(value=Value(readings.seconds_to_compress(found)))], True,
