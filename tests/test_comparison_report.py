@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lowrise.plan import CalibrationRecord, Drop, ModelRecord, Plan
 from lowrise.report.comparison import (
+    RowState,
     columns,
     csv_comparison,
     markdown_comparison,
@@ -21,56 +24,95 @@ from lowrise.report.comparison import (
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
 from lowrise.report.comparison_page import comparison_page
+from lowrise.results import Comparison, Results
 from pages import Page
 
 TASKS = {"reading": 0.6, "sums": 0.5}
 REASON = "--form: expected a gated <b>MLP</b> | or another form, found none; choose --form paper"
 
 
-def made_row(preset: str, removed: int, ratio: float, kept: float, seconds: float) -> dict[str, Any]:
-    """A row as `Row.about` gives it, of a model of 30 layers and 1,000 parameters whose perplexity is 20."""
-    tasks = {name: {"acc": kept * acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25} for name, acc in TASKS.items()}
+MODEL = ModelRecord(source="a/b", family="llama", layers=30, sha256="cd")
+SIZE = {"parameters_embeddings": 100, "bytes": 4000, "dtype": "float32"}
+
+
+def perplexity(value: float) -> dict[str, Any]:
+    return {"value": value, "loss": math.log(value), "tokens": 64, "windows": 2, "length": 32, "bos": False}
+
+
+def scored(kept: float) -> dict[str, Any]:
+    return {
+        name: {"acc": kept * acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25, "fewshot": 0}
+        for name, acc in TASKS.items()
+    }
+
+
+def made_row(preset: str, removed: int, ratio: float, kept: float, took: float, **changes: Any) -> RowState:
+    """A row as `Row.about` gives it, of a model of 30 layers and 1,000 parameters whose perplexity is 20.
+
+    changes: to parts of its results.
+    """
     results = {
         "layers": 30 - removed,
         "parameters": 1000 - 20 * removed,
-        "perplexity": {"text.txt": {"value": 20 * ratio}},
-        "tasks": tasks,
+        **SIZE,
+        "perplexity": {"text.txt": perplexity(20 * ratio)},
+        "tasks": scored(kept),
         "stability": {"reading": kept, "sums": kept - 0.1},
         "retained": {
+            "layers": 1 - removed / 30,
             "parameters": 1 - removed / 50,
             "perplexity_ratio": {"text.txt": ratio},
             "tasks": {name: {"metric": "acc", "ratio": kept} for name in TASKS},
             "tasks_mean": {"ratio": kept, "ratio_low": kept - 0.05, "ratio_high": kept + 0.05},
         },
         "memory": {"peak_resident_bytes": 3_000_000_000, "peak_resident_bytes_until_written": 1_500_000_000},
-        "seconds": {"open": 4.0, "observe": seconds, "write": 3.0, "measure": 50.0, "total": seconds + 57},
+        "versions": {},
+        "seconds": {"open": 4.0, "observe": took, "write": 3.0, "measure": 50.0, "total": took + 57},
     }
-    calibration = {"source": "words.txt", "samples": 10, "length": 32, "sha256": "ab" * 32, "seed": 0}
-    plan = {"scores": {}, "edits": [], "calibration": calibration}
-    about = {"name": f"{preset}-{removed}", "preset": preset, "removed": removed, "loads_plainly": True}
-    return {**about, "status": "done", "seconds": 60.0, "results": results, "plan": plan}
+    for part, change in changes.items():
+        results[part] |= change
+    plan = Plan(
+        model=MODEL,
+        preset=preset,
+        calibration=CalibrationRecord(source="words.txt", tokens=320, samples=10, length=32, sha256="ab" * 32, seed=0),
+        edits=[Drop(start=0, stop=removed)],
+        layers_after=30 - removed,
+        parameters_before=1000,
+        parameters_after=1000 - 20 * removed,
+    )
+    done = Results.model_validate(results)
+    return RowState(f"{preset}-{removed}", preset, removed, True, "done", 60.0, results=done, plan=plan)
 
 
 @pytest.fixture
-def compared() -> dict[str, Any]:
+def compared() -> Comparison:
     rows = [
         made_row("streamline", 4, 1.5, 0.9, 60),
         made_row("laco", 4, 3e8, 0.5, 20),
         made_row("streamline", 8, 3.0, 0.8, 80),
-        {"name": "laco-8", "preset": "laco", "removed": 8, "loads_plainly": True, "status": "failed", "reason": REASON,
-         "killed": False, "seconds": 5.0},
-        {"name": "laco-9", "preset": "laco", "removed": 9, "loads_plainly": True, "status": "to come"},
-    ]  # fmt: skip
+        RowState("laco-8", "laco", 8, True, "failed", 5.0, REASON),
+        RowState("laco-9", "laco", 9, True),
+    ]
     return summarised(rows)
 
 
-def summarised(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    tasks = {name: {"acc": acc, "acc_stderr": 0.05, "n": 100, "chance": 0.25} for name, acc in TASKS.items()}
-    dense = {"perplexity": {"text.txt": {"value": 20.0}}, "tasks": tasks, "versions": {"lowrise": "0"}}
-    return summarise({"model": {"source": "a/b", "sha256": "cd"}, "layers": 30}, dense, rows, {"seed": 0})
+def summarised(rows: list[RowState]) -> Comparison:
+    dense = Results.model_validate(
+        {
+            "layers": 30,
+            "parameters": 1000,
+            **SIZE,
+            "perplexity": {"text.txt": perplexity(20.0)},
+            "tasks": scored(1.0),
+            "versions": {"lowrise": "0"},
+            "memory": {},
+            "seconds": {},
+        }
+    )
+    return summarise(MODEL, 30, dense, rows, {"seed": 0})
 
 
-def test_the_table_says_it_all_and_leaves_out_what_is_not_known(compared: dict[str, Any]) -> None:
+def test_the_table_says_it_all_and_leaves_out_what_is_not_known(compared: Comparison) -> None:
     table = dict(columns(compared))
     assert table["layers removed"] == ["0 of 30", "4 of 30", "4 of 30", "8 of 30", "8 of 30", "9 of 30"]
     assert table["perplexity, text.txt"] == ["20.00", "×1.50", "×3.0e+08", "×3.00", "", ""]
@@ -88,7 +130,7 @@ def test_the_table_says_it_all_and_leaves_out_what_is_not_known(compared: dict[s
     ]
 
 
-def test_a_reason_does_not_break_the_table(compared: dict[str, Any]) -> None:
+def test_a_reason_does_not_break_the_table(compared: Comparison) -> None:
     lines = markdown_comparison(compared).splitlines()
     assert {line.replace("\\|", "").count("|") for line in lines[:8]} == {11}
     rows = list(csv.DictReader(io.StringIO(csv_comparison(compared))))
@@ -100,7 +142,7 @@ def test_a_reason_does_not_break_the_table(compared: dict[str, Any]) -> None:
     assert "&lt;b&gt;MLP" in page
 
 
-def test_the_terminal_has_80_columns(compared: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_has_80_columns(compared: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
     Console(width=80).print(terminal_comparison(compared))
@@ -109,7 +151,7 @@ def test_the_terminal_has_80_columns(compared: dict[str, Any], capsys: pytest.Ca
     assert max(map(len, lines)) <= 80
 
 
-def test_a_ruin_is_named_and_not_drawn(compared: dict[str, Any]) -> None:
+def test_a_ruin_is_named_and_not_drawn(compared: Comparison) -> None:
     """All four measures are there; perplexity is drawn as far as rows below ×100 go, ×1.0 to ×3.0."""
     found = {one.id: one for one in measures(compared)}
     assert list(found) == ["perplexity-0", "accuracy", "retained", "stability"]
@@ -142,40 +184,39 @@ def test_tasks_decide_who_is_best_only_as_far_as_they_can_tell(kept: float, tile
 
 
 def test_repairing_is_part_of_compressing_and_measuring_is_not() -> None:
-    row = made_row("refit", 8, 1.4, 0.8, 60)
-    row["results"]["seconds"] |= {"search": 20.0, "repair": 30.0, "gate": 7.0, "tasks": 9.0}
-    assert summarised([row])["rows"][0]["seconds_to_compress"] == 110
+    stages = {"search": 20.0, "repair": 30.0, "gate": 7.0, "tasks": 9.0}
+    row = made_row("refit", 8, 1.4, 0.8, 60, seconds=stages)
+    assert summarised([row]).finished[0].seconds_to_compress == 110
 
 
 def test_what_only_tasks_measured_tasks_decide() -> None:
-    rows = [made_row("fold", 8, 1.8, 0.8, 20), made_row("refit", 8, 1.4, 0.78, 60)]
+    nothing = {"retained": {"perplexity_ratio": {}}}
+    rows = [made_row("fold", 8, 1.8, 0.8, 20, **nothing), made_row("refit", 8, 1.4, 0.78, 60, **nothing)]
     results = summarised(rows)
-    for row in results["rows"]:
-        row["perplexity_ratio"] = {}
     assert "best without 8 layersfold80.0% task scores" in Page(comparison_page(results)).text.replace("\n", "")
 
 
-def test_pictures(compared: dict[str, Any], tmp_path: Path) -> None:
+def test_pictures(compared: Comparison, tmp_path: Path) -> None:
     for name in draw_comparison(compared, tmp_path):
         assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
 
 
-def test_nothing_finished_is_no_picture_and_still_a_page(compared: dict[str, Any], tmp_path: Path) -> None:
-    results = {**compared, "rows": compared["rows"][3:]}
+def test_nothing_finished_is_no_picture_and_still_a_page(compared: Comparison, tmp_path: Path) -> None:
+    results = compared.but(rows=compared.rows[3:])
     assert draw_comparison(results, tmp_path) == []
     assert "Not run yet" in comparison_page(results)
 
 
 def test_what_has_no_value_is_left_empty_and_stops_nothing(tmp_path: Path) -> None:
     """Where the dense model scores 0, or too few resamples have a value, results hold null."""
-    without = made_row("streamline", 4, 1.3, 0.9, 60.0)
-    results = without["results"]
-    results["retained"]["tasks_mean"] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
-    results["retained"]["tasks"] = {name: {"metric": "acc", "ratio": None} for name in TASKS}
-    results["stability"] = {"reading": None, "sums": 0.8}
-    results["tasks"]["sums"] |= {"acc_stderr": None}
-    unsure = made_row("laco", 4, 1.4, 0.8, 5.0)
-    unsure["results"]["retained"]["tasks_mean"] |= {"ratio_low": None, "ratio_high": None}
+    nothing = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+    without = made_row(
+        "streamline", 4, 1.3, 0.9, 60.0,
+        retained={"tasks_mean": nothing, "tasks": {name: {"metric": "acc", "ratio": None} for name in TASKS}},
+        stability={"reading": None},
+        tasks={"sums": scored(0.9)["sums"] | {"acc_stderr": None}},
+    )  # fmt: skip
+    unsure = made_row("laco", 4, 1.4, 0.8, 5.0, retained={"tasks_mean": {**nothing, "ratio": 0.8}})
     compared = summarised([without, unsure])
     found = dict(columns(compared))
     assert found["tasks retained"] == ["100%", "", "80.0%"]
@@ -189,8 +230,8 @@ def test_what_has_no_value_is_left_empty_and_stops_nothing(tmp_path: Path) -> No
 def test_a_mean_of_some_tasks_says_of_how_many(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    row = made_row("streamline", 4, 1.3, 0.9, 60.0)
-    row["results"]["retained"]["tasks"]["sums"] = {"metric": "acc", "ratio": None}
+    some = {"reading": {"metric": "acc", "ratio": 0.9}, "sums": {"metric": "acc", "ratio": None}}
+    row = made_row("streamline", 4, 1.3, 0.9, 60.0, retained={"tasks": some})
     compared = summarised([row])
     assert dict(columns(compared))["tasks retained"][1] == "90.0% (85% to 95%), 1 of 2 tasks"
     assert "mean over 1 of 2 tasks; bars" in comparison_page(compared)
@@ -201,7 +242,7 @@ def test_a_mean_of_some_tasks_says_of_how_many(capsys: pytest.CaptureFixture[str
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1180, "light")])
 def test_in_a_browser_every_chart_is_drawn_and_nothing_else_happens(
-    browser: Any, compared: dict[str, Any], tmp_path: Path, width: int, scheme: str
+    browser: Any, compared: Comparison, tmp_path: Path, width: int, scheme: str
 ) -> None:
     file = tmp_path / "compare.html"
     file.write_text(comparison_page(compared), encoding="utf-8")

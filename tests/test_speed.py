@@ -133,7 +133,7 @@ def test_models_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest
     seconds = {"dense": [99.0, 2.0, 30.0, 4.0], "compressed": [1.0, 1.0, 10.0, 0.4]}
     compressed, dense = pair()
     monkeypatch.setattr(module, "_ROUNDS", 3)
-    monkeypatch.setattr(module, "_memory", lambda *_: {})
+    monkeypatch.setattr(module, "_memory", lambda *_: {"kv_bytes_per_token": 1, "peak_bytes": 1})
     order: list[tuple[str, int]] = []
 
     def scripted(decoder: Decoder, ids: torch.Tensor, _new: int) -> Timing:
@@ -143,7 +143,7 @@ def test_models_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest
         return Timing(prefill=seconds[name][turn], decode=2 * seconds[name][turn])
 
     monkeypatch.setattr(module, "_generate", scripted)
-    found = speed(compressed, dense, QUIET)
+    found = speed(compressed, dense, QUIET).model_dump()
     assert order == [(name, batch) for batch in (1, 8) for _ in range(4) for name in ("dense", "compressed")]
     assert found["ratio"]["decode"]["8"] == {"median": 3.0, "low": 2.5, "high": 6.5}
     assert found["dense"]["first_token_seconds"] == {"median": 4.0, "low": 3.0, "high": 17.0}
@@ -154,13 +154,14 @@ def test_models_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest
 
 @pytest.mark.usefixtures("short")
 def test_all_but_the_times_is_the_same_again() -> None:
-    def timeless(found: dict[str, Any]) -> Any:
+    def timeless() -> Any:
+        found = speed(compressed, dense, QUIET).model_dump()
         ideals = [[one["ratio"] for one in part.values()] for part in found["ideal"].values()]
         sizes = [found[name][key] for name in ("dense", "compressed") for key in ("kv_bytes_per_token", "peak_bytes")]
         return ideals, sizes, found["settings"]
 
     compressed, dense = pair()
-    assert timeless(speed(compressed, dense, QUIET)) == timeless(speed(compressed, dense, QUIET))
+    assert timeless() == timeless()
 
 
 @pytest.mark.usefixtures("short")

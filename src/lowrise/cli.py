@@ -38,6 +38,7 @@ from lowrise.streams import keep_streams
 if TYPE_CHECKING:
     from lowrise.methods import Kind
     from lowrise.progress import Reporter
+    from lowrise.results import Results
 
 app = typer.Typer(
     name="lowrise",
@@ -58,16 +59,14 @@ def _working(command: str, quiet: bool) -> Iterator[Reporter]:
         yield report
 
 
-def _show(results: dict[str, Any], as_json: bool, path: Path | None) -> None:
+def _show(results: Results, as_json: bool, path: Path | None) -> None:
     """Results on stdout: JSON, or the short table and where the result lies."""
-    import json
-
     from rich.console import Console
 
     from lowrise.report.table import terminal_table
 
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        typer.echo(results.to_json())
         return
     Console(highlight=False).print(terminal_table(results))
     if path is not None:
@@ -154,8 +153,6 @@ def measure(
     force: Force = False,
 ) -> None:
     """Layers, parameters, bytes, perplexity and tasks of a model, beside the dense one's if it is named."""
-    import json
-
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
         check_file(out, force, [*inputs_of(settings), dense])
@@ -164,7 +161,7 @@ def measure(
 
         results = pipeline.measure(settings, dense, report)
     if out is not None:
-        write_file(out.resolve(), json.dumps(results, indent=2) + "\n")
+        write_file(out.resolve(), results.to_json() + "\n")
     _show(results, as_json, out)
 
 
@@ -183,8 +180,6 @@ def compare(
     force: Annotated[bool, typer.Option("--force", help="Begin an existing comparison anew.")] = False,
 ) -> None:
     """Several presets and sizes on one model: one table, pictures. Goes on where it stopped."""
-    import json
-
     from rich.console import Console
 
     from lowrise import compare as comparing
@@ -195,7 +190,7 @@ def compare(
     with _working("compare", quiet) as report:
         results = comparing.compare(asked, out, force, keep, report, where=str(recipe or ""))
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        typer.echo(results.to_json())
         return
     Console(highlight=False).print(terminal_comparison(results))
     typer.echo(f"written to {out}")
@@ -221,15 +216,13 @@ def observe(
     force: Force = False,
 ) -> None:
     """How alike a model's layers are, in outputs and weights: numbers as JSON, and pictures."""
-    import json
-
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, inputs_of(settings))
     with _working("observe", quiet) as report:
         from lowrise import pipeline
 
         found = pipeline.observe_model(settings, out, force, report)
-    typer.echo(json.dumps(found) if as_json else f"written to {out}")
+    typer.echo(found.to_json(indent=None) if as_json else f"written to {out}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from lowrise.compare.child import Ended
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
 from lowrise.report.comparison_page import comparison_page
+from lowrise.results import Comparison
 from refusals import Main
 
 
@@ -52,8 +53,8 @@ def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked:
         assert float(line["perplexity words.txt"]) == row["perplexity"]["words.txt"]
         assert int(line["parameters"]) == row["parameters"]
     assert "streamline-none" in printed
-    assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
-    assert "laco-last" in comparison_page(results)
+    assert draw_comparison(Comparison.model_validate(results), tmp_path) == ["depth.svg", "time.svg"]
+    assert "laco-last" in comparison_page(Comparison.model_validate(results))
 
 
 @pytest.mark.parametrize(("repair", "written"), [("none", 0.0), ("refit", 0.5)])
@@ -88,7 +89,7 @@ def test_the_peers_criteria_beside_each_other(main: Main, asked: Arguments, tmp_
     files = sorted(file.name for file in (tmp_path / "out" / "calibration").iterdir())
     assert files == ["windows-10x32.safetensors", "windows-4x32.safetensors", "windows-8x32.safetensors"]
     results = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert draw_comparison(results, tmp_path) == ["depth.svg", "time.svg"]
+    assert draw_comparison(Comparison.model_validate(results), tmp_path) == ["depth.svg", "time.svg"]
 
 
 @pytest.mark.usefixtures("ran")
@@ -109,8 +110,9 @@ def test_tasks_are_in_every_row_and_the_dense_model_answers_once(
             assert row["tasks"]["tiny_words"]["acc"] / dense["acc"] == pytest.approx(row["retained"]["ratio"])
         log = (out / "rows" / row["name"] / "log.txt").read_text()
         assert log.count("items, kept from before") == 1
-    assert [one.id for one in measures(results)] == ["perplexity-0", "accuracy", "retained", "stability"]
-    assert "tiny_words" in comparison_page(results)
+    compared = Comparison.model_validate(results)
+    assert [one.id for one in measures(compared)] == ["perplexity-0", "accuracy", "retained", "stability"]
+    assert "tiny_words" in comparison_page(compared)
     assert len((out / "compare.md").read_text().splitlines()) == 2 * (2 + 1 + 2) + 1
 
 
@@ -250,5 +252,5 @@ def test_presets_and_sizes_may_stand_in_a_recipe(
     assert list(states) == ["laco-mean-1", "laco-mean-2", "streamline-none-1", "streamline-none-2"]
     assert states["laco-mean-1"]["plan"]["scores"]["settings"]["combine"] == 2
     # no text in common: each kind has its own held-out tokens, and a panel of its own
-    assert len(measures(json.loads((tmp_path / "out/compare.json").read_text()))) == 2
+    assert len(measures(Comparison.model_validate_json((tmp_path / "out/compare.json").read_text()))) == 2
     assert ran

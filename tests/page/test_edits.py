@@ -8,11 +8,15 @@ import pytest
 
 from lowrise.plan import Drop, Merge, Replace
 from lowrise.report.edits import descended, describe, describe_repair, neurons_taken
-from lowrise.report.folder import Repair
+from lowrise.results import RepairFit
 
 DROP = Drop(start=2, stop=4)
 FOLDED = [Drop(start=2, stop=4, kind="fold"), Drop(start=4, stop=6, kind="fold")]
 REFIT = [Drop(start=0, stop=2, kind="refit"), Merge(start=4, stop=6, repair="refit")]
+
+
+def fit(layer: int, **more: Any) -> RepairFit:
+    return RepairFit(layer=layer, stop=layer + 1, **more)
 
 
 @pytest.mark.parametrize(
@@ -20,17 +24,17 @@ REFIT = [Drop(start=0, stop=2, kind="refit"), Merge(start=4, stop=6, repair="ref
     [
         ([DROP], [], None),
         ([], [], None),
-        (FOLDED, [Repair(layer=1)], "a linear map folded into the MLP output matrix of layer 1"),
-        (FOLDED, [Repair(layer=1), Repair(layer=7)], "MLP output matrices of layers 1, 7"),
+        (FOLDED, [fit(1)], "a linear map folded into the MLP output matrix of layer 1"),
+        (FOLDED, [fit(1), fit(7)], "MLP output matrices of layers 1, 7"),
         ([Drop(start=0, stop=2, kind="fold")], [], None),
         (
             REFIT,
-            [Repair(layer=2), Repair(layer=3)],
+            [fit(2), fit(3)],
             "refit the matrices of the layers that are left from 2 on",
         ),
         (
             REFIT,
-            [Repair(layer=2, written=False)],
+            [fit(2, written=False)],
             "refit the matrices that read the stream, in the layers that are left from 2 on",
         ),
     ],
@@ -42,13 +46,13 @@ def test_a_repair_is_said_once_and_of_layers_that_are_left(edits: Any, fits: Any
 
 
 def test_neurons_are_counted_by_the_layer_that_took_them() -> None:
-    fits = [Repair(layer=3, neurons=1200), Repair(layer=5), Repair(layer=8, neurons=7)]
+    fits = [fit(3, neurons=1200), fit(5), fit(8, neurons=7)]
     assert neurons_taken(fits) == "MLP neurons taken over from layers that go: 1,200 by layer 3, 7 by layer 8"
     assert neurons_taken(fits[1:2]) is None
 
 
 def test_layers_fitted_on_by_gradient_descent_are_named() -> None:
-    fits = [Repair(layer=3, descended=True), Repair(layer=5), Repair(layer=8, descended=True)]
+    fits = [fit(3, descended=True), fit(5), fit(8, descended=True)]
     assert "gradient descent (Adam) then fitted layers 3, 8 on, each toward" in str(descended(fits))
     assert "then fitted layer 3 on toward" in str(descended(fits[:1]))
     assert descended(fits[1:2]) is None
@@ -60,4 +64,4 @@ def test_a_network_is_repaired_in_its_own_last_matrix() -> None:
     assert plain == "layers [3, 5) replaced by one trained `ffn` network in its paper form"
     assert folded == f"{plain}; a linear map folded into its last matrix"
     assert refit == f"{plain}; a ridge regression refit its last matrix"
-    assert describe_repair(edits[1:2], [Repair(layer=3)]) is None
+    assert describe_repair(edits[1:2], [fit(3)]) is None

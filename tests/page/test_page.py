@@ -100,10 +100,11 @@ def test_tasks_and_speed_are_shown_where_they_were_measured(main: Main, folder: 
 
 
 def test_the_terminal_says_of_how_many_tasks_a_mean_is(folder: Path) -> None:
-    from lowrise.report.tasks import task_rows
+    from lowrise.report.table import rows
+    from lowrise.results import Results
 
     add_everything(folder)
-    said = {what: value for what, _, value in task_rows(read_results(folder))}
+    said = {what: value for what, _, value in rows(Results.model_validate(read_results(folder)))}
     assert said["retained, mean of 3 tasks"] == "84.8% (80% to 90%)"
     assert said["retained above chance, mean of 2 of 3 tasks"] == "61.2% (42% to 80%)"
     assert said["stability, mean of 1 of 3 tasks"] == "73.1%"

@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from lowrise.compare.asked import Asked, ask, check_same, no_comparison, read_lists
-from lowrise.compare.folder import ASKED, WANTED, Row, dense_of, is_comparison, mend, mend_question, prepared_of
+from lowrise.compare.folder import (
+    ASKED,
+    PREPARED,
+    WANTED,
+    Row,
+    dense_of,
+    is_comparison,
+    mend,
+    mend_question,
+    prepared_of,
+)
 from lowrise.compare.steps import finish_rows, measure_dense, prepare
 from lowrise.errors import StepError
 from lowrise.files import check_output, held, output_folder, write_file, writing
 from lowrise.files.marks import is_empty
 from lowrise.inputs import inputs_of
+from lowrise.plan import ModelRecord
 from lowrise.progress import Reporter
 from lowrise.report.comparison import summarise, write_tables
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_page import comparison_page
+from lowrise.report.folder import parse
+from lowrise.results import Comparison, FailedRow
 
 __all__ = ["ask", "compare", "read_lists"]
 
 
-def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, where: str = "") -> dict[str, Any]:
+def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, where: str = "") -> Comparison:
     """All rows that are not finished yet, then tables and pictures. Returns compare.json.
 
     where: the recipe file, if there is one. What is damaged in a folder that is there is named and made anew.
@@ -58,8 +70,9 @@ def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, 
         with writing(out):
             draw_comparison(results, out)
         write_file(out / "compare.html", comparison_page(results))
-    if all(row["status"] == "failed" for row in results["rows"]):
-        raise StepError(f"{out}: all rows failed, the first because of this: {results['rows'][0]['reason']}", 1)
+    failed = [row for row in results.rows if isinstance(row, FailedRow)]
+    if len(failed) == len(results.rows):
+        raise StepError(f"{out}: all rows failed, the first because of this: {failed[0].reason}", 1)
     return results
 
 
@@ -98,7 +111,11 @@ def _rows(asked: Asked, out: Path) -> list[Row]:
     return [Row(out, recipe, removed[str(recipe.remove)]) for recipe in asked.recipes]
 
 
-def _results(rows: list[Row], out: Path, asked: Asked) -> dict[str, Any]:
+def _results(rows: list[Row], out: Path, asked: Asked) -> Comparison:
     kept = {"text", "dataset", "seed", "length", "windows", "eval_text", "tasks", "task_dir", "limit", "fewshot"}
     settings = asked.recipes[0].model_dump(include=kept)
-    return summarise(prepared_of(out) or {}, dense_of(out), [row.about() for row in rows], settings)
+    prepared, dense = prepared_of(out), dense_of(out)
+    if prepared is None or dense is None:
+        raise StepError(f"{out}: what was prepared for its rows is gone", 1)
+    model = parse(ModelRecord, prepared["model"], out / PREPARED)
+    return summarise(model, prepared["layers"], dense, [row.about() for row in rows], settings)

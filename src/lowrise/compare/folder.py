@@ -8,6 +8,7 @@ rows/NAME/        row.yaml, log.txt, and, once the row is finished, row.json
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ from lowrise.files import held, write_file, writing
 from lowrise.files.siblings import remove
 from lowrise.files.single import remove_if_dead
 from lowrise.methods import method
+from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.report.folder import read_folder
+from lowrise.report.comparison import RowState
+from lowrise.report.folder import parse, read_folder
+from lowrise.results import Results
 
 ASKED = "comparison.json"
 WANTED = "asked.json"  # the same, of a command that is still being checked
 PREPARED = "prepared.json"
 DENSE = Path("dense", "dense.json")
+_ANEW = "begin anew with --force"
 _PATIENCE = 30.0  # seconds until the run of a row, whose comparison was killed, has ended too
 
 
@@ -35,8 +40,10 @@ def prepared_of(folder: Path) -> dict[str, Any] | None:
     return read_state(folder / PREPARED)
 
 
-def dense_of(folder: Path) -> dict[str, Any] | None:
-    return read_state(folder / DENSE)
+def dense_of(folder: Path) -> Results | None:
+    """The dense model's results, once they are there."""
+    found = read_state(folder / DENSE)
+    return None if found is None else parse(Results, found, folder / DENSE, _ANEW)
 
 
 def weights_of(folder: Path) -> str | None:
@@ -110,11 +117,16 @@ class Row:
     def title(self) -> str:
         return f"{self.preset}, {self.removed} layer{'s' if self.removed > 1 else ''}"
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RowState:
         """What a table shows: the row's state, or that it is still to come."""
-        about = {"name": self.name, "preset": self.preset, "removed": self.removed}
-        plain = {"loads_plainly": self.recipe.loads_plainly}
-        return {**about, **plain, **(self.state() or {"status": "to come"})}
+        about = RowState(self.name, self.preset, self.removed, self.recipe.loads_plainly)
+        state, file = self.state(), self.place / "row.json"
+        if state is None:
+            return about
+        if state["status"] == "failed":
+            return replace(about, status="failed", reason=state["reason"], seconds=state["seconds"])
+        results, plan = parse(Results, state["results"], file, _ANEW), parse(Plan, state["plan"], file, _ANEW)
+        return replace(about, status="done", seconds=state["seconds"], results=results, plan=plan)
 
     def state(self) -> dict[str, Any] | None:
         """row.json: {"status": "done", "results", "plan", "seconds"} or {"status": "failed", "reason", ...}."""
@@ -169,11 +181,10 @@ class Row:
     def _made(self) -> dict[str, Any] | None:
         """Results and plan of the output, if both are whole."""
         try:
-            results = read_folder(self.model).raw
+            made = read_folder(self.model)
         except InputError:
             return None
-        plan = read_object(self.model / "lowrise" / "plan.json")
-        return None if plan is None else {"results": results, "plan": plan}
+        return {"results": made.results.model_dump(), "plan": made.plan.model_dump()}
 
     def _finish(self, state: dict[str, Any], keep: bool) -> None:
         with held(self.model, _PATIENCE):

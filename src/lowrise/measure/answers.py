@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
+
+from lowrise.results import TaskScores
 
 
 class Answer(BaseModel):
@@ -51,9 +51,10 @@ class TaskAnswers(BaseModel):
             return None
         return sum(1 / len(answer.options) for answer in self.answers) / self.n
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> TaskScores:
         """The task's row in results.json."""
-        return {**plain_metrics(self.metrics), "n": self.n, **_named("chance", self.chance), "fewshot": self.fewshot}
+        counts = {"n": self.n, **_named("chance", self.chance), "fewshot": self.fewshot}
+        return TaskScores.model_validate({**plain_metrics(self.metrics), **counts})
 
 
 def plain_metrics(metrics: dict[str, float | None]) -> dict[str, float | None]:

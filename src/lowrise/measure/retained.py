@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lowrise.results import TaskRetained
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +20,13 @@ _UNDEFINED = 0.025  # share of resamples without a value that an interval bears
 
 _RATIO = ("ratio", "ratio_low", "ratio_high")
 _ABOVE = ("above_chance", "above_chance_low", "above_chance_high")
+
+
+class Kept(TypedDict):
+    """Of results.json's `retained`, what tasks say."""
+
+    tasks: dict[str, TaskRetained]
+    tasks_mean: TaskRetained
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Scores:
     chance: float | None
 
 
-def retained(scores: dict[str, Scores]) -> dict[str, Any]:
+def retained(scores: dict[str, Scores]) -> Kept:
     """`tasks`: for each the ratio compressed / dense and (compressed − chance) / (dense − chance); `tasks_mean`.
 
     Intervals hold the middle 95% of 2,000 resamples of the samples, the same ones for both models (seeded). A value
@@ -59,8 +68,8 @@ def retained(scores: dict[str, Scores]) -> dict[str, Any]:
                 "the dense model is not above chance",
             )
             row |= aboves[name].row(_ABOVE)
-        tasks[name] = row
-    return {"tasks": tasks, "tasks_mean": {**_mean(ratios, _RATIO), **_mean(aboves, _ABOVE)}}
+        tasks[name] = TaskRetained(**row)
+    return {"tasks": tasks, "tasks_mean": TaskRetained(**_mean(ratios, _RATIO), **_mean(aboves, _ABOVE))}
 
 
 @dataclass(frozen=True)

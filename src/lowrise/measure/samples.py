@@ -10,6 +10,7 @@ from lowrise.calibration.prefix import encode, leading_tokens
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
 from lowrise.recipe import Bos
+from lowrise.results import Sample
 
 PROMPTS = ("The capital of France is", "Once upon a time, there was a little", "To make a good cup of tea, first")
 NEW_TOKENS = 40
@@ -51,10 +52,10 @@ def _greedy(decoder: Decoder, ids: torch.Tensor, count: int, end: int | None) ->
     return chosen
 
 
-def side_by_side(dense: dict[str, str], compressed: dict[str, str]) -> list[dict[str, str]]:
+def side_by_side(dense: dict[str, str], compressed: dict[str, str]) -> list[Sample]:
     """What results.json holds under `samples`."""
     return [
-        {"prompt": prompt, "dense": text, "compressed": compressed[prompt]}
+        Sample(prompt=prompt, dense=text, compressed=compressed[prompt])
         for prompt, text in dense.items()
         if prompt in compressed
     ]

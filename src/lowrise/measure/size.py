@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from lowrise.model.decoder import Decoder
+from lowrise.results import MeasuredModel
 
 
-def size(decoder: Decoder, dtype: torch.dtype) -> dict[str, Any]:
+def size(decoder: Decoder, dtype: torch.dtype) -> MeasuredModel:
     """Layers (a network in a span's place is one), parameters (shared ones once), bytes of weights in `dtype`."""
     embeddings = {
         id(module.weight): module.weight.numel()
@@ -17,10 +16,10 @@ def size(decoder: Decoder, dtype: torch.dtype) -> dict[str, Any]:
         if module is not None
     }
     total = decoder.parameters()
-    return {
-        "layers": decoder.storeys,
-        "parameters": total,
-        "parameters_embeddings": sum(embeddings.values()),
-        "bytes": total * dtype.itemsize,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+    return MeasuredModel(
+        layers=decoder.storeys,
+        parameters=total,
+        parameters_embeddings=sum(embeddings.values()),
+        bytes=total * dtype.itemsize,
+        dtype=str(dtype).removeprefix("torch."),
+    )

@@ -21,6 +21,7 @@ from lowrise.measure.ideal import decode_cost, prefill_cost
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
+from lowrise.results import Ideal, Pace, Rate, Speed, SpeedSettings, Spread
 
 _PROMPT = 256  # tokens, shorter if the positions of a model end before
 _NEW = 32  # tokens after the first one
@@ -37,7 +38,7 @@ class Timing:
 
 
 @torch.no_grad()
-def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> dict[str, Any]:
+def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> Speed:
     """Tokens a second, time to the first token, bytes; with `dense` also the ratios and what was possible.
 
     Prompts are the same random tokens for both; the models are left as they were. `ideal` holds the ratio that the
@@ -46,22 +47,22 @@ def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> dict[
     decoders = {"compressed": compressed} if dense is None else {"dense": dense, "compressed": compressed}
     prompt, new = shape_of(decoders.values())
     ids = prompts(decoders.values(), prompt)
-    found: dict[str, Any] = {name: _memory(decoder, ids, new) for name, decoder in decoders.items()}
+    memory = {name: _memory(decoder, ids, new) for name, decoder in decoders.items()}
     timings = _alternate(decoders, ids, new, report)
-    for name in decoders:
-        found[name] |= _rates(timings[name], prompt, new)
-    if dense is not None:
-        found["ratio"] = _ratios(timings["dense"], timings["compressed"])
-        found["ideal"] = _ideals(dense, compressed, prompt, new, found["ratio"])
-    found["settings"] = {
-        "prompt_tokens": prompt,
-        "new_tokens": new,
-        "rounds": _ROUNDS,
-        "device": str(compressed.device),
-        "dtype": str(compressed.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-    }
-    return found
+    paces = {name: Pace(**memory[name], **_rates(timings[name], prompt, new)) for name in decoders}
+    settings = SpeedSettings(
+        prompt_tokens=prompt,
+        new_tokens=new,
+        rounds=_ROUNDS,
+        device=str(compressed.device),
+        dtype=str(compressed.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+    if dense is None:
+        return Speed(compressed=paces["compressed"], settings=settings)
+    ratio = _ratios(timings["dense"], timings["compressed"])
+    ideal = _ideals(dense, compressed, prompt, new, ratio)
+    return Speed(**paces, ratio=ratio, ideal=ideal, settings=settings)
 
 
 def shape_of(decoders: Iterable[Decoder]) -> tuple[int, int]:
@@ -121,8 +122,9 @@ def now(decoder: Decoder) -> float:
 
 
 def _rates(timings: dict[int, list[Timing]], prompt: int, new: int) -> dict[str, Any]:
-    def rates(batch: int, tokens: int, seconds: list[float]) -> dict[str, float]:
-        return _spread([batch * tokens / one for one in seconds], "tokens_per_second")
+    def rates(batch: int, tokens: int, seconds: list[float]) -> Rate:
+        middle, low, high = _quartiles([batch * tokens / one for one in seconds])
+        return Rate(tokens_per_second=middle, low=low, high=high)
 
     return {
         "prefill": {str(batch): rates(batch, prompt, [one.prefill for one in rows]) for batch, rows in timings.items()},
@@ -131,7 +133,7 @@ def _rates(timings: dict[int, list[Timing]], prompt: int, new: int) -> dict[str,
     }
 
 
-def _ratios(dense: dict[int, list[Timing]], compressed: dict[int, list[Timing]]) -> dict[str, Any]:
+def _ratios(dense: dict[int, list[Timing]], compressed: dict[int, list[Timing]]) -> dict[str, dict[str, Spread]]:
     """How many times faster the compressed model is, from neighbours in time."""
     pairs = {batch: list(zip(dense[batch], compressed[batch], strict=True)) for batch in dense}
     return {
@@ -140,7 +142,9 @@ def _ratios(dense: dict[int, list[Timing]], compressed: dict[int, list[Timing]])
     }
 
 
-def _ideals(dense: Decoder, compressed: Decoder, prompt: int, new: int, ratios: dict[str, Any]) -> dict[str, Any]:
+def _ideals(
+    dense: Decoder, compressed: Decoder, prompt: int, new: int, ratios: dict[str, dict[str, Spread]]
+) -> dict[str, dict[str, Ideal]]:
     reading = prefill_cost(dense, prompt) / prefill_cost(compressed, prompt)
     ideals: dict[str, dict[str, float]] = {"prefill": {}, "decode": {}}
     for batch in _BATCHES:
@@ -148,12 +152,17 @@ def _ideals(dense: Decoder, compressed: Decoder, prompt: int, new: int, ratios: 
         ideals["prefill"][str(batch)] = reading
         ideals["decode"][str(batch)] = costs[0] / costs[1]
     return {
-        part: {batch: {"ratio": ideal, "share": ratios[part][batch]["median"] / ideal} for batch, ideal in rows.items()}
+        part: {batch: Ideal(ratio=ideal, share=ratios[part][batch].median / ideal) for batch, ideal in rows.items()}
         for part, rows in ideals.items()
     }
 
 
-def _spread(values: list[float], name: str = "median") -> dict[str, float]:
-    """The median and the quartiles around it."""
+def _spread(values: list[float]) -> Spread:
+    middle, low, high = _quartiles(values)
+    return Spread(median=middle, low=low, high=high)
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    """(the median, the quartiles around it)"""
     low, _, high = quantiles(values, n=4, method="inclusive")
-    return {name: median(values), "low": low, "high": high}
+    return median(values), low, high

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from lowrise.calibration import Windows
@@ -13,11 +11,12 @@ from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.observe.weights import adjacent_matrices
 from lowrise.progress import Reporter
+from lowrise.results import Norms, Seen
 
 
 @torch.no_grad()
-def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, Any]:
-    """One forward pass a window and one look at the weights, as plain numbers and lists.
+def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> Seen:
+    """One forward pass a window and one look at the weights.
 
     input_output: (L,) mean over tokens of cos(h[l], h[l+1]) (LLM-Streamline, arXiv 2403.19135, figure 2).
     pairs: (L+1, L+1) the same of any two states. flattened: (L,) as input_output, with each window as one vector
@@ -33,15 +32,15 @@ def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, A
                 flattened.add(layer, h)
                 massive.add(layer, torch.linalg.vector_norm(h.float(), dim=-1))
             bar.advance(ids.numel(), steps=len(ids))
-    return {
-        "layers": layers,
-        "input_output": similarity.cosine(1).tolist(),
-        "pairs": similarity.pairs().tolist(),
-        "flattened": flattened.cosine().tolist(),
-        "norms": {
-            "largest": massive.largest().tolist(),
-            "median": massive.median().tolist(),
-            "writers": massive.writers(),
-        },
-        "matrices": adjacent_matrices(decoder),
-    }
+    return Seen(
+        layers=layers,
+        input_output=similarity.cosine(1).tolist(),
+        pairs=similarity.pairs().tolist(),
+        flattened=flattened.cosine().tolist(),
+        norms=Norms(
+            largest=massive.largest().tolist(),
+            median=massive.median().tolist(),
+            writers=massive.writers(),
+        ),
+        matrices=adjacent_matrices(decoder),
+    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowrise import results
 from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
 from lowrise.observe.angular import AngularDistance
@@ -22,17 +22,17 @@ class Observation:
     massive: MassiveActivations
     angular: AngularDistance
 
-    def data(self) -> dict[str, Any]:
-        """As `analysis.analyse` names it: `input_output` (L,), `pairs` (L+1, L+1), `norms`; to six digits."""
-        return {
-            "input_output": _rounded(self.similarity.cosine(1)),
-            "pairs": [_rounded(row) for row in self.similarity.pairs()],
-            "norms": {
-                "largest": _rounded(self.massive.largest()),
-                "median": _rounded(self.massive.median()),
-                "writers": self.massive.writers(),
-            },
-        }
+    def data(self) -> results.Observation:
+        """observation.json, to six digits."""
+        return results.Observation(
+            input_output=_rounded(self.similarity.cosine(1)),
+            pairs=[_rounded(row) for row in self.similarity.pairs()],
+            norms=results.Norms(
+                largest=_rounded(self.massive.largest()),
+                median=_rounded(self.massive.median()),
+                writers=self.massive.writers(),
+            ),
+        )
 
 
 def _rounded(values: Tensor) -> list[float]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 
 from lowrise.model.decoder import Decoder
+from lowrise.results import Matrix
 
 
 @torch.no_grad()
-def adjacent_matrices(decoder: Decoder) -> dict[str, dict[str, list[Any]]]:
+def adjacent_matrices(decoder: Decoder) -> dict[str, Matrix]:
     """For every matrix A of a layer, by its name in the layer, and its match B in the next, L - 1 values each:
 
     distance ‖A - B‖; similarity 1 - ‖A - B‖/(‖A‖ + ‖B‖), which is 1 for equal matrices, about 0.29 for unrelated
@@ -19,10 +19,10 @@ def adjacent_matrices(decoder: Decoder) -> dict[str, dict[str, list[Any]]]:
     None where the next layer has no matrix of that name and shape; likewise what divides by the norm of a zero matrix.
     """
     layers = [{n: p for n, p in layer.named_parameters() if p.dim() > 1} for layer in decoder.layers]
-    found: dict[str, dict[str, list[Any]]] = {}
+    found: dict[str, Matrix] = {}
     for name in layers[0]:
         norms = [float(layer[name].float().norm()) if name in layer else None for layer in layers]
-        rows: dict[str, list[Any]] = {"norm": norms, "distance": [], "similarity": [], "cosine": []}
+        rows = Matrix(norm=norms, distance=[], similarity=[], cosine=[])
         for index, (one, other) in enumerate(pairwise(layers)):
             mine, its = norms[index], norms[index + 1]
             if mine is None or its is None or one[name].shape != other[name].shape:
@@ -32,8 +32,8 @@ def adjacent_matrices(decoder: Decoder) -> dict[str, dict[str, list[Any]]]:
                 distance = float((a - b).norm())
                 similarity = 1 - distance / (mine + its) if mine + its else None
                 cosine = float(torch.dot(a.flatten(), b.flatten())) / (mine * its) if mine * its else None
-            rows["distance"].append(distance)
-            rows["similarity"].append(similarity)
-            rows["cosine"].append(cosine)
+            rows.distance.append(distance)
+            rows.similarity.append(similarity)
+            rows.cosine.append(cosine)
         found[name] = rows
     return found

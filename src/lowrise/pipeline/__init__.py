@@ -5,9 +5,7 @@ Each command is one function here; the stages it calls are the modules beside it
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from lowrise.files import claimed, output_folder, writing
 from lowrise.inputs import inputs_of
@@ -18,7 +16,7 @@ from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.evaluating import check_tasks
-from lowrise.pipeline.measuring import add_speed, make_results, measure_model, tell_collapse
+from lowrise.pipeline.measuring import make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
     calibrate,
     check_same_tokens,
@@ -36,17 +34,19 @@ from lowrise.plan import Plan, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
+from lowrise.results import Analysis, Results
+from lowrise.scores import scores_of
 
 __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
 
-def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
     """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
     with claimed(out, force, inputs_of(recipe)):
         return _run(recipe, out, force, report)
 
 
-def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
     clock = Clock(report)
     with report.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
@@ -75,19 +75,20 @@ def make_plan(recipe: Recipe, report: Reporter) -> Plan:
     return plan_edits(recipe, opened, k, windows, fitted_on, report, clock)[0]
 
 
-def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
     """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
     with claimed(out, force, inputs_of(recipe)):
         return _apply(plan, recipe, out, force, report)
 
 
-def _apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+def _apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
     clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
     tell_notes(opened, report)
     refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
+    scores_of(plan)  # refuses what the page could not read, before anything is computed
     check_repairs(opened.decoder, plan.edits)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
@@ -100,7 +101,7 @@ def _apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter)
     return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply", gate)
 
 
-def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[str, Any]:
+def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> Results:
     """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
     clock = Clock(report)
     with report.stage("tasks"):
@@ -120,18 +121,18 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> dict[
             decoders.append(opened.decoder)
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
     if recipe.speed:
-        add_speed(results, decoders[0], decoders[1] if dense_source else None, report, clock)
+        results = with_speed(results, decoders[0], decoders[1] if dense_source else None, report, clock)
     tell_collapse(results, {}, report)
     return results
 
 
-def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Analysis:
     """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
     with claimed(out, force, inputs_of(recipe)):
         return _observe_model(recipe, out, force, report)
 
 
-def _observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> dict[str, Any]:
+def _observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Analysis:
     clock = Clock(report)
     with clock.stage("open"):
         opened = open_from(recipe)
@@ -139,9 +140,9 @@ def _observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> 
     windows = calibrate(recipe, opened, report, clock)
     with clock.stage("observe"):
         found = analyse(opened.decoder, windows, report)
-    about = {"model": opened.record.model_dump(), "calibration": windows.record().model_dump()}
-    results = {**about, **found, "versions": versions(), "seconds": clock.total()}
+    about = {"model": opened.record, "calibration": windows.record()}
+    results = Analysis(**about, **dict(found), versions=versions(), seconds=clock.total())
     with output_folder(out, force) as folder, writing(out):
-        (folder / "observation.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+        (folder / "observation.json").write_text(results.to_json(indent=None) + "\n", encoding="utf-8")
         draw_observation(found, folder)
     return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import yaml
 
@@ -26,7 +26,7 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
-from lowrise.pipeline.measuring import Measured, add_speed, make_results, measure_model, refuse_collapse, tell_collapse
+from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.repairing import Gate, held_out_windows, repair_model, tell_fits
 from lowrise.plan import Drop, Merge, Plan
@@ -35,6 +35,7 @@ from lowrise.recipe import Recipe
 from lowrise.report.curve import draw_training_curve
 from lowrise.report.edits import describe, describe_repair
 from lowrise.report.page import build_report
+from lowrise.results import Curve, RepairFit, Results
 
 
 def apply_and_write(
@@ -48,10 +49,10 @@ def apply_and_write(
     force: bool,
     report: Reporter,
     clock: Clock,
-    command: str,
+    command: Literal["run", "apply"],
     gate: Gate | None,
     observation: Observation | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """The results, which lie in the folder too.
 
     command: `run` or `apply`. gate: measures what the edits did to the loss, where the plan does not know it already.
@@ -72,17 +73,16 @@ def apply_and_write(
             refuse_collapse(results, plan.scores)
         if recipe.speed:
             # the dense model in memory was edited and given up: its source is opened again
-            add_speed(results, decoder, open_from(recipe).decoder, report, clock)
-        results["training"] = [
-            {key: value for key, value in curve.data().items() if key not in ("train", "validation")}
-            for curve in curves
-        ]
-        results["repairs"] = [asdict(fit) for fit in fits]
-        results["memory"] |= {f"{name}_until_written": value for name, value in until_written.items()}
-        results["command"] = command
-        results["base"] = inherited_metadata(opened.place)
-        results["warnings"] = report.warnings
-        results["seconds"] = clock.total()
+            results = with_speed(results, decoder, open_from(recipe).decoder, report, clock)
+        results = results.but(
+            training=[Curve(**curve.data()).summary for curve in curves],
+            repairs=[RepairFit(**asdict(fit)) for fit in fits],
+            memory=results.memory | {f"{name}_until_written": value for name, value in until_written.items()},
+            command=command,
+            base=inherited_metadata(opened.place),
+            warnings=report.warnings,
+            seconds=clock.total(),
+        )
         with writing(out):
             _write_side_files(folder, plan, recipe, results, curves, observation)
             for name, text in build_report(folder).items():
@@ -139,7 +139,7 @@ def _write_side_files(
     folder: Path,
     plan: Plan,
     recipe: Recipe,
-    results: dict[str, Any],
+    results: Results,
     curves: list[TrainingCurve],
     observation: Observation | None,
 ) -> None:
@@ -147,10 +147,10 @@ def _write_side_files(
     side.mkdir()
     (side / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
-    (side / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (side / "results.json").write_text(results.to_json() + "\n", encoding="utf-8")
     if observation is not None:
-        (side / "observation.json").write_text(json.dumps(observation.data()) + "\n", encoding="utf-8")
+        (side / "observation.json").write_text(observation.data().to_json(indent=None) + "\n", encoding="utf-8")
     for index, curve in enumerate(curves):
         name = "training" if len(curves) == 1 else f"training-{index}"
         (side / f"{name}.json").write_text(json.dumps(curve.data()) + "\n", encoding="utf-8")
-        draw_training_curve(curve.data(), side / f"{name}.svg")
+        draw_training_curve(Curve(**curve.data()), side / f"{name}.svg")

@@ -17,6 +17,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.progress import Reporter
 from lowrise.recipe import Bos
+from lowrise.results import TaskScores
 
 Answers = dict[str, TaskAnswers]  # by leaf task
 
@@ -62,7 +63,7 @@ def check_tasks(tasks: TaskSet, opened: OpenModel, bos: Bos) -> None:
         check_askable(opened.decoder, opened.tokenizer, bos, tasks)
 
 
-def task_rows(tasks: TaskSet, answers: Answers) -> dict[str, Any]:
+def task_rows(tasks: TaskSet, answers: Answers) -> dict[str, TaskScores]:
     """`tasks` of results.json: one row a name that was asked for; a group's holds those of its subtasks."""
     rows = {}
     for name, leaves in tasks.leaves.items():
@@ -74,22 +75,22 @@ def task_rows(tasks: TaskSet, answers: Answers) -> dict[str, Any]:
         averaged = tasks.groups[name].aggregate(raw)
         metrics = {key: value if isinstance(value, float) else None for key, value in averaged.items() if "," in key}
         chance = _group_chance(tasks.groups[name], list(mine.values()))
-        rows[name] = {
-            **plain_metrics(metrics),
+        counts = {
             "n": averaged["sample_len"],
             **({} if chance is None else {"chance": chance}),
             "fewshot": max(one.fewshot for one in mine.values()),
             "subtasks": {leaf: one.summary() for leaf, one in mine.items()},
         }
+        rows[name] = TaskScores.model_validate({**plain_metrics(metrics), **counts})
     return rows
 
 
-def compare_answers(tasks: TaskSet, dense: Answers, compressed: Answers) -> dict[str, Any]:
+def compare_answers(tasks: TaskSet, dense: Answers, compressed: Answers) -> dict[str, dict[str, float | None]]:
     """`stability`, `stability_published` and `agreement`, by name, of every multiple-choice task.
 
     Raises TaskError where both models saw other tokens.
     """
-    found: dict[str, Any] = {"stability": {}, "stability_published": {}, "agreement": {}}
+    found: dict[str, dict[str, float | None]] = {"stability": {}, "stability_published": {}, "agreement": {}}
     for name, leaves in tasks.leaves.items():
         pairs = [(dense[leaf.name].answers, compressed[leaf.name].answers) for leaf in leaves]
         for before, after in pairs:

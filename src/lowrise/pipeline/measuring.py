@@ -30,13 +30,14 @@ from lowrise.quality import collapsed_on
 from lowrise.recipe import Bos
 from lowrise.report import words
 from lowrise.report.verdict import collapse_notice
+from lowrise.results import MeasuredModel, Perplexity, Results, Retained
 
 
 @dataclass(frozen=True)
 class Measured:
     """One model. summary: its part of results.json; answers: what comparing two models needs; samples: by prompt."""
 
-    summary: dict[str, Any]
+    summary: MeasuredModel
     tasks: TaskSet
     answers: Answers
     samples: dict[str, str]
@@ -65,12 +66,12 @@ def measure_model(
             name: _kept_perplexity(decoder, identity, windows.first(limit), cache, label, report)
             for name, windows in texts.items()
         }
-    summary = {**size(decoder, opened.save_dtype), "perplexity": values}
+    summary = size(decoder, opened.save_dtype).but(perplexity=values)
     answers: Answers = {}
     if tasks:
         with clock.stage("tasks"):
             answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report, bos)
-        summary["tasks"] = task_rows(tasks, answers)
+        summary = summary.but(tasks=task_rows(tasks, answers))
     samples: dict[str, str] = {}
     if writes:
         with clock.stage("samples"):
@@ -78,56 +79,57 @@ def measure_model(
     return Measured(summary, tasks, answers, samples)
 
 
-def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> dict[str, Any]:
-    results: dict[str, Any] = {"model": name, **after.summary}
-    if dense is not None:
-        ratios = {
-            text: value["value"] / dense.summary["perplexity"][text]["value"]
-            for text, value in after.summary["perplexity"].items()
-        }
-        if after.samples:
-            results["samples"] = side_by_side(dense.samples, after.samples)
-        results["dense"] = dense.summary
-        results["retained"] = {
-            "layers": after.summary["layers"] / dense.summary["layers"],
-            "parameters": after.summary["parameters"] / dense.summary["parameters"],
-            "perplexity_ratio": ratios,
-        }
-        if after.tasks:
-            results |= compare_answers(after.tasks, dense.answers, after.answers)
-            results["retained"] |= retained(paired_scores(after.tasks, dense.answers, after.answers))
+def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> Results:
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
-    return {**results, "memory": peak_memory(), "versions": used, "seconds": clock.total()}
+    between = {} if dense is None else _between(after, dense)
+    about = {"memory": peak_memory(), "versions": used, "seconds": clock.total()}
+    return Results(model=name, **after.summary.given(), **between, **about)
 
 
-def refuse_collapse(results: dict[str, Any], scores: Mapping[str, Any]) -> None:
+def _between(after: Measured, dense: Measured) -> dict[str, Any]:
+    """The parts of results.json that take two models."""
+    found: dict[str, Any] = {"dense": dense.summary}
+    if after.samples:
+        found["samples"] = side_by_side(dense.samples, after.samples)
+    kept = Retained(
+        layers=after.summary.layers / dense.summary.layers,
+        parameters=after.summary.parameters / dense.summary.parameters,
+        perplexity_ratio={
+            text: value.value / dense.summary.perplexity[text].value for text, value in after.summary.perplexity.items()
+        },
+    )
+    if after.tasks:
+        found |= compare_answers(after.tasks, dense.answers, after.answers)
+        kept = kept.but(**retained(paired_scores(after.tasks, dense.answers, after.answers)))
+    return {**found, "retained": kept}
+
+
+def refuse_collapse(results: Results, scores: Mapping[str, Any]) -> None:
     """For `--strict`. Raises RecipeError for a model that has collapsed."""
-    found = collapsed_on(results["retained"]["perplexity_ratio"], scores)
+    found = collapsed_on(results.perplexity_ratio, scores)
     if found is not None:
         expected = "a model that keeps what the dense one knows"
         lost = f"perplexity {words.ratio(found[1])} the dense model's on {found[0]}"
         raise RecipeError("--strict", expected, lost, "remove fewer layers, or choose another preset")
 
 
-def tell_collapse(results: dict[str, Any], scores: Mapping[str, Any], report: Reporter) -> None:
+def tell_collapse(results: Results, scores: Mapping[str, Any], report: Reporter) -> None:
     """The last word before results. Not among their `warnings`: pages and tables see it in the numbers."""
-    found = collapse_notice(results.get("retained", {}).get("perplexity_ratio", {}), scores)
+    found = collapse_notice(results.perplexity_ratio, scores)
     if found is not None:
         report.alarm(f"{found.headline.upper()}: {found.text}")
 
 
-def add_speed(
-    results: dict[str, Any], compressed: Decoder, dense: Decoder | None, report: Reporter, clock: Clock
-) -> None:
+def with_speed(results: Results, compressed: Decoder, dense: Decoder | None, report: Reporter, clock: Clock) -> Results:
     """Last of all, so that `memory` says what the rest took, before both models were held for this."""
     with clock.stage("speed"):
-        results["speed"] = speed(compressed, dense, report)
-    results["seconds"] = clock.total()
+        timed = speed(compressed, dense, report)
+    return results.but(speed=timed, seconds=clock.total())
 
 
 def _kept_perplexity(
     decoder: Decoder, identity: dict[str, Any], windows: Windows, cache: Cache, label: str, report: Reporter
-) -> dict[str, Any]:
+) -> Perplexity:
     key = {
         "what": "perplexity",
         "model": identity,
@@ -142,7 +144,7 @@ def _kept_perplexity(
         cache.write(key, kept, {"what": about, "model": label})
     else:
         report.say(f"perplexity of {windows.source}: kept from before")
-    return kept
+    return Perplexity(**kept)
 
 
 def _kept_samples(

@@ -59,7 +59,7 @@ def _tables(contents: Contents) -> list[str]:
     ]  # fmt: skip
     rows = []
     for row in scores(contents):
-        share = results.retained.tasks.get(row.task)
+        share = results.tasks_retained.get(row.task)
         stability = results.stability.get(row.task)
         steady = "" if stability is None else words.percent(stability)
         shares = kept(share), kept(share, above_chance=True)

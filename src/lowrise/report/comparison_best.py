@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from lowrise.report.comparison_measures import Measure
+from lowrise.results import DoneRow
 
-Row = dict[str, Any]
 
-
-def best_row(rows: list[Row], perplexity: Measure | None, retained: Measure | None) -> tuple[Row, list[str]]:
+def best_row(rows: list[DoneRow], perplexity: Measure | None, retained: Measure | None) -> tuple[DoneRow, list[str]]:
     """(the row of the lowest perplexity among those that task scores do not rule out, the presets whose scores are
     higher and rule it out neither).
 
@@ -19,22 +17,22 @@ def best_row(rows: list[Row], perplexity: Measure | None, retained: Measure | No
     """
     likes, keeps = (one.values if one is not None else {} for one in (perplexity, retained))
     left = rows if retained is None else _not_ruled_out(rows, retained)
-    best = min(left, key=lambda row: likes.get(row["name"], math.inf))  # of equals the first: the highest score
-    kept = keeps.get(best["name"], math.inf)
-    return best, [row["preset"] for row in left if keeps.get(row["name"], -math.inf) > kept]
+    best = min(left, key=lambda row: likes.get(row.name, math.inf))  # of equals the first: the highest score
+    kept = keeps.get(best.name, math.inf)
+    return best, [row.preset for row in left if keeps.get(row.name, -math.inf) > kept]
 
 
-def _not_ruled_out(rows: list[Row], retained: Measure) -> list[Row]:
+def _not_ruled_out(rows: list[DoneRow], retained: Measure) -> list[DoneRow]:
     """By score, highest first; all rows where none has a score."""
-    scored = [row for row in rows if row["name"] in retained.values]
+    scored = [row for row in rows if row.name in retained.values]
     if not scored:
         return rows
-    scored.sort(key=lambda row: retained.values[row["name"]], reverse=True)
+    scored.sort(key=lambda row: retained.values[row.name], reverse=True)
     low = _ends(retained, scored[0])[0]
     return [row for row in scored if _ends(retained, row)[1] >= low]
 
 
-def _ends(measure: Measure, row: Row) -> tuple[float, float]:
+def _ends(measure: Measure, row: DoneRow) -> tuple[float, float]:
     """The interval of a row, or its value twice where there is none."""
-    value = measure.values[row["name"]]
-    return measure.intervals.get(row["name"], (value, value))
+    value = measure.values[row.name]
+    return measure.intervals.get(row.name, (value, value))

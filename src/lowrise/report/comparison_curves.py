@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.files import write_file
-from lowrise.report.comparison_measures import Measure, finished_rows, measures
+from lowrise.report.comparison_measures import Measure, measures
+from lowrise.results import Comparison, DoneRow
 
 _COLOURS = ("#1f4e8c", "#b04a3a", "#2f7d4f", "#8a5fa8", "#c08a1e", "#3a8fa3", "#7a7a7a", "#c05a8a")
 _MARKERS = "osD^vPX*"
 
 
-def draw_comparison(results: dict[str, Any], folder: Path) -> list[str]:
+def draw_comparison(results: Comparison, folder: Path) -> list[str]:
     """depth.svg and time.svg in `folder`, from what compare.json holds; their names. Nothing without a finished row."""
     from matplotlib.figure import Figure
 
-    rows, drawn = finished_rows(results), measures(results)
+    rows, drawn = results.finished, measures(results)
     if not drawn:
         return []
     across = 1 if len(drawn) == 1 else 2
@@ -48,29 +49,29 @@ def draw_comparison(results: dict[str, Any], folder: Path) -> list[str]:
     return ["depth.svg", "time.svg"]
 
 
-def _against_depth(axes: Any, measure: Measure, rows: list[dict[str, Any]]) -> None:
+def _against_depth(axes: Any, measure: Measure, rows: list[DoneRow]) -> None:
     """One line a preset, from the dense model at 0%."""
-    for index, preset in enumerate(dict.fromkeys(row["preset"] for row in rows)):
-        mine = [row for row in rows if row["preset"] == preset and row["name"] in measure.values]
-        mine.sort(key=lambda row: row["removed"])
-        points = [(0.0, measure.dense), *((100 * row["removed_share"], measure.values[row["name"]]) for row in mine)]
+    for index, preset in enumerate(dict.fromkeys(row.preset for row in rows)):
+        mine = [row for row in rows if row.preset == preset and row.name in measure.values]
+        mine.sort(key=lambda row: row.removed)
+        points = [(0.0, measure.dense), *((100 * row.removed_share, measure.values[row.name]) for row in mine)]
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         if mine:
             axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=preset, markersize=5)
     axes.set_xlabel("layers removed, %")
 
 
-def _against_time(axes: Any, measure: Measure, rows: list[dict[str, Any]]) -> None:
+def _against_time(axes: Any, measure: Measure, rows: list[DoneRow]) -> None:
     """One point a row, beside it the layers removed."""
-    for index, preset in enumerate(dict.fromkeys(row["preset"] for row in rows)):
-        mine = [row for row in rows if row["preset"] == preset and row["name"] in measure.values]
-        seconds = [max(row["seconds_to_compress"], 0.01) for row in mine]  # `tail` takes no time, the axis no zero
-        values = [measure.values[row["name"]] for row in mine]
+    for index, preset in enumerate(dict.fromkeys(row.preset for row in rows)):
+        mine = [row for row in rows if row.preset == preset and row.name in measure.values]
+        seconds = [max(row.seconds_to_compress, 0.01) for row in mine]  # `tail` takes no time, the axis no zero
+        values = [measure.values[row.name] for row in mine]
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         if mine:
             axes.scatter(seconds, values, marker=marker, color=colour, label=preset, s=30)
         for row, x, y in zip(mine, seconds, values, strict=True):
-            axes.annotate(str(row["removed"]), (x, y), xytext=(5, 3), textcoords="offset points", fontsize="small")
+            axes.annotate(str(row.removed), (x, y), xytext=(5, 3), textcoords="offset points", fontsize="small")
     axes.set_xscale("log")
     axes.set_xlabel("seconds to compress; beside it, layers removed")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ValidationError
-
 from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.charts import (
@@ -20,45 +18,28 @@ from lowrise.report.charts import (
     rule,
     whole_numbers,
 )
-from lowrise.report.folder import Contents, Curve
+from lowrise.report.folder import Contents
 from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
 from lowrise.report.search_figures import bridges_chart, search_chart, weights_chart
-
-
-class _CosineScores(BaseModel):
-    span: int
-    cosine: list[float]
-    published_start: int
-    start_without_massive_writers: int | None = None
-
-
-class _Trial(BaseModel):
-    start: int
-    stop: int
-    similarity: float
-    accepted: bool
-
-
-class _Loss(BaseModel):
-    perplexity_ratio: float
-
-
-class _CollapseScores(BaseModel):
-    trials: list[_Trial]
-    threshold: float | None = None
-    loss: _Loss | None = None
+from lowrise.results import Curve
+from lowrise.scores import (
+    CollapseScores,
+    CosineScores,
+    GreedyScores,
+    InfluenceScores,
+    RepairedScores,
+    RepairedSpanScores,
+    Scores,
+    TaylorScores,
+)
 
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
     """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, tasks, speed."""
     seen = contents.observation
     found: list[Chart | None] = [
-        _spans(contents.plan),
-        _trials(contents.plan),
-        search_chart(contents.plan),
-        bridges_chart(contents.plan),
-        weights_chart(contents.plan),
+        scores_chart(contents.plan, contents.scores),
         *(
             []
             if seen is None
@@ -71,11 +52,25 @@ def charts_of(contents: Contents) -> dict[str, Chart]:
     return {chart.id: chart for chart in found if chart is not None}
 
 
-def _spans(plan: Plan) -> Chart | None:
-    try:
-        scores = _CosineScores.model_validate(plan.scores)
-    except ValidationError:
-        return None
+def scores_chart(plan: Plan, scores: Scores) -> Chart | None:
+    """What the criterion found; None of one that has no picture, or found nothing to draw."""
+    match scores:
+        case CosineScores():
+            return _spans(plan, scores)
+        case CollapseScores():
+            return _trials(scores)
+        case GreedyScores() | RepairedScores():
+            return search_chart(scores)
+        case RepairedSpanScores():
+            return bridges_chart(plan, scores)
+        case InfluenceScores():
+            return weights_chart("influence", scores.influence, scores.layers)
+        case TaylorScores():
+            return weights_chart("importance", scores.importance, scores.layers)
+    return None
+
+
+def _spans(plan: Plan, scores: CosineScores) -> Chart:
     n, count = scores.span, len(scores.cosine)
     made = canvas(f"first layer of a span of {n}", "cosine of its two ends", height=260, x_range=(-0.7, count - 0.3))
     whole_numbers(made)
@@ -100,11 +95,7 @@ def _spans(plan: Plan) -> Chart | None:
     return finish(made, "spans", "Which span was chosen?", sentence, wide=True)
 
 
-def _trials(plan: Plan) -> Chart | None:
-    try:
-        scores = _CollapseScores.model_validate(plan.scores)
-    except ValidationError:
-        return None
+def _trials(scores: CollapseScores) -> Chart | None:
     if not scores.trials:
         return None
     made = canvas("trial", "similarity to the dense output", x_range=(0, len(scores.trials) + 1))
@@ -131,7 +122,7 @@ def _trials(plan: Plan) -> Chart | None:
     sentence = f"{len(scores.trials)} merges were tried, in this order."
     if scores.threshold is not None:
         sentence += f" The dashed line is the threshold that every merge passes, {scores.threshold:.4f}."
-    if scores.loss is not None:
+    if scores.loss.perplexity_ratio is not None:
         sentence += f" Together they make perplexity on the sentences {words.ratio(scores.loss.perplexity_ratio)}."
     return finish(made, "trials", "The search for merges", sentence, wide=True)
 

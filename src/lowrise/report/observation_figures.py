@@ -23,7 +23,7 @@ from lowrise.report.charts import (
     shade,
     whole_numbers,
 )
-from lowrise.report.folder import Observation
+from lowrise.results import Observation
 
 
 def layers_chart(plan: Plan, seen: Observation) -> Chart:

@@ -83,7 +83,7 @@ _WHY = ("spans", "trials", "search", "bridges", "weights", "pairs", "layers", "n
 
 
 def _lead(contents: Contents) -> str:
-    plan, ratios = contents.plan, contents.results.retained.perplexity_ratio
+    plan, ratios = contents.plan, contents.results.perplexity_ratio
     gone = plan.model.layers - plan.layers_after
     share = words.percent(plan.parameters_after / plan.parameters_before)
     are = "is" if gone == 1 else "are"
@@ -105,7 +105,7 @@ def _why_absent(contents: Contents) -> str:
 def _command(contents: Contents) -> str:
     """What makes the same folder again, run from where this folder lies."""
     plan, results = contents.plan, contents.results
-    folder = Path(results.model).name or "shallower"
+    folder = Path(results.model or "").name or "shallower"
     again = shlex.quote(f"{folder}-again")
     if results.command == "apply":
         given = " --text THE-SAME-TEXT" if plan.is_fitted and plan.settings is None else ""

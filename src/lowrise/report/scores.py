@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lowrise.quality import is_collapse, worst_text
-from lowrise.report import words
-from lowrise.report.folder import Contents, Retained, Spread, Task
+from lowrise.report import numbers, words
+from lowrise.report.folder import Contents
+from lowrise.report.readings import Value
+from lowrise.results import TaskRetained, TaskScores
 
 
 @dataclass(frozen=True)
@@ -83,37 +84,15 @@ class Timing:
 
 
 def costs(contents: Contents) -> list[Row]:
-    results, dense = contents.results, contents.results.dense
     rows = []
-    for name, key, text in (
-        ("layers", "layers", words.count),
-        ("parameters", "parameters", words.count),
-        ("of them embeddings", "parameters_embeddings", words.count),
-        (f"weights, {results.dtype}", "bytes", words.megabytes),
-    ):
-        before, after = getattr(dense, key, None), getattr(results, key)
-        change = words.percent(after / before) if before else ""
-        rows.append(Row(name, "", text(before) if before is not None else "", text(after), change))
-    for name, value in results.perplexity.items():
-        old = dense.perplexity.get(name) if dense is not None else None
-        ratio = results.retained.perplexity_ratio.get(name)
-        note = f"{name}, {value.windows:,} windows of {value.length:,} tokens"
-        change = words.ratio(ratio) if ratio is not None else ""
-        before = words.decimal(old.value) if old is not None else ""
-        rows.append(Row("perplexity", note, before, words.decimal(value.value), change, is_collapse(ratio)))
-    mean = results.retained.tasks_mean
-    if mean is not None and mean.ratio is not None:
-        rows.append(Row("tasks", f"mean of {covered(contents, 'ratio')}", "", "", kept(mean)))
-    if mean is not None and mean.above_chance is not None:
-        rows.append(
-            Row(
-                "tasks, above chance",
-                f"mean of {covered(contents, 'above_chance')}",
-                "",
-                "",
-                kept(mean, above_chance=True),
-            )
-        )
+    for number in numbers.NUMBERS:
+        view = number.costs
+        if view is not None:
+            for reading in number.read(contents.results):
+                bad = number.alarm(reading.kept.value if reading.kept is not None else None)
+                name = view.name(reading, contents.results.dtype)
+                texts = view.text(reading.dense), view.text(reading.value), view.kept_text(reading)
+                rows.append(Row(name, view.about(reading), *texts, bad))
     return rows
 
 
@@ -125,13 +104,13 @@ def tiles(contents: Contents) -> list[Tile]:
         Tile("Layers", f"{plan.model.layers} → {plan.layers_after}", f"{gone} gone"),
         Tile("Parameters kept", words.percent(plan.parameters_after / plan.parameters_before), size),
     ]
-    ratios = results.retained.perplexity_ratio
+    ratios = results.perplexity_ratio
     if ratios:
         worst = worst_text(ratios)
         note = f"on {worst}" + (f", the worst of {len(ratios)}" if len(ratios) > 1 else "")
         found.append(Tile("Perplexity", words.ratio(ratios[worst]), note, is_collapse(ratios[worst])))
-    mean = results.retained.tasks_mean
-    if mean is not None and mean.ratio is not None:
+    mean = results.tasks_mean
+    if mean.ratio is not None:
         note = f"of the dense score, mean of {covered(contents, 'ratio')}"
         found.append(Tile("Tasks keep", words.percent(mean.ratio), note))
     writing = [timing for timing in timings(contents) if timing.name.startswith("writing")]
@@ -147,7 +126,7 @@ def tiles(contents: Contents) -> list[Tile]:
 
 def covered(contents: Contents, share: str) -> str:
     """The tasks that have this share, `ratio` or `above_chance`, so those that its mean is over."""
-    kept_of = contents.results.retained.tasks.values()
+    kept_of = contents.results.tasks_retained.values()
     return words.tasks(sum(getattr(one, share) is not None for one in kept_of), len(contents.results.tasks))
 
 
@@ -156,8 +135,8 @@ def scores(contents: Contents) -> list[Score]:
     dense = contents.results.dense.tasks if contents.results.dense is not None else {}
     rows = []
     for name, task in contents.results.tasks.items():
-        metrics, before = task.metrics(), dense.get(name, Task()).metrics()
-        share = contents.results.retained.tasks.get(name)
+        metrics, before = _known(task), _known(dense.get(name))
+        share = contents.results.tasks_retained.get(name)
         wanted = (share.metric if share is not None else None, "acc_norm", "acc")
         metric = next((key for key in wanted if key in metrics), min(metrics, default=None))
         if metric is not None:
@@ -167,56 +146,32 @@ def scores(contents: Contents) -> list[Score]:
     return rows
 
 
+def _known(task: TaskScores | None) -> dict[str, tuple[float, float | None]]:
+    """The metrics that have a value, each with its standard error."""
+    scored = {} if task is None else {name: (task.score(name), task.error(name)) for name in task.metrics}
+    return {name: (value, error) for name, (value, error) in scored.items() if value is not None}
+
+
 def timings(contents: Contents) -> list[Timing]:
     """Prefill and decode rates by batch size, then the time to the first token, then memory."""
-    speed = contents.results.speed
-    if speed is None or speed.dense is None:
-        return []
-    found: list[Timing | None] = []
-    for kind, title in (("prefill", "reading"), ("decode", "writing")):
-        before: dict[str, Spread] = getattr(speed.dense, kind)
-        after: dict[str, Spread] = getattr(speed.compressed, kind)
-        for batch in (batch for batch in before if batch in after):
-            ratio = speed.ratio.get(kind, {}).get(batch)
-            ideal = speed.ideal.get(kind, {}).get(batch)
-            made = _timing(f"{title}, batch {batch}", before[batch], after[batch], words.rate)
-            if made is not None:
-                made = replace(made, rate=True, ideal=ideal.ratio if ideal is not None else None)
-                found.append(replace(made, ratio=ratio.value) if ratio is not None and ratio.value else made)
-    found.append(
-        _timing(
-            "time to the first token", speed.dense.first_token_seconds, speed.compressed.first_token_seconds,
-            words.seconds,
-        )
-    )  # fmt: skip
-    for name, key in (("cache a token", "kv_bytes_per_token"), ("peak memory", "peak_bytes")):
-        old, new = (Spread(median=getattr(pace, key)) for pace in (speed.dense, speed.compressed))
-        found.append(_timing(name, old, new, words.megabytes))
-    return [timing for timing in found if timing is not None]
+    found = []
+    for number in numbers.NUMBERS:
+        view = number.speed
+        for reading in number.read(contents.results) if view is not None else ():
+            before, after, kept = reading.dense, reading.value, reading.kept
+            if view is None or before is None or after is None or not before.value or not after.value:
+                continue
+            ratio = kept.value if kept is not None and kept.value else after.value / before.value
+            texts = view.text(before), view.text(after)
+            ideal = kept.ideal if kept is not None else None
+            found.append(Timing(view.name(reading), not number.lower, before.value, after.value, *texts, ratio, ideal))
+    return found
 
 
-def _timing(name: str, dense: Spread | None, compressed: Spread | None, write: Callable[[float], str]) -> Timing | None:
-    old, new = dense.value if dense else None, compressed.value if compressed else None
-    if dense is None or compressed is None or not old or not new:
-        return None
-    return Timing(name, False, old, new, _with_range(dense, write), _with_range(compressed, write), new / old)
-
-
-def kept(share: Retained | None, *, above_chance: bool = False) -> str:
+def kept(share: TaskRetained | None, *, above_chance: bool = False) -> str:
     """`92.3% [90.1–94.5]`; empty where it was not measured."""
     if share is None:
         return ""
     name = "above_chance" if above_chance else "ratio"
     value, low, high = getattr(share, name), getattr(share, f"{name}_low"), getattr(share, f"{name}_high")
-    if value is None:
-        return ""
-    bounds = "" if low is None or high is None else f" [{words.bare_percent(low)}–{words.bare_percent(high)}]"
-    return words.percent(value) + bounds
-
-
-def _with_range(spread: Spread, write: Callable[[float], str]) -> str:
-    """The median and, where it is known, the range around it."""
-    assert spread.value is not None
-    if spread.low is None or spread.high is None:
-        return write(spread.value)
-    return f"{write(spread.value)} [{write(spread.low)}–{write(spread.high)}]"
+    return "" if value is None else numbers.bracketed(Value(value, low, high))

@@ -26,7 +26,7 @@ class Notice:
 
 def notices(contents: Contents) -> list[Notice]:
     """The loudest first."""
-    collapse = collapse_notice(contents.results.retained.perplexity_ratio, contents.plan.scores)
+    collapse = collapse_notice(contents.results.perplexity_ratio, contents.plan.scores)
     found = [*([] if collapse is None else [collapse]), *_guessing(contents)]
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:
@@ -53,8 +53,8 @@ def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> N
 
 
 def _guessing(contents: Contents) -> list[Notice]:
-    mean = contents.results.retained.tasks_mean
-    if mean is None or mean.above_chance_low is None or mean.above_chance_low > 0:
+    mean = contents.results.tasks_mean
+    if mean.above_chance_low is None or mean.above_chance_low > 0:
         return []
     tasks = covered(contents, "above_chance")
     text = f"Over {tasks} together its answers cannot be told from chance: the interval of what is kept reaches 0."
