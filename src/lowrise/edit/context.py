@@ -15,7 +15,8 @@ from lowrise.progress import Reporter
 class RepairTask:
     """student: the dense model with the layers that are kept; a repair changes its parameters, in place.
 
-    windows: all calibration windows, with special tokens marked; the last `held_out` of them are fitted by nothing.
+    windows: all calibration windows, with special tokens in them where the method's row says `marked`; the last
+    `held_out` of them are fitted by nothing.
     """
 
     student: Student
