@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from lowrise.model.source import silenced_transformers
 from lowrise.progress import Bar, Reporter
 
 
@@ -66,7 +67,10 @@ class EventReporter(Reporter):
 
     @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
-        yield lambda note: self._tell(Event(title, 0, None, note)) and None
+        def tell(note: str) -> None:
+            self._tell(Event(title, 0, None, note))
+
+        yield tell
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
@@ -89,7 +93,7 @@ class EventReporter(Reporter):
 def reporting(progress: Progress, name: str) -> Iterator[Reporter]:
     """What a function of the API reports with. name: of the function, for signs of life."""
     report = _reporter(progress)
-    with report.working(name):
+    with silenced_transformers(), report.working(name):
         yield report
 
 

@@ -74,8 +74,7 @@ def as_evaluated(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in model.modules():
-            module.training = modes.get(module, model.training)
-        model.training = modes[model]
+            module.training = modes.get(module, modes[model])
         for parameter, wanted, gradient in taken:
             parameter.requires_grad_(wanted)
             parameter.grad = gradient

@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,19 @@ def _load(source: str, action: Any) -> Any:
 def _load_tokenizer(source: str, folder: Path, kwargs: dict[str, Any]) -> Any:
     with tokenizing(source, ModelError):
         return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+
+
+@contextlib.contextmanager
+def silenced_transformers() -> Iterator[None]:
+    """Without its progress bars and notes for a while, for whoever uses it himself too."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    _silence_transformers()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def _silence_transformers() -> None:
