@@ -127,5 +127,10 @@ def paths(given: Paths) -> list[str]:
     return [str(given)] if isinstance(given, str | Path) else [str(path) for path in given]
 
 
+def keys_of(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe as given in Python, where a file may be a Path."""
+    return {key: paths(value) if key in ("text", "eval_text") else value for key, value in recipe.items()}
+
+
 def _fields(windows: Windows) -> dict[str, Any]:
     return {name: getattr(windows, name) for name in Windows.__dataclass_fields__}

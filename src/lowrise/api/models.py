@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any, Literal
 import torch
 
 from lowrise.api import stages
-from lowrise.api.progress import Progress, reporting
+from lowrise.api.progress import LowriseWarning, Progress, reporting
 from lowrise.edit.fit import Fit
 from lowrise.errors import ModelError
 from lowrise.heal.mse import TrainingCurve
+from lowrise.model.formats import check_as_loaded
 from lowrise.model.live import as_evaluated, open_live, record_of
 from lowrise.model.source import OpenModel
 from lowrise.plan import Plan
@@ -120,7 +122,7 @@ class Model:
             yield self.opened
 
     def unedited(self) -> OpenModel:
-        """As it is to be planned for, its record anew where it may have changed. Raises ModelError for an edited one."""
+        """As it is to be planned for, its record made anew if it was wrapped. Raises ModelError for an edited one."""
         if self.edited:
             found = f"one with {self.layers} layers after a plan was applied"
             remedy = "wrap its hf_model anew" if self.wrapped else "save it and open that, or open the source again"
@@ -199,10 +201,17 @@ def wrap(hf_model: Any, tokenizer: Any) -> Model:
     their device map; offloaded ones are refused.
 
     hf_model: a PreTrainedModel with one stack of decoder layers. tokenizer: the one of transformers that belongs to it.
-    Raises ModelError for another kind of model, a quantised one, NaN or Inf in it.
+    Raises ModelError for another kind of model, a quantised one, NaN or Inf in it. Warns where its number formats are
+    not those of a load, which `save` refuses: `.to(torch.bfloat16)` rounds the rotary frequencies too, and
+    `from_pretrained(..., dtype=torch.bfloat16)` does not.
 
     >>> model = lowrise.wrap(hf_model, tokenizer)
     >>> model.hf_model is hf_model
     True
     """
-    return Model(open_live(hf_model, tokenizer), None)
+    opened = open_live(hf_model, tokenizer)
+    try:
+        check_as_loaded(hf_model, opened.save_dtype, opened.decoder.where)
+    except ModelError as error:
+        warnings.warn(f"this model cannot be saved: {error}", LowriseWarning, stacklevel=2)
+    return Model(opened, None)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowrise.api import stages
-from lowrise.api.calibrating import GIVEN, fitting, made_by, paths
+from lowrise.api.calibrating import GIVEN, fitting, keys_of, made_by, paths
 from lowrise.api.models import Model
 from lowrise.api.progress import Progress, reporting
 from lowrise.calibration import Windows
@@ -50,11 +50,11 @@ def plan(
     >>> model = lowrise.open("org/name")
     >>> tokens = lowrise.calibrate(model, text=["a.txt"], samples=8, length=16)
     >>> plan = lowrise.plan(model, tokens, preset="block-influence", remove=2)
-    >>> plan.layers_after, len(plan.scores["importance"])
+    >>> plan.layers_after, len(plan.scores["influence"])
     (4, 6)
     """
     opened = model.unedited()
-    given = {**settings, **{key: paths(settings[key]) for key in ("text", "eval_text") if key in settings}}
+    given = keys_of(settings)
     by_hand = layers if layers is None or isinstance(layers, str) else [*layers]
     size = {"preset": preset, "remove": remove, "layers": by_hand}
     given |= {key: value for key, value in size.items() if value is not None}

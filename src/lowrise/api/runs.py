@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise import pipeline
-from lowrise.api.calibrating import paths
+from lowrise.api.calibrating import keys_of
 from lowrise.api.models import Model
 from lowrise.api.progress import Progress, reporting
 from lowrise.compare import ask
@@ -31,7 +31,7 @@ def run(
     >>> results.layers, results.dense.layers
     (4, 6)
     """
-    settings = build_recipe(_opening(model), _keys(recipe))
+    settings = build_recipe(_opening(model), keys_of(recipe))
     with reporting(progress, "run") as report:
         return pipeline.run(settings, Path(out), force, report)
 
@@ -59,7 +59,7 @@ def compare(
     >>> found.rows[0].preset  # doctest: +SKIP
     'tail'
     """
-    layers = [_opening(model), _keys(recipe)]
+    layers = [_opening(model), keys_of(recipe)]
     asked = ask([*presets], [str(size) for size in remove], layers, where="")
     with reporting(progress, "compare") as report:
         return compare_presets(asked, Path(out), force, keep, report)
@@ -67,7 +67,3 @@ def compare(
 
 def _opening(model: Model | str | Path) -> dict[str, Any]:
     return model.settings() if isinstance(model, Model) else {"model": str(model)}
-
-
-def _keys(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: paths(value) if key in ("text", "eval_text") else value for key, value in recipe.items()}

@@ -68,12 +68,12 @@ def cast_as_loaded(model: Any, dtype: torch.dtype) -> None:
 
 
 def check_as_loaded(model: Any, dtype: torch.dtype, where: str) -> None:
-    """Raises ModelError for a parameter that is not in the format that a load in `dtype` would give it."""
+    """Raises ModelError for a parameter or a float buffer that is not in the format that a load in `dtype` gives it."""
     for name, tensor, own in _as_loaded(model, dtype):
-        if isinstance(tensor, torch.nn.Parameter) and tensor.dtype != own:
+        if tensor.dtype != own:
             found = str(tensor.dtype).removeprefix("torch.")
             expected = f"{str(own).removeprefix('torch.')} in {name}, as a load gives it"
-            raise ModelError(where, expected, found, "bring the model to one format")
+            raise ModelError(where, expected, found, "load the model in the format that it is to have")
 
 
 def _as_loaded(model: Any, dtype: torch.dtype) -> list[tuple[str, torch.Tensor, torch.dtype]]:

@@ -28,6 +28,9 @@ def open_live(model: Any, tokenizer: Any) -> OpenModel:
         expected, found = "a PreTrainedModel of transformers", type(model).__name__
         raise ModelError(IN_MEMORY, expected, found, "give the model itself, an adapter merged into it")
     where = model.name_or_path or IN_MEMORY
+    if model.get_output_embeddings() is None:
+        found = f"{type(model).__name__}, which has no head"
+        raise ModelError(where, "a causal language model", found, "give the model with its head")
     if type(model).__module__.startswith("transformers_modules."):
         remedy = "give its name to lowrise.open with trust_remote_code"
         raise ModelError(where, "a class of stock transformers", "code that the checkpoint brought", remedy)
