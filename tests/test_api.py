@@ -67,11 +67,11 @@ heavy = lambda: {"torch", "transformers", "pydantic"} & {*sys.modules}
 assert not heavy() and set(lowrise.__all__) <= set(dir(lowrise)), heavy()
 assert issubclass(lowrise.LowriseError, Exception) and not heavy()
 assert callable(lowrise.plan) and callable(lowrise.measure) and callable(lowrise.compare) and "torch" not in sys.modules
-assert callable(lowrise.open) and "torch" in sys.modules
-from lowrise import *
-assert all(name in globals() for name in lowrise.__all__)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+    names: dict[str, Any] = {}
+    exec("from lowrise import *", names)  # noqa: S102 - what is tested
+    assert {*lowrise.__all__} <= names.keys()
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         _ = lowrise.opne
 
@@ -84,6 +84,7 @@ def test_a_module_of_a_function_s_name_is_called_as_that_function(name: str) -> 
     assert found is sys.modules[f"lowrise.{name}"]
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_the_public_names(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(
         "import lowrise\n"
@@ -126,6 +127,7 @@ def test_every_public_function_says_types_and_errors() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.usefixtures("regressions_alone")
 def test_the_examples_of_pages_run(page: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`piqa` here is a made task, since lm-eval's own is on the hub."""
     from lm_eval.tasks import manager
@@ -138,8 +140,8 @@ def test_the_examples_of_pages_run(page: str, here: Path, monkeypatch: pytest.Mo
     for block in blocks:
         exec(compile(block, page, "exec"), names)  # noqa: S102 - our own page
     assert names["small"].layers == 4
-    assert names["results"].tasks["piqa"].n == 6
     assert names["results"].dense.layers == 6
+    assert {*names["results"].tasks} == ({"piqa"} if page == "README.md" else set())
 
 
 # -- the command's bytes --------------------------------------------------------------------------------------------
@@ -153,13 +155,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("preset", RECIPES)
-@pytest.mark.parametrize("kind", ["opened", "wrapped"])
+@pytest.mark.parametrize(
+    ("kind", "preset"), [*(("opened", preset) for preset in RECIPES), ("wrapped", "refit"), ("wrapped", "laco")]
+)
 @pytest.mark.usefixtures("here")
 def test_plan_apply_and_save_give_the_weights_of_run(preset: str, kind: str, main: Main) -> None:
     how = dict(RECIPES[preset])
     size = {} if "layers" in how else {"remove": 2}
-    recipe = {"preset": preset, "text": ["a.txt"], "samples": 12, "length": 32, **size, **how}
+    recipe = {"preset": preset, "text": ["a.txt"], "samples": 8, "length": 32, **size, **how}
     Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     status, _, err = main("run", "org/name", "--recipe", "recipe.yaml", "--device", "cpu", "--out", "ran", "--quiet")
     assert status == 0, err
@@ -167,7 +170,7 @@ def test_plan_apply_and_save_give_the_weights_of_run(preset: str, kind: str, mai
     model = lowrise.open("org/name", device="cpu")
     if kind == "wrapped":
         model = lowrise.wrap(model.hf_model, model.tokenizer)
-    tokens = lowrise.calibrate(model, text=["a.txt"], samples=12, length=32)
+    tokens = lowrise.calibrate(model, text=["a.txt"], samples=8, length=32)
     plan = lowrise.plan(model, tokens, preset=preset, length=32, **size, **how)
     lowrise.apply(model, plan, tokens).save("saved")
     assert weights("saved") == weights("ran")
