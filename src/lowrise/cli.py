@@ -182,13 +182,14 @@ def compare(
     """Several presets and sizes on one model: one table, pictures. Goes on where it stopped."""
     from rich.console import Console
 
-    from lowrise import compare as comparing
+    from lowrise.compare import ask, read_lists
+    from lowrise.compare import compare as compare_presets
     from lowrise.report.comparison import terminal_comparison
 
-    names, sizes, settings = comparing.read_lists(presets, remove, given_layers(recipe, given, model=model))
-    asked = comparing.ask(names, sizes, settings, where=str(recipe or ""))
+    names, sizes, settings = read_lists(presets, remove, given_layers(recipe, given, model=model))
+    asked = ask(names, sizes, settings, where=str(recipe or ""))
     with _working("compare", quiet) as report:
-        results = comparing.compare(asked, out, force, keep, report, where=str(recipe or ""))
+        results = compare_presets(asked, out, force, keep, report, where=str(recipe or ""))
     if as_json:
         typer.echo(results.to_json())
         return

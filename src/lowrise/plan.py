@@ -17,10 +17,13 @@ from pydantic import (
     model_validator,
 )
 
+from lowrise.called import called
 from lowrise.errors import PlanError
-from lowrise.methods import method
+from lowrise.methods import load, method
 from lowrise.reading import read_json
 from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
+
+called(__name__)
 
 MOST_LAYERS = 10**6
 _LARGEST_WEIGHT = 1e6  # of a merge's, by far
@@ -289,6 +292,10 @@ class Plan(_Strict):
     def is_fitted(self) -> bool:
         """Whether applying it takes calibration tokens."""
         return any(isinstance(edit, Replace) or edit.repair != "none" for edit in self.edits)
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return str(load("lowrise.report.notebook:plan_html")(self))
 
     @property
     def model_name(self) -> str:

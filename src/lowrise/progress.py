@@ -64,10 +64,26 @@ class Bar:
         self._progress.update(self._task.id, advance=steps, note=self._text)
         self._advanced()
 
+    @property
+    def name(self) -> str:
+        return self._task.description
+
+    @property
+    def done(self) -> int:
+        return int(self._task.completed)
+
+    @property
+    def total(self) -> int:
+        return int(self._task.total or 0)
+
+    @property
+    def note(self) -> str:
+        """What is shown beside the bar."""
+        return self._text
+
     def line(self) -> str:
-        done, total = int(self._task.completed), int(self._task.total or 0)
         passed = f"{time.perf_counter() - self._began:,.0f} s"
-        return f"{self._task.description}: {done:,} of {total:,}  {self._text}  {passed}".replace("    ", "  ")
+        return f"{self.name}: {self.done:,} of {self.total:,}  {self.note}  {passed}".replace("    ", "  ")
 
 
 class Reporter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lowrise.called import called
 from lowrise.compare.asked import Asked, ask, check_same, no_comparison, read_lists
 from lowrise.compare.folder import (
     ASKED,
@@ -34,6 +35,8 @@ from lowrise.report.folder import parse
 from lowrise.results import Comparison, FailedRow
 
 __all__ = ["ask", "compare", "read_lists"]
+
+called(__name__)
 
 
 def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, where: str = "") -> Comparison:

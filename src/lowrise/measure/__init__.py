@@ -1,1 +1,5 @@
 """What a model does and what it weighs."""
+
+from lowrise.called import called
+
+called(__name__)

@@ -6,13 +6,12 @@ import hashlib
 import inspect
 from typing import Any
 
-import torch
-
 from lowrise.calibration.prefix import encode, leading_tokens
 from lowrise.errors import ModelError, TextError
 from lowrise.measure.cache import digest
 from lowrise.measure.system import versions
 from lowrise.model.decoder import Decoder
+from lowrise.model.weights import state_sha256
 from lowrise.reading import read_bytes
 
 # Settings of a config that say where it came from, not what the model computes.
@@ -28,7 +27,7 @@ def model_identity(decoder: Decoder, tokenizer: Any) -> dict[str, Any]:
     """
     config = {name: value for name, value in decoder.model.config.to_dict().items() if name not in _PROVENANCE}
     return {
-        "weights": _weights(decoder.model),
+        "weights": state_sha256(decoder.model),
         "config": digest(config),
         "code": files_sha256({inspect.getfile(type(module)) for module in decoder.model.modules()}),
         "tokenizer": tokenizer_sha256(tokenizer),
@@ -71,13 +70,3 @@ def _without_call_state(text: str) -> str:
     return json.dumps(
         {name: value for name, value in json.loads(text).items() if name not in ("truncation", "padding")}
     )
-
-
-def _weights(model: Any) -> str:
-    """sha256 over the names, dtypes, shapes and bytes of all parameters and kept buffers."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        hashed.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-    return hashed.hexdigest()

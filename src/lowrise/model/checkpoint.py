@@ -16,7 +16,7 @@ from lowrise.files import writing
 from lowrise.model.companions import copy_companions, forget_missing_code
 from lowrise.model.custom import write_custom_model
 from lowrise.model.decoder import Decoder
-from lowrise.model.formats import cast_as_loaded
+from lowrise.model.formats import cast_as_loaded, check_as_loaded
 from lowrise.model.source import OpenModel, open_model
 from lowrise.model.spelling import spell_config, spell_tokenizer
 
@@ -40,25 +40,14 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
     remote = type(model).__module__.startswith("transformers_modules.")
     cast_as_loaded(model, dtype)
     ids, many = _proof_ids(decoder, rows=2), _proof_ids(decoder, rows=8)
-    before = _uncached(model, ids)
-    if not torch.isfinite(before).all():
-        raise ProofError("the model's logits are not finite: the cut or the repair broke it")
-    with writing(out):
-        model.save_pretrained(folder)
-        copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
-        forget_missing_code(folder)
-        spell_config(folder)
-        spell_tokenizer(folder, opened.trust_remote_code)
-        if custom:
-            write_custom_model(decoder, folder)
+    before = _finite_logits(model, ids)
+    write_model(opened, folder, out)
     decoder.release()
     del model
     gc.collect()
     loading = _Loading(folder, device, custom or remote)
     reloaded = loading.model(dtype)
-    after = _uncached(reloaded, ids)
-    if not torch.equal(before, after):
-        raise ProofError(f"the reloaded checkpoint's logits differ by up to {(before - after).abs().max():.3g}")
+    _check_equal(before, _uncached(reloaded, ids))
     if compute != dtype:
         del reloaded
         gc.collect()
@@ -67,15 +56,65 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
         found = _disagreement(reloaded, many)
         del reloaded
         gc.collect()
-        dense = _dense_disagreement(opened, many, compute)
-        if found > _OF_DENSE * dense:
-            raise ProofError(
-                f"cached and uncached logits differ by {found:.2%} of the largest one, "
-                f"those of the model it was made from by {dense:.2%}"
-            )
+        _check_cached(found, _dense_disagreement(opened, many, compute))
         gc.collect()
         reloaded = loading.model(compute)
     return Decoder(reloaded, str(folder))
+
+
+def save_and_keep(opened: OpenModel, folder: Path, *, out: Path, dense: float) -> None:
+    """The same of a model that came from no file and stays as it is: nothing of it is cast, moved or given up.
+
+    dense: `own_disagreement` of the model before it was edited. Holds two models while it compares them. Raises
+    ModelError for a parameter in another number format than a load gives it.
+    """
+    decoder = opened.decoder
+    check_as_loaded(decoder.model, opened.save_dtype, decoder.where)
+    ids = _proof_ids(decoder, rows=2)
+    before = _finite_logits(decoder.model, ids)
+    write_model(opened, folder, out)
+    reloaded = _Loading(folder, decoder.device, bool(decoder.networks)).model(opened.save_dtype)
+    _check_equal(before, _uncached(reloaded, ids))
+    if _disagreement(reloaded, ids) > _SAME.get(opened.save_dtype, _COARSE):
+        _check_cached(_disagreement(reloaded, _proof_ids(decoder, rows=8)), dense)
+
+
+def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
+    """Weights and all that a loader needs, into `folder`. out: the name that the user knows it by."""
+    decoder = opened.decoder
+    with writing(out):
+        decoder.model.save_pretrained(folder)
+        copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
+        forget_missing_code(folder)
+        spell_config(folder)
+        spell_tokenizer(folder, opened.trust_remote_code)
+        if decoder.networks:
+            write_custom_model(decoder, folder)
+
+
+def own_disagreement(decoder: Decoder) -> float:
+    """How far cached logits of a model are from its uncached ones, as a share of the largest one."""
+    return _disagreement(decoder.model, _proof_ids(decoder, rows=8))
+
+
+def _finite_logits(model: Any, ids: Tensor) -> Tensor:
+    logits = _uncached(model, ids)
+    if not torch.isfinite(logits).all():
+        raise ProofError("the model's logits are not finite: the cut or the repair broke it")
+    return logits
+
+
+def _check_equal(before: Tensor, after: Tensor) -> None:
+    if not torch.equal(before, after):
+        raise ProofError(f"the reloaded checkpoint's logits differ by up to {(before - after).abs().max():.3g}")
+
+
+def _check_cached(found: float, dense: float) -> None:
+    if found > _OF_DENSE * dense:
+        raise ProofError(
+            f"cached and uncached logits differ by {found:.2%} of the largest one, "
+            f"those of the model it was made from by {dense:.2%}"
+        )
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,16 @@ def refuse_adapter(folder: Path, source: str) -> None:
     raise ModelError(source, "the weights of a whole model", found, "merge it into its base model, then prune that")
 
 
-def copy_companions(base: Path, folder: Path, tokenizer: Any, *, with_code: bool) -> None:
+def copy_companions(base: Path | None, folder: Path, tokenizer: Any, *, with_code: bool) -> None:
     """Fill `folder`, which holds the model, with all that comes along from the model at `base`.
 
-    base: a folder or a .gguf file, which holds a tokenizer but no files of one: `tokenizer` is saved instead.
+    base: a folder, or a .gguf file, which holds a tokenizer but no files of one: `tokenizer` is saved instead. None:
+    the model came from no file.
     with_code: the Python files of a folder whose code the user allowed come along too; else nothing refers to them.
     """
-    copied = [] if base.is_file() else _copied(base, folder, (*_COMPANIONS, *(_CODE if with_code else ())))
+    copied = (
+        [] if base is None or base.is_file() else _copied(base, folder, (*_COMPANIONS, *(_CODE if with_code else ())))
+    )
     if not any(_fits(name, _VOCABULARIES) for name in copied):
         tokenizer.save_pretrained(folder)
     for name in copied:

@@ -63,17 +63,34 @@ def cast_as_loaded(model: Any, dtype: torch.dtype) -> None:
 
     Most are of `dtype`; a family may keep some in float32 (routers, rotary frequencies), by flag or as it builds them.
     """
+    for _, tensor, own in _as_loaded(model, dtype):
+        tensor.data = tensor.data.to(own)
+
+
+def check_as_loaded(model: Any, dtype: torch.dtype, where: str) -> None:
+    """Raises ModelError for a parameter or a float buffer that is not in the format that a load in `dtype` gives it."""
+    for name, tensor, own in _as_loaded(model, dtype):
+        if tensor.dtype != own:
+            found = str(tensor.dtype).removeprefix("torch.")
+            expected = f"{str(own).removeprefix('torch.')} in {name}, as a load gives it"
+            raise ModelError(where, expected, found, "load the model in the format that it is to have")
+
+
+def _as_loaded(model: Any, dtype: torch.dtype) -> list[tuple[str, torch.Tensor, torch.dtype]]:
+    """(name, tensor, format) of every float parameter and buffer."""
     with _building_in(dtype), torch.device("meta"):
         stock = type(model)(model.config)
     formats = {name: tensor.dtype for name, tensor in (*stock.named_parameters(), *stock.named_buffers())}
     kept = [re.compile(pattern.replace("*", ".*")) for pattern in model._get_dtype_plan(dtype)]
     written = set(model.state_dict())
+    found = []
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point():
             own = formats.get(name, dtype)
             if name in written and any(pattern.search(name) for pattern in kept):
                 own = torch.float32
-            tensor.data = tensor.data.to(own)
+            found.append((name, tensor, own))
+    return found
 
 
 @contextmanager

@@ -14,11 +14,13 @@ _HUB = "https://huggingface.co/"
 _MOST_README = 16 << 20  # bytes
 
 
-def inherited_metadata(place: Path) -> dict[str, str]:
-    """Header entries known of the model at `place`, a folder or a .gguf file; empty where it says nothing.
+def inherited_metadata(place: Path | None) -> dict[str, str]:
+    """Header entries known of the model at `place`, a folder or a .gguf file; empty where it says nothing, or is None.
 
     A folder says it in the header of its README.md, a GGUF file in `general.license` and `general.source.repo_url`.
     """
+    if place is None:
+        return {}
     found = _from_gguf(place) if place.is_file() else _from_readme(place / "README.md")
     return {key: value for key, value in found.items() if isinstance(value, str) and _is_one_line(value)}
 

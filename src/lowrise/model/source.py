@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ class OpenModel:
     save_dtype: torch.dtype
     """The dtype the checkpoint came in, or the one the user asked for: the result is written in it."""
     bytes_on_disk: int
-    place: Path
-    """The folder, or the .gguf file, that it was read from."""
+    place: Path | None
+    """The folder, or the .gguf file, that it was read from; None: it was in memory already."""
     trust_remote_code: bool = False
     allow_pickle: bool = False
     notes: list[str] = field(default_factory=list)
@@ -105,7 +106,7 @@ def open_model(
     if gguf is None:
         refuse_unreadable(tensors, source)
     config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
-    _check_kind(config, source, is_gguf=gguf is not None)
+    check_kind(config, source, is_gguf=gguf is not None)
     if tensors:
         check_layers(config, tensors, source)
         if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # not code that the checkpoint brings
@@ -223,7 +224,7 @@ def _check_types(config: dict[str, Any], file: Path) -> None:
         raise ModelError(file, "class names as architectures", repr(config["architectures"]), "fetch the model again")
 
 
-def _check_kind(config: Any, source: str, is_gguf: bool) -> None:
+def check_kind(config: Any, source: str, is_gguf: bool) -> None:
     """Refuse encoders and encoder-decoders, which some auto classes would open as decoders."""
     expected, remedy = "a decoder-only causal language model", "choose another model"
     if getattr(config, "is_encoder_decoder", False):
@@ -270,6 +271,19 @@ def _load(source: str, action: Any) -> Any:
 def _load_tokenizer(source: str, folder: Path, kwargs: dict[str, Any]) -> Any:
     with tokenizing(source, ModelError):
         return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+
+
+@contextlib.contextmanager
+def silenced_transformers() -> Iterator[None]:
+    """Without its progress bars and notes for a while, for whoever uses it himself too."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    _silence_transformers()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def _silence_transformers() -> None:

@@ -97,6 +97,16 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
+def state_sha256(model: Any) -> str:
+    """sha256 over the names, dtypes, shapes and bytes of all parameters and kept buffers."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        hashed.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return hashed.hexdigest()
+
+
 def check_finite(model: Any, source: str) -> None:
     """Raises ModelError naming the first parameter that holds NaN or Inf."""
     for name, parameter in model.named_parameters():

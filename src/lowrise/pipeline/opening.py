@@ -54,12 +54,18 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
 
 
 def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[OpenModel, int | None]:
-    """The model, and how many layers its criterion is to take out: those that are removed, and one more where a network
-    comes in their place; None: it says itself. Every wish that cannot be fulfilled is refused before much is computed.
-    """
+    """The model, and how many layers its criterion is to take out, as of `layers_to_take_out`."""
     ram_limit(recipe.max_ram)
     with clock.stage("open"):
         opened = open_from(recipe)
+    return opened, layers_to_take_out(recipe, opened, report)
+
+
+def layers_to_take_out(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | None:
+    """Those that are removed, and one more where a network comes in their place; None: the criterion says it itself.
+
+    Every wish that cannot be fulfilled is refused before much is computed.
+    """
     refuse_network(opened.decoder)
     net = net_layers(recipe, opened, report)
     k = None if net is None else net + recipe.put_back
@@ -73,7 +79,7 @@ def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[O
         edit = Replace(start=0, stop=k, **how)
         check_repairs(opened.decoder, [edit])
         check_replacement(opened.decoder, edit)
-    return opened, k
+    return k
 
 
 def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:

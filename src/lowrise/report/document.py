@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,11 @@ def render_page(template: str, *, title: str, charts: Mapping[str, Chart] | None
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what is no text
 
 
+def render(template: str, **values: Any) -> str:
+    """A part of a page, from `templates/TEMPLATE`, for whoever shows it."""
+    return _environment().get_template(template).render(**values).encode("utf-8", "replace").decode("utf-8")
+
+
 @cache
 def _environment() -> Environment:
     """jinja2 with the templates, each of which it compiles once."""
@@ -70,7 +76,13 @@ def _environment() -> Environment:
     )
     made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh defines a thing before it names it again
     made.filters.update(words.FILTERS)
+    made.filters["scoped"] = _scoped
     return made
+
+
+def _scoped(css: str, scope: str) -> str:
+    """Each rule of a line of CSS for what lies in `scope` alone; rules hold no braces within."""
+    return re.sub(r"(^|} )(?=\.)", rf"\1{scope}", css)
 
 
 def _sha256(script: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lowrise.methods import load
 from lowrise.plan import CalibrationRecord, Edit, ModelRecord
 from lowrise.results.record import FORMAT, Format, Record
 from lowrise.results.run import MeasuredModel, TaskRetained, TaskScores
@@ -92,3 +93,7 @@ class Comparison(Record):
     @property
     def finished(self) -> list[DoneRow]:
         return [row for row in self.rows if isinstance(row, DoneRow)]
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return str(load("lowrise.report.notebook:comparison_html")(self))

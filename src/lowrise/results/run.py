@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from lowrise.methods import load
 from lowrise.results.record import FORMAT, Format, Record
 
 
@@ -236,6 +237,10 @@ class Results(MeasuredModel):
     warnings: list[str] = []
     generation: dict[str, Any] = {}
     healing: dict[str, Any] = {}
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return str(load("lowrise.report.notebook:results_html")(self))
 
     @property
     def perplexity_ratio(self) -> dict[str, float]:

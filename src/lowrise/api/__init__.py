@@ -1,0 +1,29 @@
+"""lowrise in Python: what the command does, on models in memory. `import lowrise` has all of these names.
+
+models.py    open, wrap, Model                calibrating.py  calibrate, tokens
+planning.py  plan, apply                      measuring.py    measure
+runs.py      run, compare                     progress.py     what is seen of long work
+stages.py    the pipeline's functions, called in one place
+"""
+
+from lowrise.api.calibrating import calibrate, tokens
+from lowrise.api.measuring import measure
+from lowrise.api.models import Model, open, wrap
+from lowrise.api.planning import apply, plan
+from lowrise.api.progress import Event, LowriseWarning
+from lowrise.api.runs import compare, run
+
+__all__ = [
+    "Event",
+    "LowriseWarning",
+    "Model",
+    "apply",
+    "calibrate",
+    "compare",
+    "measure",
+    "open",
+    "plan",
+    "run",
+    "tokens",
+    "wrap",
+]

@@ -1,0 +1,177 @@
+"""What a model weighs and does, beside the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import PrivateAttr
+
+from lowrise.api import stages
+from lowrise.api.calibrating import Paths, paths
+from lowrise.api.models import Model
+from lowrise.api.models import open as open_source
+from lowrise.api.progress import Progress, reporting
+from lowrise.errors import ModelError, RecipeError, TaskError, TextError
+from lowrise.measure.identity import alike_key
+from lowrise.measure.tasks import NO_TASKS, TaskSet
+from lowrise.model.cache import layer_caches
+from lowrise.model.source import open_tokenizer
+from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.measuring import Measured, make_results, tell_collapse, with_speed
+from lowrise.progress import Reporter
+from lowrise.recipe import Bos, Recipe, build_recipe
+from lowrise.results import Curve, MeasuredModel, RepairFit, Results
+
+Dense = Model | Results | str | Path | None
+
+
+class MeasuredResults(Results):
+    """Results that keep the answers to each item, so that another model can be compared with them."""
+
+    _measured: Measured | None = PrivateAttr(default=None)
+
+
+def measure(
+    model: Model | str | Path,
+    dense: Dense = None,
+    text: Paths = (),
+    tasks: Sequence[str] | str = (),
+    *,
+    length: int = 2048,
+    windows: int | None = None,
+    bos: Bos = "auto",
+    task_dir: str | Path | None = None,
+    limit: int | None = None,
+    fewshot: int | None = None,
+    speed: bool = False,
+    progress: Progress = None,
+) -> Results:
+    """Layers, parameters, bytes, perplexity and tasks of a model, and what it kept of the dense one's.
+
+    model: one in memory, or a source, which is opened. dense: likewise, or the results of an earlier `measure` of it.
+    A dense model to which a plan was applied since (`apply` works in place) is opened again from its source; one that
+    was wrapped cannot be: measure it before you apply, and give these results. text: files to measure perplexity on,
+    in windows of `length` tokens (capped by the model), the first `windows` of each. tasks: of lm-eval, or of
+    `task_dir`; the first `limit` items of each, `fewshot` examples in front. speed: time generation too, both models in
+    memory. Nothing is measured twice: results are kept by the hash of the model and of the data.
+
+    Perplexity is exp of the mean next-token loss (natural log); `bytes` those of the weights in the format that they
+    are saved in. What does not exist is None, with a reason.
+    Raises TextError, TaskError or ModelError, one line, for what cannot be measured or compared.
+
+    >>> model = lowrise.open("org/name")
+    >>> before = lowrise.measure(model, text=["b.txt"], length=16)
+    >>> small = lowrise.apply(model, lowrise.plan(model, layers=[1, 2]))
+    >>> results = lowrise.measure(small, dense=before, text=["b.txt"], length=16)
+    >>> results.layers, results.dense.layers
+    (4, 6)
+    >>> list(results.perplexity_ratio)
+    ['b.txt']
+    """
+    names = [tasks] if isinstance(tasks, str) else [*tasks]
+    settings = {"eval_text": paths(text), "tasks": names, "length": length, "windows": windows, "bos": bos}
+    settings |= {"task_dir": None if task_dir is None else str(task_dir), "limit": limit, "fewshot": fewshot}
+    recipe = build_recipe({**settings, "speed": speed})
+    _check_dense(dense, speed)
+    subject = model if isinstance(model, Model) else open_source(model, progress=progress)
+    if speed:
+        layer_caches(subject.opened.decoder)  # refuses a model that cannot be timed
+    if names or recipe.eval_text:
+        _check_same_tokens(subject, dense)
+    with reporting(progress, "measure") as report:
+        clock = Clock(report)
+        loaded = stages.loaded_tasks(recipe, report)
+        after = _measured(subject, recipe, loaded, report, clock)
+        reference = dense if isinstance(dense, Results) else _dense_model(dense, subject, progress)
+        if isinstance(reference, Results):
+            before: Measured | None = _earlier(reference, after)
+        else:
+            before = None if reference is None else _measured(reference, recipe, loaded, report, clock)
+        results = make_results(subject.source, after, before, clock)
+        if speed:
+            other = reference.opened.decoder if isinstance(reference, Model) else None
+            results = with_speed(results, subject.opened.decoder, other, report, clock)
+        tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, report)
+    made = MeasuredResults(**results.given(), **_of_edits(subject, report))
+    made._measured = after
+    return made
+
+
+def _measured(model: Model, recipe: Recipe, tasks: TaskSet, report: Reporter, clock: Clock) -> Measured:
+    with model.at_work() as opened:
+        return stages.measured(recipe, opened, tasks, report, clock)
+
+
+def _of_edits(model: Model, report: Reporter) -> dict[str, Any]:
+    """What `run` notes of the edits, too."""
+    found: dict[str, Any] = {}
+    if model.curves:
+        found["training"] = [Curve(**curve.data()).summary for curve in model.curves]
+    if model.fits:
+        found["repairs"] = [RepairFit(**asdict(fit)) for fit in model.fits]
+    warnings = [*model.warnings, *report.warnings]
+    return {**found, "warnings": warnings} if warnings else found
+
+
+def _check_dense(dense: Dense, speed: bool) -> None:
+    """Raises ModelError for a dense model that is none any more, RecipeError for results where models are timed."""
+    if isinstance(dense, Model) and dense.edited and dense.wrapped:
+        found = "one that a plan was applied to, in place"
+        remedy = "measure it before lowrise.apply, and give these results as dense"
+        raise ModelError(f"dense, {dense.source}", "the dense model", found, remedy)
+    if isinstance(dense, Results) and speed:
+        raise RecipeError("speed", "a dense model, to be timed in turn", "results", "give the model or its source")
+
+
+def _dense_model(dense: Model | str | Path | None, model: Model, progress: Progress) -> Model | None:
+    if isinstance(dense, Model):
+        return open_source(**_as_opened(dense), progress=progress) if dense.edited else dense
+    if dense is None:
+        return None
+    how = {} if model.wrapped else _as_opened(model)
+    return open_source(**{**how, "source": dense}, progress=progress)
+
+
+def _as_opened(model: Model) -> dict[str, Any]:
+    settings = model.settings()
+    return {"source": settings.pop("model"), **settings}
+
+
+def _check_same_tokens(model: Model, dense: Dense) -> None:
+    """Raises ModelError for models that do not read the same tokens. Results say it by their numbers of tokens."""
+    if dense is None or isinstance(dense, Results):
+        return
+    theirs = dense.tokenizer if isinstance(dense, Model) else open_tokenizer(str(dense))
+    if alike_key(model.tokenizer) != alike_key(theirs):
+        found = f"another, of {len(theirs):,} tokens against {len(model.tokenizer):,}"
+        expected = f"a model of the same tokenizer as {model.source}"
+        named = dense.source if isinstance(dense, Model) else dense
+        raise ModelError(f"dense, {named}", expected, found, "name the model it was made from")
+
+
+def _earlier(dense: Results, after: Measured) -> Measured:
+    """What was measured of the dense model, as far as it is the same that was measured of the other one now.
+
+    Raises TextError or TaskError for texts or tasks that it was not measured on.
+    """
+    remedy = "measure the dense model on the same, or give the model itself"
+    for name, value in after.summary.perplexity.items():
+        other = dense.perplexity.get(name)
+        if other is None or (other.tokens, other.length, other.bos) != (value.tokens, value.length, value.bos):
+            expected = f"results on {name}, {value.tokens:,} tokens in windows of {value.length}"
+            found = "none" if other is None else f"{other.tokens:,} tokens in windows of {other.length}"
+            raise TextError("dense", expected, found, remedy)
+    kept = dense._measured if isinstance(dense, MeasuredResults) else None
+    if after.tasks and (kept is None or not _hashes(after.tasks).items() <= _hashes(kept.tasks).items()):
+        found = "results of other tasks" if kept is not None else "results without the answers to each item"
+        raise TaskError("dense", f"results on {', '.join(after.tasks.leaves)}", found, remedy)
+    own = {name: value for name, value in dense.given().items() if name in MeasuredModel.model_fields}
+    own.pop("model", None)
+    return replace(kept, samples={}) if kept is not None else Measured(MeasuredModel(**own), NO_TASKS, {}, {})
+
+
+def _hashes(tasks: TaskSet) -> dict[str, str]:
+    return {leaf.name: leaf.sha256 for leaves in tasks.leaves.values() for leaf in leaves}

@@ -1,0 +1,115 @@
+"""The stages of the pipeline as the API calls them: the one place that knows their parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lowrise.api.progress import Progress, reporting
+from lowrise.calibration import Windows
+from lowrise.edit.fit import Fit
+from lowrise.files import claimed, output_folder, writing
+from lowrise.heal.mse import TrainingCurve
+from lowrise.measure.tasks import TaskSet, load_tasks
+from lowrise.methods import method
+from lowrise.model.checkpoint import save_and_keep, save_and_prove
+from lowrise.model.custom import refuse_network
+from lowrise.model.source import OpenModel
+from lowrise.pipeline.building import edit_model
+from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.evaluating import check_tasks
+from lowrise.pipeline.measuring import Measured, measure_model
+from lowrise.pipeline.opening import (
+    calibrate,
+    evaluation_texts,
+    layers_to_take_out,
+    open_from,
+    tell_notes,
+    windows_or_sentences,
+    windows_to_fit,
+)
+from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
+from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
+from lowrise.plan import Plan, check_plan_fits
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.scores import scores_of
+
+
+def opened_from(recipe: Recipe, report: Reporter) -> OpenModel:
+    with report.stage("open"):
+        opened = open_from(recipe)
+    tell_notes(opened, report)
+    return opened
+
+
+def calibrated(recipe: Recipe, opened: OpenModel, report: Reporter) -> Windows:
+    return calibrate(recipe, opened, report, Clock(report))
+
+
+def looks_at_sentences(recipe: Recipe) -> bool:
+    return method("criterion", recipe.select).looks_at == "sentences"
+
+
+def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, report: Reporter) -> Plan:
+    """windows: None where they are made as the recipe says. Where sentences are looked at they are fitted on alone."""
+    clock = Clock(report)
+    k = layers_to_take_out(recipe, opened, report)
+    if windows is None or looks_at_sentences(recipe):
+        looked_at = windows_or_sentences(recipe, opened, report, clock)
+        fitted_on = windows or windows_to_fit(recipe, opened, looked_at, report, clock)
+    else:
+        looked_at = fitted_on = windows
+    return plan_edits(recipe, opened, k, looked_at, fitted_on, report, clock)[0]
+
+
+def check_plan(plan: Plan, opened: OpenModel) -> None:
+    """Raises PlanError or ModelError for what cannot be done to this model, before anything is computed."""
+    refuse_network(opened.decoder)
+    check_plan_fits(plan, opened.record)
+    scores_of(plan)
+    check_repairs(opened.decoder, plan.edits)
+
+
+def edited(
+    plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter
+) -> tuple[Plan, list[TrainingCurve], list[Fit]]:
+    """In place. The plan with what the edits did to the loss, if there are windows to measure it on."""
+    clock, gate = Clock(report), None
+    if windows is not None:
+        check_tokens(plan, windows, report)
+        check_versions(plan, opened.decoder, report)
+        gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
+    curves, fits = edit_model(plan, opened, windows, recipe, report, clock)
+    if gate is not None:
+        held_out = gate.scores(gate.loss(opened.decoder))
+        plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
+    return plan, curves, fits
+
+
+def loaded_tasks(recipe: Recipe, report: Reporter) -> TaskSet:
+    with report.stage("tasks"):
+        return load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+
+
+def measured(recipe: Recipe, opened: OpenModel, tasks: TaskSet, report: Reporter, clock: Clock) -> Measured:
+    texts = evaluation_texts(recipe, opened)
+    check_tasks(tasks, opened, recipe.bos)
+    return measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, recipe.bos, writes=False)
+
+
+def saved(opened: OpenModel, plan: Plan | None, out: Path, force: bool, dense: float, progress: Progress) -> None:
+    """The folder, with the plan in it, and proven. `opened` is what was read back, or, if it came from no file, itself.
+
+    dense: as of `save_and_keep`.
+    """
+    inputs = [] if opened.place is None else [opened.place]
+    with reporting(progress, "save") as report, claimed(out, force, inputs), output_folder(out, force) as folder:
+        with report.stage("write"):
+            if opened.place is None:
+                save_and_keep(opened, folder, out=out, dense=dense)
+            else:
+                opened.decoder = save_and_prove(opened, folder, out=out, compute=opened.decoder.dtype)
+        if plan is not None:
+            with writing(out):
+                (folder / "lowrise").mkdir()
+                (folder / "lowrise" / "plan.json").write_text(plan.to_json(), encoding="utf-8")

@@ -1,0 +1,62 @@
+"""What a notebook shows: HTML that stands by itself, everything in it escaped. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowrise.plan import Plan
+from lowrise.report import words
+from lowrise.report.comparison import columns
+from lowrise.report.document import render
+from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
+from lowrise.report.table import rows
+from lowrise.report.verdict import collapse_notice
+from lowrise.results import Comparison, Results
+
+
+def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
+    """The house before and after, and what becomes of its layers. facts: more rows of the table, before the plan's."""
+    held_out = plan.scores.get("held_out", {})
+    ratio = held_out.get("perplexity_ratio")
+    share = words.percent(plan.parameters_after / plan.parameters_before)
+    found = {
+        **(facts or {"model": plan.model.source}),
+        "preset": plan.preset,
+        "layers": f"{plan.model.layers} to {plan.layers_after}",
+        "parameters": f"{words.count(plan.parameters_after)} ({share})",
+        "edits": " ".join(map(edit_sentence, plan.edits)) or "none",
+        "perplexity, held-out calibration": "" if ratio is None else f"{words.ratio(ratio)} the dense model's",
+    }
+    return _html(_filled(found), house=build_house(plan), notices=_notices({}, plan.scores))
+
+
+def facts_html(facts: Mapping[str, str]) -> str:
+    return _html(_filled(facts))
+
+
+def results_html(results: Results) -> str:
+    """The table of the command line."""
+    seconds = ("seconds", "", words.count(results.seconds["total"]))
+    notices = _notices(results.perplexity_ratio, {})
+    return _html([*rows(results), seconds], head=("", "dense", "compressed"), notices=notices)
+
+
+def comparison_html(results: Comparison) -> str:
+    """The table of the command line."""
+    found = columns(results)
+    return _html([*zip(*(cells for _, cells in found), strict=True)], head=[name for name, _ in found])
+
+
+def _notices(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> list[Any]:
+    found = collapse_notice(ratios, scores)
+    return [] if found is None else [found]
+
+
+def _filled(facts: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _html(table: Sequence[Sequence[str]], **values: Any) -> str:
+    shown = {"head": (), "house": None, "notices": [], "size": (WIDTH, LEFT, RIGHT), **values}
+    return render("notebook.html", rows=table, **shown)

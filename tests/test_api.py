@@ -1,0 +1,544 @@
+"""The Python API: the command's bytes, on models in memory."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
+
+import lowrise
+import made_tasks
+import tiny
+from lowrise import api
+from lowrise.errors import ModelError, PlanError, RecipeError, TaskError, TextError
+from lowrise.plan import Drop
+
+Main = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore::lowrise.api.progress.LowriseWarning")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with what examples name: a model `org/name`, `a.txt`, `b.txt`."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tmp_path / "org" / "name", max_position_embeddings=32)
+    for seed, name in enumerate(("a.txt", "b.txt")):
+        Path(name).write_text(tiny.text(1500, seed), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def model(here: Path) -> lowrise.Model:  # noqa: ARG001 - the folder it lies in
+    return lowrise.open("org/name", device="cpu")
+
+
+@pytest.fixture
+def live() -> Any:
+    return tiny.model(max_position_embeddings=32)
+
+
+def weights(folder: Path | str) -> bytes:
+    return Path(folder, "model.safetensors").read_bytes()
+
+
+def windows(rows: int = 8, seed: int = 0) -> Any:
+    return lowrise.tokens(tiny.ids(rows, 16, seed))
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_public_names_are_there_without_torch_until_one_is_used() -> None:
+    code = """
+import sys, lowrise
+heavy = lambda: {"torch", "transformers", "pydantic"} & {*sys.modules}
+assert not heavy() and set(lowrise.__all__) <= set(dir(lowrise)), heavy()
+assert issubclass(lowrise.LowriseError, Exception) and not heavy()
+assert callable(lowrise.plan) and callable(lowrise.measure) and callable(lowrise.compare) and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    names: dict[str, Any] = {}
+    exec("from lowrise import *", names)  # noqa: S102 - what is tested
+    assert {*lowrise.__all__} <= names.keys()
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        _ = lowrise.opne
+
+
+@pytest.mark.parametrize("name", ["plan", "measure", "compare"])
+def test_a_module_of_a_function_s_name_is_called_as_that_function(name: str) -> None:
+    found, function = getattr(lowrise, name), getattr(api, name)
+    assert inspect.signature(found) == inspect.signature(function)
+    assert inspect.getdoc(found) == inspect.getdoc(function)
+    assert found is sys.modules[f"lowrise.{name}"]
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_the_public_names(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(
+        "import lowrise\n"
+        "model: lowrise.Model = lowrise.open('org/name')\n"
+        "made: lowrise.Plan = lowrise.plan(model, lowrise.tokens([[1, 2]]), preset='refit', remove='25%')\n"
+        "found: lowrise.Results = lowrise.measure(lowrise.apply(model, made), dense=model)\n"
+        "lowrise.measure(model, dense=3)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--no-incremental", "--follow-imports=silent", "--strict", "user.py"]
+    config = ["--config-file", str(ROOT / "pyproject.toml")]
+    environment = {"MYPYPATH": str(ROOT / "src"), "PATH": ""}
+    done = subprocess.run(
+        [*command, *config], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+    )
+    assert re.findall(r"^user.py:(\d+): error", done.stdout, re.M) == ["5"], done.stdout + done.stderr
+
+
+# -- examples -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", api.__all__)
+@pytest.mark.usefixtures("here")
+def test_the_examples_of_docstrings_run(name: str) -> None:
+    names = {"lowrise": lowrise, "hf_model": tiny.model(), "tokenizer": tiny.tokenizer()}
+    found = [test for test in doctest.DocTestFinder().find(getattr(api, name), name, globs=names) if test.examples]
+    assert found or name == "LowriseWarning"
+    for test in found:
+        done = doctest.DocTestRunner().run(test)
+        assert done.failed == 0, f"{test.name}: see the captured output"
+
+
+def test_every_public_function_says_types_and_errors() -> None:
+    for name in api.__all__:
+        one = getattr(api, name)
+        for function in [one] if inspect.isfunction(one) else [one.save] if one is api.Model else []:
+            assert "Raises" in (function.__doc__ or ""), name
+            signature = inspect.signature(function)
+            said = {name for name in signature.parameters if name != "self"}
+            assert said <= {*inspect.get_annotations(function)}, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.usefixtures("regressions_alone")
+def test_the_examples_of_pages_run(page: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`piqa` here is a made task, since lm-eval's own is on the hub."""
+    from lm_eval.tasks import manager
+
+    monkeypatch.setattr(manager, "__file__", str(here / "lm-eval" / "manager.py"))
+    made_tasks.write_choice(made_tasks.write_tasks(here / "lm-eval"), "piqa", "piqa.jsonl", made_tasks.items(6, 2, 5))
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
+    assert blocks
+    names: dict[str, Any] = {"hf_model": tiny.model(max_position_embeddings=32), "tokenizer": tiny.tokenizer()}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)  # noqa: S102 - our own page
+    assert names["small"].layers == 4
+    assert names["results"].dense.layers == 6
+    assert {*names["results"].tasks} == ({"piqa"} if page == "README.md" else set())
+
+
+# -- the command's bytes --------------------------------------------------------------------------------------------
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "refit": {},
+    "replaceme": {"avoid_massive": True},
+    "streamline": {"training": {"epochs": 2}},
+    "laco": {"repair": "fold", "collapse": {"combine": 2}},
+    "given": {"layers": [1, 4], "repair": "fold"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"), [*(("opened", preset) for preset in RECIPES), ("wrapped", "refit"), ("wrapped", "laco")]
+)
+@pytest.mark.usefixtures("here")
+def test_plan_apply_and_save_give_the_weights_of_run(preset: str, kind: str, main: Main) -> None:
+    how = dict(RECIPES[preset])
+    size = {} if "layers" in how else {"remove": 2}
+    recipe = {"preset": preset, "text": ["a.txt"], "samples": 8, "length": 32, **size, **how}
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    status, _, err = main("run", "org/name", "--recipe", "recipe.yaml", "--device", "cpu", "--out", "ran", "--quiet")
+    assert status == 0, err
+
+    model = lowrise.open("org/name", device="cpu")
+    if kind == "wrapped":
+        model = lowrise.wrap(model.hf_model, model.tokenizer)
+    tokens = lowrise.calibrate(model, text=["a.txt"], samples=8, length=32)
+    plan = lowrise.plan(model, tokens, preset=preset, length=32, **size, **how)
+    lowrise.apply(model, plan, tokens).save("saved")
+    assert weights("saved") == weights("ran")
+    ran, saved = (json.loads(Path(folder, "lowrise", "plan.json").read_text()) for folder in ("ran", "saved"))
+    if kind == "wrapped":
+        assert ran["model"].pop("sha256") != saved["model"].pop("sha256")
+    assert saved == ran
+
+
+@pytest.mark.usefixtures("here")
+def test_sentences_of_a_merge_search_are_made_from_text_given_to_plan(main: Main) -> None:
+    options = ("--preset", "laco", "--remove", 2, "--combine", 3, "--text", "a.txt", "--length", 32, "--device", "cpu")
+    status, _, err = main("run", "org/name", *options, "--out", "ran", "--quiet")
+    assert status == 0, err
+    model = lowrise.open("org/name", device="cpu")
+    how: dict[str, Any] = {"preset": "laco", "remove": 2, "collapse": {"combine": 3}}
+    with pytest.raises(TextError, match=r"text=\[...\] and no tokens, since laco looks at sentences"):
+        lowrise.plan(model, windows(), **how)
+    plan = lowrise.plan(model, text="a.txt", length=32, **how)
+    lowrise.apply(model, plan).save("saved")
+    assert weights("saved") == weights("ran")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_plan_s_tokens_are_made_anew_where_none_are_given(model: lowrise.Model) -> None:
+    tokens = lowrise.calibrate(model, "a.txt", samples=8, length=16, written=0.5)
+    plan = lowrise.plan(model, tokens, layers=[2], repair="fold")
+    Path("plan.json").write_text(plan.to_json(), encoding="utf-8")
+    lowrise.apply(model, plan, tokens).save("given")
+    other = lowrise.open("org/name", device="cpu")
+    Path("a.txt").rename("moved.txt")
+    with pytest.raises(PlanError, match=r"give it with --text"):
+        lowrise.apply(other, "plan.json")
+    lowrise.apply(other, "plan.json", text=["moved.txt"]).save("made-anew")
+    assert weights("given") == weights("made-anew")
+
+
+# -- models that were in memory already -----------------------------------------------------------------------------
+
+
+def test_a_wrapped_model_stays_what_and_where_it_was(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "dense", num_hidden_layers=8, max_position_embeddings=32)
+    live = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.bfloat16).train()
+    live.model.layers[1].mlp.eval()
+    live.model.embed_tokens.weight.requires_grad_(False)
+    live.lm_head.weight.grad = gradient = torch.ones_like(live.lm_head.weight)
+    before = {name: (id(p), p.dtype, p.device, p.data_ptr()) for name, p in live.named_parameters()}
+    modes = {name: module.training for name, module in live.named_modules()}
+
+    model = lowrise.wrap(live, tiny.tokenizer())
+    plan = lowrise.plan(model, windows(), preset="taylor", remove=1, repair="fold", seed=3)
+    assert {name: (id(p), p.dtype, p.device, p.data_ptr()) for name, p in live.named_parameters()} == before
+    small = lowrise.apply(model, plan, windows())
+    small.save(tmp_path / "saved")
+    lowrise.measure(small)
+
+    assert small is model
+    assert small.hf_model is live
+    assert len(live.model.layers) == 7
+    kept = [layer for layer in range(8) if layer != plan.edits[0].start]
+    for name, parameter in live.named_parameters():
+        old = re.sub(r"layers\.(\d+)", lambda found: f"layers.{kept[int(found[1])]}", name)
+        assert (id(parameter), parameter.dtype, parameter.device, parameter.data_ptr()) == before[old]
+        assert parameter.requires_grad == ("embed_tokens" not in name)
+    assert live.lm_head.weight.grad is gradient
+    for name, module in live.named_modules():
+        assert module.training == modes[re.sub(r"layers\.(\d+)", lambda found: f"layers.{kept[int(found[1])]}", name)]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_a_wrapped_model_saves_opens_as_it_is(tmp_path: Path) -> None:
+    live = AutoModelForCausalLM.from_pretrained("org/name", dtype=torch.bfloat16)
+    live.name_or_path = ""
+    live.generation_config.temperature, live.generation_config.do_sample = 0.5, True
+    model = lowrise.wrap(live, tiny.tokenizer())
+    assert (model.source, model.wrapped, model.dtype) == ("a model in memory", True, torch.bfloat16)
+    lowrise.apply(model, lowrise.plan(model, layers="1-2", samples=4, length=16))
+    folder = model.save(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(folder)
+    assert again.dtype == torch.bfloat16
+    assert again.generation_config.temperature == 0.5
+    ids = tiny.ids()
+    assert torch.equal(again(ids).logits, live(ids).logits)
+    assert lowrise.open(folder).tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    assert model.save(folder, force=True) == folder  # it is usable still, and the folder known as lowrise's
+
+
+@pytest.mark.usefixtures("here")
+def test_an_opened_model_is_after_save_what_was_read_back(model: lowrise.Model) -> None:
+    lowrise.apply(model, lowrise.plan(model, layers=[0], samples=4, length=16))
+    model.save("saved")
+    again, ids = lowrise.open("saved", device="cpu"), tiny.ids()
+    assert torch.equal(model.hf_model(ids).logits, again.hf_model(ids).logits)
+    with pytest.raises(lowrise.LowriseError, match="choose another or say --force"):
+        model.save("saved")
+    model.save("saved", force=True)
+    assert lowrise.measure(model, text="b.txt", length=16).layers == 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fragment"),
+    [
+        (lambda live: live.model, "found LlamaModel, which has no head"),
+        (lambda _live: torch.nn.Linear(2, 2), "expected a PreTrainedModel of transformers, found Linear"),
+        (lambda live: live.model.norm.weight.data.fill_(torch.nan) is None or live, "NaN or Inf in model.norm.weight"),
+        (lambda live: setattr(live.config, "quantization_config", {"a": 1}) or live, "found quantised ones"),
+        (lambda live: live.to("meta"), "offloaded"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_refused_in_a_line(spoil: Callable[[Any], Any], fragment: str, live: Any) -> None:
+    with pytest.raises(ModelError, match=re.escape(fragment)):
+        lowrise.wrap(spoil(live), tiny.tokenizer())
+
+
+@pytest.mark.parametrize("spoil", [lambda live: live.to(torch.bfloat16), lambda live: live.model.norm.double()])
+def test_a_wrapped_model_in_formats_that_no_load_gives_is_not_saved(
+    spoil: Callable[[Any], Any], live: Any, tmp_path: Path
+) -> None:
+    spoil(live)
+    with pytest.warns(lowrise.LowriseWarning, match="this model cannot be saved"):
+        model = lowrise.wrap(live, tiny.tokenizer())
+    with pytest.raises(ModelError, match="load the model in the format that it is to have"):
+        model.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+# -- tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ids", [tiny.ids(4, 8), tiny.ids(4, 8).to(torch.int32), tiny.ids(4, 8).numpy(), tiny.ids(4, 8).tolist()]
+)
+def test_own_tokens_may_be_a_tensor_an_array_or_lists(ids: Any) -> None:
+    made = lowrise.tokens(ids)
+    assert torch.equal(made.ids, tiny.ids(4, 8))
+    assert made.ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("ids", "fragment"),
+    [
+        ([[1, 2], [3]], "rows of equal length"),
+        ([1, 2, 3], "the shape (3,)"),
+        ([[1], [2]], "the shape (2, 1)"),
+        ([[0.5, 1.5]], "float32"),
+        ([[True, False]], "bool"),
+        ([[1, -100]], "ids of 0 and above, found -100"),
+        ("words", "whole numbers"),
+    ],
+)
+def test_what_are_no_tokens_is_refused(ids: Any, fragment: str) -> None:
+    with pytest.raises(TextError, match=re.escape(fragment)):
+        lowrise.tokens(ids)
+
+
+def test_tokens_that_the_model_does_not_know_or_cannot_hold_are_refused(model: lowrise.Model) -> None:
+    with pytest.raises(TextError, match=str(tiny.VOCABULARY)):
+        lowrise.plan(model, lowrise.tokens([[1, tiny.VOCABULARY]] * 4), preset="tail", remove=1)
+    with pytest.raises(TextError, match="windows of 32 tokens at most"):
+        lowrise.plan(model, lowrise.tokens(tiny.ids(4, 33)), preset="tail", remove=1)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_plan_from_own_tokens_asks_for_them(model: lowrise.Model) -> None:
+    plan = lowrise.plan(model, windows(), preset="tail", remove=1, repair="fold", seed=5)
+    assert (plan.calibration.written, plan.calibration.seed, plan.calibration.samples) == (0, 5, 8)
+    with pytest.raises(PlanError, match=r"tokens: expected ids of sha256 .* found none; give them"):
+        lowrise.apply(model, plan)
+    with pytest.raises(PlanError, match="as the plan was made from"):
+        lowrise.apply(model, plan, windows(seed=1))
+    assert not model.edited
+    assert lowrise.apply(model, plan, windows()).layers == 5
+
+
+def test_settings_that_contradict_the_tokens_are_refused(model: lowrise.Model) -> None:
+    tokens = lowrise.calibrate(model, "a.txt", samples=8, length=16)
+    with pytest.raises(RecipeError, match="--samples: expected 8, as the tokens were made with, found 9"):
+        lowrise.plan(model, tokens, preset="tail", remove=1, samples=9)
+    with pytest.raises(RecipeError, match="--text: expected no such setting beside tokens"):
+        lowrise.plan(model, windows(), preset="tail", remove=1, text=["a.txt"])
+    assert lowrise.plan(model, tokens, preset="tail", remove=1, text=["a.txt"], samples=8, seed=0).layers_after == 5
+
+
+# -- plans ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_of_one_model(model: lowrise.Model, live: Any) -> None:
+    plan = lowrise.plan(model, windows(), preset="tail", remove=1)
+    with pytest.raises(PlanError, match="expected a model with sha256"):
+        lowrise.apply(lowrise.wrap(live, tiny.tokenizer()), plan)
+    with torch.no_grad():
+        live.lm_head.weight += 1
+    wrapped = lowrise.wrap(live, tiny.tokenizer())
+    plan = lowrise.plan(wrapped, windows(), preset="tail", remove=1)
+    with torch.no_grad():
+        live.lm_head.weight -= 1
+    with pytest.raises(PlanError, match="expected a model with sha256"):
+        lowrise.apply(wrapped, plan)
+
+
+def test_what_follows_from_edits_made_by_hand_is_counted_anew(model: lowrise.Model) -> None:
+    plan = lowrise.plan(model, windows(), preset="tail", remove=1)
+    plan.edits = [Drop(start=0, stop=1), Drop(start=3, stop=5)]
+    small = lowrise.apply(model, plan)
+    assert small.plan is not None
+    assert (small.layers, small.plan.layers_after) == (3, 3)
+    assert small.plan.parameters_after == small.parameters
+    assert small.plan.scores["held_out"]["after"] is None  # of other edits
+
+    with pytest.raises(ModelError, match="expected a model to which no plan was applied"):
+        lowrise.apply(small, plan)
+    plan.edits = [Drop(start=0, stop=2), Drop(start=1, stop=3)]
+    with pytest.raises(PlanError, match="edits overlap at layer 1"):
+        lowrise.apply(lowrise.open("org/name", device="cpu"), plan)
+
+
+def test_what_a_repair_did_to_the_loss_is_in_the_plan_that_was_applied(model: lowrise.Model) -> None:
+    plan = lowrise.plan(model, windows(), preset="refit-span", remove=2)
+    assert plan.scores["held_out"]["after"] is None
+    small = lowrise.apply(model, plan, windows())
+    assert small.plan is not None
+    assert small.plan.scores["held_out"]["after"] > 0
+    assert lowrise.measure(small).repairs
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"preset": "refitt"}, ("--preset", "refitt")),
+        ({"remove": "120%"}, ("--remove", "120%")),
+        ({"layers": "9-12"}, ("--layers", "9-12")),
+        ({"preset": "tail", "effort": 2}, ("--preset", "tail", "--effort", 2)),
+    ],
+)
+def test_errors_are_the_lines_of_the_command(
+    settings: dict[str, Any], options: tuple[object, ...], model: lowrise.Model, main: Main
+) -> None:
+    with pytest.raises(lowrise.LowriseError) as raised:
+        lowrise.plan(model, text="a.txt", **settings)
+    _, _, err = main("plan", "org/name", *options, "--text", "a.txt", "--device", "cpu", "--out", "plan.json")
+    assert err.splitlines()[-1] == f"lowrise: {raised.value}"
+    with pytest.raises(RecipeError, match="'sampels'; did you mean samples"):
+        lowrise.plan(model, sampels=3)
+
+
+# -- measuring ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dense_model_may_be_a_model_a_source_or_results(model: lowrise.Model, here: Path) -> None:
+    how: dict[str, Any] = {"text": ["b.txt"], "length": 16, "tasks": ["made_choice"]}
+    how["task_dir"] = made_tasks.write_tasks(here / "tasks")
+    before = lowrise.measure(model, **how)
+    small = lowrise.apply(model, lowrise.plan(model, windows(), preset="tail", remove=2))
+    found = [lowrise.measure(small, dense=dense, **how) for dense in (before, "org/name", model)]
+    assert found[0].dense is not None
+    assert found[0].dense.perplexity["b.txt"].value == before.perplexity["b.txt"].value
+    for one in found:
+        assert one.retained == found[0].retained
+        assert one.stability == found[0].stability
+        assert one.dense == found[0].dense
+    assert isinstance(found[0], lowrise.Results)
+
+    plain = lowrise.Results.model_validate(before.model_dump())
+    with pytest.raises(TaskError, match=r"results without the answers to each item"):
+        lowrise.measure(small, dense=plain, **how)
+    with pytest.raises(TextError, match=r"expected results on a.txt, .* found none"):
+        lowrise.measure(small, dense=plain, text="a.txt", length=16)
+    with pytest.raises(TextError, match=r"windows of 16, found .* windows of 32"):
+        lowrise.measure(small, dense=lowrise.measure("org/name", text="b.txt"), text="b.txt", length=16)
+    assert lowrise.measure(small, dense=plain, text="b.txt", length=16).retained is not None
+
+
+def test_a_wrapped_dense_model_that_was_edited_is_refused(live: Any) -> None:
+    model = lowrise.wrap(live, tiny.tokenizer())
+    before = lowrise.measure(model)
+    lowrise.apply(model, lowrise.plan(model, windows(), preset="tail", remove=2))
+    with pytest.raises(ModelError, match=r"measure it before lowrise.apply, and give these results as dense"):
+        lowrise.measure(model, dense=model)
+    found = lowrise.measure(model, dense=before)
+    assert found.dense is not None
+    assert (found.layers, found.dense.layers) == (4, 6)
+    with pytest.raises(ModelError, match="use plan, apply, measure and save"):
+        lowrise.run(model, "out")
+
+
+def test_results_are_those_of_the_command(model: lowrise.Model, main: Main) -> None:
+    status, out, err = main("measure", "org/name", "--text", "b.txt", "--length", 16, "--device", "cpu", "--json")
+    assert status == 0, err
+    apart = ("seconds", "memory")
+    of_command = {key: value for key, value in json.loads(out).items() if key not in apart}
+    found = lowrise.measure(model, text=["b.txt"], length=16)
+    assert {key: value for key, value in found.model_dump().items() if key not in apart} == of_command
+    with pytest.raises(ValidationError, match="frozen"):
+        found.layers = 3
+
+
+# -- what is seen ---------------------------------------------------------------------------------------------------
+
+
+def test_a_function_is_told_every_step(model: lowrise.Model, capfd: pytest.CaptureFixture[str]) -> None:
+    events: list[lowrise.Event] = []
+    lowrise.calibrate(model, samples=4, length=16, progress=events.append)
+    steps = [event for event in events if event.stage == "writing"]
+    assert [event.done for event in steps] == [4 * step for step in range(17)]
+    assert {event.total for event in steps} == {64}
+    assert any(event.note.startswith("the model writes its own text") for event in events)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_is_shown_outside_a_terminal(live: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = lowrise.wrap(live, tiny.tokenizer())
+    small = lowrise.apply(model, lowrise.plan(model, windows(), preset="refit-span", remove=2), windows())
+    small.save(tmp_path / "out")
+    lowrise.measure(small)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_warnings_go_to_the_function_or_else_to_python_s(model: lowrise.Model) -> None:
+    low = lowrise.plan(model, windows(), preset="tail", remove=1)
+    low.versions["torch"] = "1.0"
+    low.edits = [edit.model_copy(update={"repair": "fold", "kind": "fold"}) for edit in low.edits]
+    events: list[lowrise.Event] = []
+    small = lowrise.apply(lowrise.open("org/name", device="cpu"), low, windows(), progress=events.append)
+    assert [event.note for event in events if event.warning] == small.warnings
+    assert "made with torch 1.0" in small.warnings[0]
+    with pytest.warns(lowrise.LowriseWarning, match="made with torch 1"):
+        lowrise.apply(model, low, windows())
+
+
+def test_bars_of_a_notebook_are_opened_moved_and_closed_in_turn() -> None:
+    class Made(list[tuple[str, Any]]):
+        n = 0
+
+        def __init__(self, **how: Any) -> None:
+            super().__init__([("made", how["desc"])])
+            bars.append(self)
+
+        def update(self, steps: int) -> None:
+            self.n += steps
+
+        def set_postfix_str(self, note: str, **_how: bool) -> None:
+            self.append(("note", note))
+
+        def close(self) -> None:
+            self.append(("closed", self.n))
+
+    bars: list[Made] = []
+    show = api.progress.NotebookBars(Made)
+    for event in [("a", 0, 2), ("a", 1, 2), ("", 0, None), ("b", 0, 5), ("b", 5, 5), ("b", 0, 5)]:
+        show(lowrise.Event(*event))
+    assert [bar[0][1] for bar in bars] == ["a", "b", "b"]
+    assert [bar[-1] for bar in bars] == [("closed", 1), ("closed", 5), ("note", "")]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_notebook_shows_the_house_and_the_table_escaped(model: lowrise.Model) -> None:
+    Path("<b>.txt").write_text(tiny.text(), encoding="utf-8")
+    plan = lowrise.plan(model, windows(), preset="tail", remove=2)
+    plan.model.source = "<script>alert(1)</script>"
+    found = lowrise.measure(model, text="<b>.txt", length=16)
+    dense = model._repr_html_()
+    assert "<svg" not in dense
+    model.plan = plan
+    shown = [plan._repr_html_(), model._repr_html_(), found._repr_html_()]
+    for html in [dense, *shown]:
+        assert "<script" not in html
+        assert not re.search(r"(https?:)?//|url\(|@import|\bon\w+=", html)
+        assert html.count("<div") == html.count("</div")
+    assert all("6 storeys before, 4 after" in html for html in shown[:2])
+    assert "perplexity, &lt;b&gt;.txt" in shown[2]
+    assert "&lt;script&gt;" in shown[0]
