@@ -16,6 +16,7 @@ from lowrise.files.siblings import sibling
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
@@ -51,7 +52,7 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     for recipe in recipes:
         file = tokens_file(folder, recipe)
         if not _whole(file, report):
-            made = windows_or_sentences(recipe, opened, report, clock)
+            made = windows_or_sentences(Run(recipe, report), opened)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
                 partial = sibling(file, "partial")

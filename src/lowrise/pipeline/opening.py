@@ -13,7 +13,7 @@ from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
-from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
 from lowrise.pipeline.sizing import net_layers
 from lowrise.plan import CalibrationRecord, Replace
@@ -53,15 +53,16 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
         raise ModelError(f"--dense {dense}", expected, found, "name the model it was made from")
 
 
-def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[OpenModel, int | None]:
+def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     """The model, and how many layers its criterion is to take out: those that are removed, and one more where a network
     comes in their place; None: it says itself. Every wish that cannot be fulfilled is refused before much is computed.
     """
+    recipe = run.recipe
     ram_limit(recipe.max_ram)
-    with clock.stage("open"):
+    with run.clock.stage("open"):
         opened = open_from(recipe)
     refuse_network(opened.decoder)
-    net = net_layers(recipe, opened, report)
+    net = net_layers(recipe, opened, run.report)
     k = None if net is None else net + recipe.put_back
     check = method("criterion", recipe.select).check
     if check is not None:
@@ -76,8 +77,9 @@ def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[O
     return opened, k
 
 
-def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:
+def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
     """What the preset's criterion looks at."""
+    recipe = run.recipe
     sentences = method("criterion", recipe.select).looks_at == "sentences"
     if recipe.tokens is not None:
         stored = stored_tokens(recipe.tokens)
@@ -87,8 +89,8 @@ def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, cl
             raise TextError(recipe.tokens, f"{wanted}, for {recipe.preset}", "tokens of the other kind", "compare anew")
         return stored
     if not sentences:
-        return calibrate(recipe, opened, report, clock)
-    with clock.stage("calibration"):
+        return calibrate(run, opened)
+    with run.clock.stage("calibration"):
         return calibration_sentences(
             opened.decoder,
             opened.tokenizer,
@@ -98,22 +100,22 @@ def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, cl
             words=recipe.collapse.words,
             length=recipe.length,
             seed=recipe.seed,
-            report=report,
+            report=run.report,
             bos=recipe.bos,
         )
 
 
-def windows_to_fit(
-    recipe: Recipe, opened: OpenModel, looked_at: Windows | Sentences, report: Reporter, clock: Clock
-) -> Windows | None:
+def windows_to_fit(run: Run, opened: OpenModel, looked_at: Windows | Sentences) -> Windows | None:
     """What a repair or a training is fitted on: sentences are too short, so a search of merges needs windows too."""
     if isinstance(looked_at, Windows):
         return looked_at
-    return None if recipe.repair == "none" else calibrate(recipe, opened, report, clock)
+    return None if run.recipe.repair == "none" else calibrate(run, opened)
 
 
-def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows:
-    with clock.stage("calibration"):
+def calibrate(run: Run, opened: OpenModel) -> Windows:
+    """The recipe's calibration windows."""
+    recipe = run.recipe
+    with run.clock.stage("calibration"):
         return calibration_windows(
             opened.decoder,
             opened.tokenizer,
@@ -122,7 +124,7 @@ def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock)
             samples=recipe.samples,
             length=recipe.fitted_length,
             seed=recipe.seed,
-            report=report,
+            report=run.report,
             written=recipe.written,
             bos=recipe.bos,
         )

@@ -15,6 +15,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import Gate, held_out_windows, special_tokens
 from lowrise.plan import Drop, Merge, Plan, Replace, network_edit
@@ -26,13 +27,7 @@ from lowrise.select.selection import Selection
 
 
 def plan_edits(
-    recipe: Recipe,
-    opened: OpenModel,
-    k: int | None,
-    tokens: Windows | Sentences,
-    fitted_on: Windows | None,
-    report: Reporter,
-    clock: Clock,
+    run: Run, opened: OpenModel, k: int | None, tokens: Windows | Sentences, fitted_on: Windows | None
 ) -> tuple[Plan, Observation | None, Gate | None]:
     """The plan, what was seen of the layers, if the criterion looks at states, and the gate for what comes of it.
 
@@ -40,16 +35,16 @@ def plan_edits(
     fitted on. The gate measures on what they are not fitted on; there is none for a criterion by sentences whose edits
     are fitted on nothing.
     """
-    decoder = opened.decoder
+    decoder, recipe = opened.decoder, run.recipe
     if fitted_on is not None and (recipe.put_back or recipe.repair != "none"):
         held_out_windows(recipe, fitted_on)  # refuses, before anything is computed, what cannot be split
-    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), report)
-    choice = _choose(selection, clock)
+    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), run.report)
+    choice = _choose(selection, run.clock)
     edits = _edits(recipe, choice)
     on = tokens if isinstance(tokens, Windows) else fitted_on if edits else None
     gate, noted = None, {}
     if on is not None:
-        gate = Gate(decoder, held_out_windows(recipe, on) if len(on) > 1 else on, clock)
+        gate = Gate(decoder, held_out_windows(recipe, on) if len(on) > 1 else on, run.clock)
         noted["held_out"] = gate.scores(_loss_after(gate, decoder, edits))
         if on is not tokens:
             noted["fitted_on"] = calibration_record(recipe, on).model_dump()

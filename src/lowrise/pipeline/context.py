@@ -1,0 +1,37 @@
+"""What one command works with, from its first stage to its last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lowrise.pipeline.clock import Clock
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+
+Command = Literal["run", "plan", "apply", "observe", "measure"]
+
+
+@dataclass
+class Run:
+    """recipe: all settings. report: what the user sees. command: which of them it is.
+
+    out: the output, where there is one; force: whether it may replace what is there. clock: seconds by stage.
+    """
+
+    recipe: Recipe
+    report: Reporter
+    command: Command = "run"
+    out: Path | None = None
+    force: bool = False
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.report)
+
+    @property
+    def place(self) -> Path:
+        """`out`, of a command that writes one."""
+        assert self.out is not None
+        return self.out
