@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from lowrise.calibration.stored import store_tokens, stored_tokens
 from lowrise.compare.asked import read_asked
 from lowrise.compare.folder import PREPARED, tokens_file, weights_of
-from lowrise.compare.state import write_state
 from lowrise.errors import OutputError, RecipeError, TextError, reason
 from lowrise.files import writing
+from lowrise.files.sealed import write_state
 from lowrise.files.siblings import sibling
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lowrise.files import claimed, output_folder, writing
+from lowrise.calibration import Windows
+from lowrise.files import claimed, claimed_file, output_folder, write_file, writing
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
+from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.context import Run
@@ -30,20 +32,26 @@ from lowrise.pipeline.opening import (
 )
 from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
 from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
+from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
-from lowrise.results import Analysis, Results
+from lowrise.results import Analysis, Results, Seen
 from lowrise.scores import scores_of
 
 __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
 
-def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
-    """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
-    with claimed(out, force, inputs_of(recipe)):
-        return _run(Run(recipe, report, "run", out, force))
+def run(recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Results:
+    """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json.
+
+    What an earlier run of the same kind has kept beside `out` when it was killed is gone on with, unless `fresh`.
+    """
+    with claimed(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "run", out, force, alone, fresh)
+        with going_on(run):
+            return _run(run)
 
 
 def _run(run: Run) -> Results:
@@ -63,20 +71,37 @@ def _run(run: Run) -> Results:
     return apply_and_write(run, plan, opened, fitted_on, texts, dense, gate, observation)
 
 
-def make_plan(recipe: Recipe, report: Reporter) -> Plan:
-    """Choose what to do to which layers; nothing is changed."""
-    run = Run(recipe, report, "plan")
+def make_plan(
+    recipe: Recipe, report: Reporter, out: Path | None = None, force: bool = False, fresh: bool = False
+) -> Plan:
+    """Choose what to do to which layers; nothing is changed. out: a file that it is written to. fresh: as of `run`."""
+    if out is None:
+        return _make_plan(Run(recipe, report, "plan"))
+    with claimed_file(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "plan", out, force, alone, fresh)
+        with going_on(run):
+            plan = _make_plan(run)
+            write_file(out.resolve(), plan.to_json())
+            return plan
+
+
+def _make_plan(run: Run) -> Plan:
     opened, k = open_for_planning(run)
-    tell_notes(opened, report)
+    tell_notes(opened, run.report)
     windows = windows_or_sentences(run, opened)
     fitted_on = windows_to_fit(run, opened, windows)
     return plan_edits(run, opened, k, windows, fitted_on)[0]
 
 
-def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
-    """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
-    with claimed(out, force, inputs_of(recipe)):
-        return _apply(Run(recipe, report, "apply", out, force), plan)
+def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Results:
+    """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them.
+
+    fresh: as of `run`.
+    """
+    with claimed(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "apply", out, force, alone, fresh)
+        with going_on(run):
+            return _apply(run, plan)
 
 
 def _apply(run: Run, plan: Plan) -> Results:
@@ -88,6 +113,7 @@ def _apply(run: Run, plan: Plan) -> Results:
     check_plan_fits(plan, opened.record)
     scores_of(plan)  # refuses what the page could not read, before anything is computed
     check_repairs(opened.decoder, plan.edits)
+    begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
     if plan.is_fitted:
@@ -123,10 +149,15 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> Resul
     return results
 
 
-def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Analysis:
-    """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
-    with claimed(out, force, inputs_of(recipe)):
-        return _observe_model(Run(recipe, report, "observe", out, force))
+def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Analysis:
+    """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures.
+
+    fresh: as of `run`.
+    """
+    with claimed(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "observe", out, force, alone, fresh)
+        with going_on(run):
+            return _observe_model(run)
 
 
 def _observe_model(run: Run) -> Analysis:
@@ -134,12 +165,22 @@ def _observe_model(run: Run) -> Analysis:
     with run.clock.stage("open"):
         opened = open_from(run.recipe)
     tell_notes(opened, run.report)
+    begin_work(run, opened)
     windows = calibrate(run, opened)
-    with run.clock.stage("observe"):
-        found = analyse(opened.decoder, windows, run.report)
+    found = _seen(run, opened, windows)
     about = {"model": opened.record, "calibration": windows.record()}
     results = Analysis(**about, **dict(found), versions=versions(), seconds=run.clock.total())
     with output_folder(out, run.force) as folder, writing(out):
         (folder / "observation.json").write_text(results.to_json(indent=None) + "\n", encoding="utf-8")
         draw_observation(found, folder)
     return results
+
+
+def _seen(run: Run, opened: OpenModel, windows: Windows) -> Seen:
+    kept = run.work.find("seen")
+    if kept is not None:
+        return Seen.model_validate(kept.value)
+    with run.clock.stage("observe"):
+        found = analyse(opened.decoder, windows, run.report)
+    run.work.keep("seen", found.model_dump(), what="what was observed")
+    return found

@@ -9,6 +9,7 @@ from typing import Literal
 from lowrise.pipeline.clock import Clock
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
+from lowrise.work import Work
 
 Command = Literal["run", "plan", "apply", "observe", "measure"]
 
@@ -17,7 +18,9 @@ Command = Literal["run", "plan", "apply", "observe", "measure"]
 class Run:
     """recipe: all settings. report: what the user sees. command: which of them it is.
 
-    out: the output, where there is one; force: whether it may replace what is there. clock: seconds by stage.
+    out: the output, where there is one; force: whether it may replace what is there. alone: whether no other process
+    works for it, so that what is done can be kept beside it; fresh: what was kept before is not gone on with. work:
+    what is kept (`pipeline/work.py`). clock: seconds by stage.
     """
 
     recipe: Recipe
@@ -25,6 +28,9 @@ class Run:
     command: Command = "run"
     out: Path | None = None
     force: bool = False
+    alone: bool = False
+    fresh: bool = False
+    work: Work = field(default_factory=Work)
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
 from lowrise.calibration.sentences import Sentences, calibration_sentences
-from lowrise.calibration.stored import stored_tokens
+from lowrise.calibration.stored import put_together, stored_tokens, taken_apart
 from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
@@ -16,10 +19,13 @@ from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
 from lowrise.pipeline.sizing import net_layers
+from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
 from lowrise.recipe import Recipe
+
+Tokens = TypeVar("Tokens", Windows, Sentences)
 
 
 def open_from(recipe: Recipe) -> OpenModel:
@@ -62,7 +68,8 @@ def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     with run.clock.stage("open"):
         opened = open_from(recipe)
     refuse_network(opened.decoder)
-    net = net_layers(recipe, opened, run.report)
+    begin_work(run, opened)
+    net = _net_layers(run, opened)
     k = None if net is None else net + recipe.put_back
     check = method("criterion", recipe.select).check
     if check is not None:
@@ -75,6 +82,17 @@ def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
         check_repairs(opened.decoder, [edit])
         check_replacement(opened.decoder, edit)
     return opened, k
+
+
+def _net_layers(run: Run, opened: OpenModel) -> int | None:
+    """As of `net_layers`; a time that was measured once is not measured anew, for it would be another."""
+    kept = run.work.find("size")
+    if kept is not None:
+        return int(kept.value)
+    net = net_layers(run.recipe, opened, run.report)
+    if run.recipe.keep_latency is not None:
+        run.work.keep("size", net, what="how many layers go")
+    return net
 
 
 def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
@@ -90,7 +108,8 @@ def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
         return stored
     if not sentences:
         return calibrate(run, opened)
-    with run.clock.stage("calibration"):
+
+    def make() -> Sentences:
         return calibration_sentences(
             opened.decoder,
             opened.tokenizer,
@@ -104,6 +123,20 @@ def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
             bos=recipe.bos,
         )
 
+    return _kept(run, "sentences", make)
+
+
+def _kept(run: Run, name: str, make: Callable[[], Tokens]) -> Tokens:
+    """Tokens that were kept under this name, else those made now."""
+    kept = run.work.find(name)
+    if kept is not None:
+        run.report.say("calibration tokens: kept from before")
+        return cast(Tokens, put_together(kept.value, kept.tensors, name, "begin anew with --fresh"))
+    with run.clock.stage("calibration"):
+        made = make()
+    run.work.keep(name, *taken_apart(made), what="the calibration tokens")
+    return made
+
 
 def windows_to_fit(run: Run, opened: OpenModel, looked_at: Windows | Sentences) -> Windows | None:
     """What a repair or a training is fitted on: sentences are too short, so a search of merges needs windows too."""
@@ -115,7 +148,8 @@ def windows_to_fit(run: Run, opened: OpenModel, looked_at: Windows | Sentences) 
 def calibrate(run: Run, opened: OpenModel) -> Windows:
     """The recipe's calibration windows."""
     recipe = run.recipe
-    with run.clock.stage("calibration"):
+
+    def make() -> Windows:
         return calibration_windows(
             opened.decoder,
             opened.tokenizer,
@@ -128,6 +162,8 @@ def calibrate(run: Run, opened: OpenModel) -> Windows:
             written=recipe.written,
             bos=recipe.bos,
         )
+
+    return _kept(run, "windows", make)
 
 
 def calibration_record(recipe: Recipe, made: Windows | Sentences) -> CalibrationRecord:

@@ -63,7 +63,7 @@ def repair_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> R
         windows = windows.marked(special_tokens(opened))
     held_out = len(held_out_windows(run.recipe, windows))
     with run.clock.stage("repair"):
-        repaired = repair(how, RepairTask(student, windows, held_out, run.report))
+        repaired = repair(how, RepairTask(student, windows, held_out, run.report, run.work))
     tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), run.report)
     if repaired.fits and not any(fit.written for fit in repaired.fits):
         run.report.say("layers write through what is not known: closed forms refit what they read, not what they write")
@@ -88,12 +88,15 @@ def tell_fits(fits: list[Fit], layers: int, report: Reporter) -> None:
 
 
 class Gate:
-    """Next-token loss on held-out calibration tokens, of the dense model and of what became of it."""
+    """Next-token loss on held-out calibration tokens, of the dense model and of what became of it.
 
-    def __init__(self, decoder: Decoder, windows: Windows, clock: Clock) -> None:
+    dense: its loss, where that is known.
+    """
+
+    def __init__(self, decoder: Decoder, windows: Windows, clock: Clock, dense: float | None = None) -> None:
         self._windows = windows.first(max(1, GATE_TOKENS // windows.length))
         self._clock = clock
-        self.dense = self.loss(decoder)
+        self.dense = self.loss(decoder) if dense is None else dense
 
     def loss(self, decoder: Decoder) -> float:
         """Of the decoder as it is now."""
