@@ -113,7 +113,8 @@ def edit_model(
             pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), report)
         with clock.stage("training"):
             trainee = make_trainee(decoder, edit, plan.calibration.seed)
-            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report))
+            kept = run.work.part(f"span-{edit.start}")
+            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report, kept))
         if edit.repair != "none":
             with clock.stage("repair"):
                 fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))

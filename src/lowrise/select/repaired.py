@@ -65,7 +65,7 @@ def choose_repaired(
     a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
     (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding positions; at
     last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `check_refit` finds that
-    writes cannot be solved, trials are drops. work: keeps the numbers of every round; its best trial is then made again.
+    writes cannot be solved, trials are drops. work: keeps the numbers of every round, whose best trial is made again.
     """
     fitted, deciding = _spent(windows, held_out, effort)
     shortlist = SHORTLIST * effort
@@ -151,8 +151,8 @@ def _one_gap(
 
 
 def _best_span(search: Search, n: int, shortlist: int, bar: Bar, journal: Journal) -> tuple[range, Trial, bool]:
-    """The span of n that is missed least, its trial and whether that was kept; as many are tried as are on the shortlist, those with the most
-    alike ends.
+    """The span of n that is missed least, its trial, and whether that was kept; as many are tried as are on the
+    shortlist, those with the most alike ends.
     """
     unlike = search.unlike(n)
     divergences: dict[int, float] = {}
