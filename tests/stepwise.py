@@ -159,7 +159,7 @@ def not_whole(case: Case, old: dict[str, bytes], new: dict[str, bytes]) -> list[
 def _comparison_not_whole(out: Path) -> list[str]:
     """Each file of state reads, and no row is done without its results."""
     from lowrise.compare.folder import ASKED, PREPARED, read_question
-    from lowrise.compare.state import is_damaged, read_state
+    from lowrise.files.sealed import is_damaged, read_state
 
     if not out.exists():
         return []

@@ -22,6 +22,7 @@ from lowrise.options import (
     SHARED,
     TASKS,
     Force,
+    Fresh,
     Json,
     ModelArgument,
     OutFile,
@@ -83,6 +84,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
+    fresh: Fresh = False,
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
@@ -90,7 +92,7 @@ def run(
     with _working("run", quiet) as report:
         from lowrise import pipeline
 
-        results = pipeline.run(settings, out, force, report)
+        results = pipeline.run(settings, out, force, report, fresh)
     _show(results, as_json, out)
 
 
@@ -104,6 +106,7 @@ def plan(
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
+    fresh: Fresh = False,
 ) -> None:
     """Choose what to do to which layers, and write it down."""
     settings = recipe_of(recipe, given, model=model)
@@ -111,8 +114,7 @@ def plan(
     with _working("plan", quiet) as report:
         from lowrise import pipeline
 
-        made = pipeline.make_plan(settings, report).to_json()
-    write_file(out.resolve(), made)
+        made = pipeline.make_plan(settings, report, out, force, fresh).to_json()
     typer.echo(made if as_json else f"written to {out}", nl=not as_json)
 
 
@@ -126,6 +128,7 @@ def apply(
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
+    fresh: Fresh = False,
 ) -> None:
     """Do what a plan says, heal and write. All settings are the plan's; --text is for texts that have moved."""
     from lowrise.plan import read_plan
@@ -137,7 +140,7 @@ def apply(
     with _working("apply", quiet) as report:
         from lowrise import pipeline
 
-        results = pipeline.apply(planned, settings, out, force, report)
+        results = pipeline.apply(planned, settings, out, force, report, fresh)
     _show(results, as_json, out)
 
 
@@ -215,6 +218,7 @@ def observe(
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
+    fresh: Fresh = False,
 ) -> None:
     """How alike a model's layers are, in outputs and weights: numbers as JSON, and pictures."""
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
@@ -222,7 +226,7 @@ def observe(
     with _working("observe", quiet) as report:
         from lowrise import pipeline
 
-        found = pipeline.observe_model(settings, out, force, report)
+        found = pipeline.observe_model(settings, out, force, report, fresh)
     typer.echo(found.to_json(indent=None) if as_json else f"written to {out}")
 
 

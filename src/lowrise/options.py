@@ -109,6 +109,7 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Options as YA
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, not where the same command was stopped.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", show_default=False)]
 OutFile = Annotated[Path, typer.Option("--out", help="The plan file.", show_default=False)]
 

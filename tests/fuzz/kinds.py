@@ -313,10 +313,11 @@ def unless_long() -> Iterator[None]:
     made = {name: getattr(pipeline, name) for name in ("windows_or_sentences", "calibrate", "plan_edits")}
 
     def stopping(name: str) -> Callable[..., Any]:
-        def wrapped(recipe: Any, *rest: Any) -> Any:
+        def wrapped(run: Any, *rest: Any) -> Any:
+            recipe = run.recipe
             if recipe.samples * recipe.fitted_length > _LONG or recipe.effort > 4 or (recipe.training.epochs or 1) > 4:
                 sys.exit(0)
-            return made[name](recipe, *rest)
+            return made[name](run, *rest)
 
         return wrapped
 

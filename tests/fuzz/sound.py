@@ -76,7 +76,7 @@ def asked(base: Path) -> Any:
 def _compared(base: Path) -> None:
     """A finished comparison of one row, as `lowrise compare` leaves it."""
     from lowrise.compare.folder import ASKED, DENSE, PREPARED
-    from lowrise.compare.state import write_state
+    from lowrise.files.sealed import write_state
 
     folder, question = base / "comparison", asked(base).to_json()
     plan, results = _json(base, "run/lowrise/plan.json"), _json(base, "run/lowrise/results.json")

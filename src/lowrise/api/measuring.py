@@ -19,10 +19,10 @@ from lowrise.measure.identity import alike_key
 from lowrise.measure.tasks import NO_TASKS, TaskSet
 from lowrise.model.cache import layer_caches
 from lowrise.model.source import open_tokenizer
-from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.measuring import Measured, make_results, tell_collapse, with_speed
 from lowrise.progress import Reporter
-from lowrise.recipe import Bos, Recipe, build_recipe
+from lowrise.recipe import Bos, build_recipe
 from lowrise.results import Curve, MeasuredModel, RepairFit, Results
 
 Dense = Model | Results | str | Path | None
@@ -82,27 +82,27 @@ def measure(
     if names or recipe.eval_text:
         _check_same_tokens(subject, dense)
     with reporting(progress, "measure") as report:
-        clock = Clock(report)
+        run = Run(recipe, report, "measure")
         loaded = stages.loaded_tasks(recipe, report)
-        after = _measured(subject, recipe, loaded, report, clock)
+        after = _measured(subject, run, loaded)
         reference = dense if isinstance(dense, Results) else _dense_model(dense, subject, progress)
         if isinstance(reference, Results):
             before: Measured | None = _earlier(reference, after)
         else:
-            before = None if reference is None else _measured(reference, recipe, loaded, report, clock)
-        results = make_results(subject.source, after, before, clock)
+            before = None if reference is None else _measured(reference, run, loaded)
+        results = make_results(subject.source, after, before, run.clock)
         if speed:
             other = reference.opened.decoder if isinstance(reference, Model) else None
-            results = with_speed(results, subject.opened.decoder, other, report, clock)
+            results = with_speed(run, results, subject.opened.decoder, other)
         tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, report)
     made = MeasuredResults(**results.given(), **_of_edits(subject, report))
     made._measured = after
     return made
 
 
-def _measured(model: Model, recipe: Recipe, tasks: TaskSet, report: Reporter, clock: Clock) -> Measured:
+def _measured(model: Model, run: Run, tasks: TaskSet) -> Measured:
     with model.at_work() as opened:
-        return stages.measured(recipe, opened, tasks, report, clock)
+        return stages.measured(run, opened, tasks)
 
 
 def _of_edits(model: Model, report: Reporter) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lowrise.model.checkpoint import save_and_keep, save_and_prove
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.building import edit_model
-from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import Measured, measure_model
 from lowrise.pipeline.opening import (
@@ -43,7 +43,7 @@ def opened_from(recipe: Recipe, report: Reporter) -> OpenModel:
 
 
 def calibrated(recipe: Recipe, opened: OpenModel, report: Reporter) -> Windows:
-    return calibrate(recipe, opened, report, Clock(report))
+    return calibrate(Run(recipe, report), opened)
 
 
 def looks_at_sentences(recipe: Recipe) -> bool:
@@ -52,14 +52,14 @@ def looks_at_sentences(recipe: Recipe) -> bool:
 
 def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, report: Reporter) -> Plan:
     """windows: None where they are made as the recipe says. Where sentences are looked at they are fitted on alone."""
-    clock = Clock(report)
-    k = layers_to_take_out(recipe, opened, report)
+    run = Run(recipe, report, "plan")
+    k = layers_to_take_out(run, opened)
     if windows is None or looks_at_sentences(recipe):
-        looked_at = windows_or_sentences(recipe, opened, report, clock)
-        fitted_on = windows or windows_to_fit(recipe, opened, looked_at, report, clock)
+        looked_at = windows_or_sentences(run, opened)
+        fitted_on = windows or windows_to_fit(run, opened, looked_at)
     else:
         looked_at = fitted_on = windows
-    return plan_edits(recipe, opened, k, looked_at, fitted_on, report, clock)[0]
+    return plan_edits(run, opened, k, looked_at, fitted_on)[0]
 
 
 def check_plan(plan: Plan, opened: OpenModel) -> None:
@@ -74,12 +74,12 @@ def edited(
     plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter
 ) -> tuple[Plan, list[TrainingCurve], list[Fit]]:
     """In place. The plan with what the edits did to the loss, if there are windows to measure it on."""
-    clock, gate = Clock(report), None
+    run, gate = Run(recipe, report, "apply"), None
     if windows is not None:
         check_tokens(plan, windows, report)
         check_versions(plan, opened.decoder, report)
-        gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
-    curves, fits = edit_model(plan, opened, windows, recipe, report, clock)
+        gate = Gate(opened.decoder, held_out_windows(recipe, windows), run.clock)
+    curves, fits = edit_model(run, plan, opened, windows)
     if gate is not None:
         held_out = gate.scores(gate.loss(opened.decoder))
         plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
@@ -91,10 +91,10 @@ def loaded_tasks(recipe: Recipe, report: Reporter) -> TaskSet:
         return load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
 
 
-def measured(recipe: Recipe, opened: OpenModel, tasks: TaskSet, report: Reporter, clock: Clock) -> Measured:
-    texts = evaluation_texts(recipe, opened)
-    check_tasks(tasks, opened, recipe.bos)
-    return measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, recipe.bos, writes=False)
+def measured(run: Run, opened: OpenModel, tasks: TaskSet) -> Measured:
+    texts = evaluation_texts(run.recipe, opened)
+    check_tasks(tasks, opened, run.recipe.bos)
+    return measure_model(run, opened.decoder, opened, texts, tasks, writes=False)
 
 
 def saved(opened: OpenModel, plan: Plan | None, out: Path, force: bool, dense: float, progress: Progress) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from lowrise.compare.child import Ended
-from lowrise.compare.state import is_damaged, read_object, read_state, write_state
 from lowrise.errors import InputError
 from lowrise.files import held, write_file, writing
-from lowrise.files.siblings import remove
+from lowrise.files.sealed import is_damaged, read_object, read_state, write_state
+from lowrise.files.siblings import remove, siblings
 from lowrise.files.single import remove_if_dead
 from lowrise.methods import method
 from lowrise.plan import Plan
@@ -143,10 +143,11 @@ class Row:
         return float((self.state() or {}).get("seconds", 0.0))
 
     def begin(self) -> list[str]:
-        """Clear what an interrupted attempt left; the arguments of the run."""
+        """Clear what an interrupted attempt left, but for what its run goes on with; the arguments of the run."""
         with writing(self.place):
-            remove(self.place)
-            self.place.mkdir(parents=True)
+            self.place.mkdir(parents=True, exist_ok=True)
+            for left in {*self.place.iterdir()} - {*siblings(self.model, "work")}:
+                remove(left)
             settings = self.recipe.model_dump()
             (self.place / "row.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return ["run", "--recipe", str(self.place / "row.yaml"), "--out", str(self.model)]
@@ -189,5 +190,8 @@ class Row:
     def _finish(self, state: dict[str, Any], keep: bool) -> None:
         with held(self.model, _PATIENCE):
             write_state(self.place / "row.json", {**state, "kept": keep})
+            if not state.get("killed", False):
+                for work in siblings(self.model, "work"):
+                    remove(work)
             if not keep:
                 remove(self.model)

@@ -9,13 +9,14 @@ from pydantic import ValidationError
 from lowrise.calibration.stored import store_tokens, stored_tokens
 from lowrise.compare.asked import read_asked
 from lowrise.compare.folder import PREPARED, tokens_file, weights_of
-from lowrise.compare.state import write_state
 from lowrise.errors import OutputError, RecipeError, TextError, reason
 from lowrise.files import writing
+from lowrise.files.sealed import write_state
 from lowrise.files.siblings import sibling
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
@@ -51,7 +52,7 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     for recipe in recipes:
         file = tokens_file(folder, recipe)
         if not _whole(file, report):
-            made = windows_or_sentences(recipe, opened, report, clock)
+            made = windows_or_sentences(Run(recipe, report), opened)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
                 partial = sibling(file, "partial")

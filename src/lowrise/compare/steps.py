@@ -8,9 +8,9 @@ from pathlib import Path
 from lowrise.compare.asked import Asked
 from lowrise.compare.child import run_step
 from lowrise.compare.folder import DENSE, Row, dense_of
-from lowrise.compare.state import write_state
 from lowrise.errors import OutputError, StepError
 from lowrise.files import writing
+from lowrise.files.sealed import write_state
 from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 from lowrise.reading import read_json

@@ -9,6 +9,7 @@ from lowrise.edit.fit import Fit
 from lowrise.edit.student import Student
 from lowrise.model.networks import SpanNetwork
 from lowrise.progress import Reporter
+from lowrise.work import Work
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class RepairTask:
 
     windows: all calibration windows, with special tokens in them where the method's row says `marked`; the last
     `held_out` of them are fitted by nothing.
+    work: where what is done can be kept, if it is to be.
     """
 
     student: Student
     windows: Windows
     held_out: int
     report: Reporter
+    work: Work = field(default_factory=Work)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, fold
+from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.repair import gaps
 from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import Write, mlp_of
 from lowrise.edit.writing import sums
-from lowrise.observe.shelf import Shelf
 
 Solve = Callable[[Sweep, Write], Solution]
 
@@ -34,25 +34,24 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
     inputs of one layer's MLP; in memory one batch, two matrices' sums and one layer's new matrix. solve: is called with
     both models at the end of the gap, the student's layer not repaired, and gives the change of W (k, d).
     """
-    student, report = task.student, task.report
+    student = task.student
     bottom, before_gaps = student.layers[0], [layer for layer, _ in gaps(student)]
     if bottom > 0:
-        report.warn(f"no layer stands before the gap [0, {bottom}): it is dropped, not repaired")
+        task.report.warn(f"no layer stands before the gap [0, {bottom}): it is dropped, not repaired")
     if not before_gaps:
         return Repaired([])
     start = bottom if bottom > 0 else before_gaps[0]
     swept = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
-    fits = []
-    with Shelf() as shelf, report.bar("repairing", len(swept)) as bar:
-        sweep = Sweep(student, task.windows, task.held_out, shelf, start, mixed=False)
-        for layer in swept:
-            if layer in before_gaps:
-                stop, found = sweep.stop, _fold_layer(sweep, solve)
-                fits.append(Fit(layer, stop, found.ridge, found.before, found.after))
-            else:
-                sweep.pass_on()
-            bar.advance(task.windows.tokens, f"layer {layer}")
-    return Repaired(fits)
+
+    def step(sweep: Sweep) -> Fit | None:
+        layer, stop = sweep.layer, sweep.stop
+        if layer not in before_gaps:
+            sweep.pass_on()
+            return None
+        found = _fold_layer(sweep, solve)
+        return Fit(layer, stop, found.ridge, found.before, found.after)
+
+    return Repaired(repair_layers(task, swept, step, mixed=False))
 
 
 def _fold_layer(sweep: Sweep, solve: Solve) -> Solution:

@@ -31,6 +31,7 @@ from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.descent import descend
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Gram, Solution, solve, two_grams, weight_of
+from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.neurons import take_over
 from lowrise.edit.reading import read_through, turn
 from lowrise.edit.repair import gaps
@@ -42,7 +43,6 @@ from lowrise.model.decoder import Call
 from lowrise.model.matrices import captured, input_of, reads
 from lowrise.model.neurons import neuron_count, neurons_apart
 from lowrise.model.refittable import check_refit
-from lowrise.observe.shelf import Shelf
 
 
 def repair(task: RepairTask) -> Repaired:
@@ -61,13 +61,7 @@ def repair(task: RepairTask) -> Repaired:
     start = bottom if bottom > 0 else found[0][0]
     swept = [layer for layer in student.layers if layer >= start]
     writes = check_refit(student.decoder)
-    fits = []
-    with Shelf() as shelf, task.report.bar("repairing", len(swept)) as bar:
-        sweep = Sweep(student, task.windows, task.held_out, shelf, start, mixed=True)
-        for layer in swept:
-            fits.append(refit_layer(sweep, writes))
-            bar.advance(task.windows.tokens, f"layer {layer}")
-    return Repaired(fits)
+    return Repaired(repair_layers(task, swept, lambda sweep: refit_layer(sweep, writes), mixed=True))
 
 
 def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:

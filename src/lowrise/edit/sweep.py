@@ -112,18 +112,32 @@ class Site:
 
 class Sweep(Site):
     """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
-    mixed: as of `batches_of`.
+    mixed: as of `batches_of`. resumed: the shelf holds both states at the entry of `start`, of a sweep that was begun
+    further down. settled: what was changed in the layer that was passed last, by path.
 
     Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
     h[layer]. On disk lie one state of both and what a repair puts there; in memory one batch.
     """
 
     def __init__(
-        self, student: Student, windows: Windows, held_out: int, shelf: Shelf, start: int, *, mixed: bool
+        self,
+        student: Student,
+        windows: Windows,
+        held_out: int,
+        shelf: Shelf,
+        start: int,
+        *,
+        mixed: bool,
+        resumed: bool = False,
     ) -> None:
         parts = windows.cut(len(windows) - held_out)
         super().__init__(student, shelf, start, batches_of(*parts, student.decoder.batch_tokens, mixed=mixed))
-        bottom = student.layers[0]
+        self.settled: dict[str, Tensor] = {}
+        if not resumed:
+            self._enter(start)
+
+    def _enter(self, start: int) -> None:
+        bottom, shelf = self.student.layers[0], self.shelf
         for number, (ids, _) in enumerate(self._batches):
             h, calls = self.decoder.enter(ids)
             below = h
@@ -161,5 +175,6 @@ class Sweep(Site):
 
     def up(self) -> None:
         """On to the next layer. The dense model will not need this one again, so what changed in it is written."""
+        self.settled = self.student.changed.get(self.layer, {})
         self.student.settle(self.layer)
         self.layer = self.stop

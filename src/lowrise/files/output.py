@@ -9,25 +9,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lowrise.errors import OutputError
-from lowrise.files.checks import cannot_be_replaced, check_output
+from lowrise.files.checks import cannot_be_replaced, check_file, check_output
 from lowrise.files.exchange import exchange, move_to_free
 from lowrise.files.locks import TakenError, locked
 from lowrise.files.siblings import lock_file, remove, sibling, siblings, writing
+from lowrise.files.single import remove_if_dead
 
 
 @contextmanager
-def claimed(out: Path, force: bool, inputs: Iterable[str | Path | None] = ()) -> Iterator[None]:
+def claimed(out: Path, force: bool, inputs: Iterable[str | Path | None] = ()) -> Iterator[bool]:
     """`held`, once `check_output` has nothing against `out`: for all the time that a run works for it."""
     inputs = list(inputs)
     check_output(out, force, inputs)
-    with held(out):
+    with held(out) as alone:
         check_output(out, force, inputs)  # anew: an old folder may have been put back
-        yield
+        yield alone
 
 
 @contextmanager
-def held(out: Path, patience: float = 0.0) -> Iterator[None]:
-    """This process alone works for `out` meanwhile. What dead ones left beside it is put back or removed.
+def claimed_file(path: Path, force: bool, inputs: Iterable[str | Path | None] = ()) -> Iterator[bool]:
+    """The same of a file, as of `check_file`."""
+    check_file(path, force, inputs)
+    with held(path) as alone:
+        yield alone
+
+
+@contextmanager
+def held(out: Path, patience: float = 0.0) -> Iterator[bool]:
+    """This process alone works for `out` meanwhile; False where there are no locks that say so. What dead ones left
+    beside it is put back or removed, but for their work folders (`lowrise.work`).
 
     patience: seconds to wait for another process. Raises OutputError if it is still at work then. Folders above `out`
     are made, and taken away again if nothing came into them.
@@ -42,7 +52,7 @@ def held(out: Path, patience: float = 0.0) -> Iterator[None]:
                 if alone:
                     with writing(out_given):
                         _tidy(out)
-                yield
+                yield alone
         except TakenError as error:
             found = "another lowrise process at work for it"
             raise OutputError(out_given, "a place that is free", found, "let it finish or choose another") from error
@@ -80,7 +90,10 @@ def _tidy(out: Path) -> None:
         else:
             move_to_free(old, out)
     for partial in siblings(out, "partial"):
-        remove(partial)
+        if partial.is_file():
+            remove_if_dead(partial)  # a single file that is being written is locked by itself
+        else:
+            remove(partial)
 
 
 def _put(folder: Path, place: Path, force: bool, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from lowrise.errors import LowriseError
 from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.heal.schedule import Schedule, make_schedule
+from lowrise.heal.state import Progress, TrainingState
 from lowrise.model.decoder import Call, Decoder
 from lowrise.progress import Reporter
 from lowrise.recipe import Loss, Training
+from lowrise.work import Work
 
 _MICRO_TOKENS = 4096  # tokens whose activations are held for one backward pass
 _VALIDATIONS = 20
@@ -44,12 +47,19 @@ class TrainingCurve:
 
 
 def train(
-    decoder: Decoder, trainee: Trainee, pairs: Pairs, settings: Training, seed: int, report: Reporter
+    decoder: Decoder,
+    trainee: Trainee,
+    pairs: Pairs,
+    settings: Training,
+    seed: int,
+    report: Reporter,
+    work: Work | None = None,
 ) -> TrainingCurve:
     """Train in place and leave the weights that did best on the held-out windows, which are the last ones of `pairs`
     (two windows at least).
 
-    Deterministic for a seed on one machine. Raises LowriseError when the loss stops being finite.
+    Deterministic for a seed on one machine. work: keeps where it stands, every so often. Raises LowriseError when the
+    loss stops being finite.
     """
     held_out = min(max(1, round(settings.validation * len(pairs))), len(pairs) - 1)
     count = len(pairs) - held_out
@@ -60,11 +70,16 @@ def train(
     run = _Run(decoder, trainee, pairs, settings.loss)
     validation = range(count, len(pairs))
     every = max(1, schedule.steps // _VALIDATIONS)
-    best_step, best = 0, run.evaluate(validation)
-    best_weights = _copy(trainee)
-    losses, points = [], [(0, best)]
+    state = TrainingState(work or Work(), trainee, optimiser)
+    done = state.restore()
+    if done is None:
+        first = run.evaluate(validation)
+        done = Progress(points=[(0, first)], best=first, best_weights=_copy(trainee))
+    rows_left = enumerate(_batches(count, schedule, seed))
     with report.bar("training", schedule.steps) as bar:
-        for step, rows in enumerate(_batches(count, schedule, seed)):
+        if done.step:
+            bar.advance(0, "kept from before", steps=done.step)
+        for step, rows in islice(rows_left, done.step, None):
             rate = schedule.rate(step, settings)
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -73,29 +88,32 @@ def train(
             trainee.before_step()
             torch.nn.utils.clip_grad_norm_(trainee.parameters, settings.clip)
             optimiser.step()
-            losses.append((step + 1, loss))
-            if (step + 1) % every == 0 or step + 1 == schedule.steps:
-                points.append((step + 1, run.evaluate(validation)))
-                if points[-1][1] < best:
-                    best_step, best = points[-1]
-                    best_weights = _copy(trainee)
-            bar.advance(len(rows) * pairs.inputs.shape[1], f"loss {loss:.4g}  held out {points[-1][1]:.4g}")
-    trainee.module.load_state_dict(best_weights)
-    if not all(torch.isfinite(torch.tensor(value)) for _, value in losses + points):
+            done.step = step + 1
+            done.losses.append((done.step, loss))
+            last = done.step == schedule.steps
+            if done.step % every == 0 or last:
+                done.points.append((done.step, run.evaluate(validation)))
+                if done.points[-1][1] < done.best:
+                    done.best_step, done.best = done.points[-1]
+                    done.best_weights = _copy(trainee)
+            state.keep(done, last=last)
+            bar.advance(len(rows) * pairs.inputs.shape[1], f"loss {loss:.4g}  held out {done.points[-1][1]:.4g}")
+    trainee.module.load_state_dict(done.best_weights)
+    if not all(torch.isfinite(torch.tensor(value)) for _, value in done.losses + done.points):
         raise LowriseError("the training loss became infinite or NaN: lower training.learning_rate")
     return TrainingCurve(
         loss=settings.loss,
-        train=losses,
-        validation=points,
-        best_step=best_step,
-        best=best,
+        train=done.losses,
+        validation=done.points,
+        best_step=done.best_step,
+        best=done.best,
         dropped=run.evaluate_dropped(validation),
         steps=schedule.steps,
         epochs=schedule.epochs,
         batch_windows=schedule.batch,
         training_tokens=count * pairs.inputs.shape[1],
         validation_tokens=held_out * pairs.inputs.shape[1],
-        last_learning_rate=rate,
+        last_learning_rate=schedule.rate(schedule.steps - 1, settings),
     )
 
 

@@ -37,6 +37,13 @@ class AngularDistance:
             self._sum += (cosine.arccos() / math.pi).sum(0).cpu()
             self._windows += len(last)
 
+    def sums(self) -> dict[str, Tensor]:
+        """All that it has added up, for `resume`."""
+        return {"sum": self._sum, "windows": torch.tensor(self._windows)}
+
+    def resume(self, sums: dict[str, Tensor]) -> None:
+        self._sum, self._windows = sums["sum"], int(sums["windows"])
+
     def distance(self, n: int) -> Tensor:
         """Mean distance of [l, l+n) for l = 0..L-n: (L-n+1,), float64, between 0 and 1."""
         return self._sum.diagonal(n) / self._windows

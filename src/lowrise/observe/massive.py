@@ -24,6 +24,13 @@ class MassiveActivations:
         # as numbers: small tensors kept among large ones that come and go would pin the heap, 60 MB a batch
         self._medians[layer].extend(norm.median(dim=-1).values.tolist())
 
+    def sums(self) -> dict[str, Tensor]:
+        """All that it has gathered, for `resume`."""
+        return {"largest": self._largest, "medians": torch.tensor(self._medians, dtype=torch.float64)}
+
+    def resume(self, sums: dict[str, Tensor]) -> None:
+        self._largest, self._medians = sums["largest"], sums["medians"].tolist()
+
     def largest(self) -> Tensor:
         """(L+1,) largest token norm of each h[l]."""
         return self._largest

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Hashable
+import zlib
+from collections.abc import Hashable, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, BinaryIO, Self, TypeGuard
 
 import torch
 from torch import Tensor
 
 from lowrise.errors import OutputError
+from lowrise.files.siblings import remove
 
 
 class Shelf:
@@ -57,6 +61,98 @@ class Shelf:
         self._file.seek(start)
         self._file.readinto(_bytes(h))
         return h
+
+
+class LastingShelf(Shelf):
+    """A shelf of which a process to come finds some states as they were at the last `mark`, however this one ends.
+
+    files: two, so that what is put after a mark never lies over what was there before it. names: first parts of the
+    keys, (name, number), of what lasts; all else lies in the file without a name. Of each two states are kept.
+    """
+
+    def __init__(self, files: tuple[Path, Path], names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._names, self._paths, self._files = names, files, list[BinaryIO]()
+        self._now: dict[tuple[str, int], dict[str, Any]] = {}
+        self._marked: dict[tuple[str, int], int] = {}  # which of the files must stay as it is
+        self._starts: dict[tuple[str, int], int] = {}
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        super().__exit__(*error)
+        for file in self._files:
+            file.close()
+
+    def put(self, key: Hashable, h: Tensor) -> None:
+        if not self._lasts(key):
+            super().put(key, h)
+            return
+        content = _bytes(h.detach().contiguous().cpu())
+        if key not in self._starts:
+            self._starts[key] = sum(_size(one) for one in self._now.values())
+        file = 1 - self._marked[key] if key in self._marked else 0
+        about: dict[str, Any] = {"file": file, "start": self._starts[key], "shape": list(h.shape)}
+        about |= {"dtype": str(h.dtype).removeprefix("torch."), "crc32": zlib.crc32(content)}
+        if key in self._now and _size(about) != _size(self._now[key]):
+            raise ValueError(f"{key}: {tuple(h.shape)} in the place of another shape")
+        try:
+            stream = self._open()[file]
+            stream.seek(about["start"])
+            stream.write(content)
+            stream.flush()
+        except OSError as error:
+            where, why = self._paths[file], error.strerror or str(error)
+            raise OutputError(where, "room for the states of a repair", why, "free space, and go on") from error
+        self._now[key] = about
+
+    def get(self, key: Hashable) -> Tensor:
+        if not self._lasts(key):
+            return super().get(key)
+        about = self._now[key]
+        h = torch.empty(about["shape"], dtype=getattr(torch, about["dtype"]))
+        stream = self._open()[about["file"]]
+        stream.seek(about["start"])
+        stream.readinto(_bytes(h))
+        return h
+
+    def mark(self) -> list[list[Any]]:
+        """What lasts, from now on as it is now: for `restore`, as plain JSON."""
+        self._marked = {key: about["file"] for key, about in self._now.items()}
+        return [[*key, about] for key, about in self._now.items()]
+
+    def restore(self, marked: list[list[Any]]) -> bool:
+        """Whether all that was there at a mark is still as it was; then the shelf holds it."""
+        self._now = {(name, number): about for name, number, about in marked}
+        self._starts = {key: about["start"] for key, about in self._now.items()}
+        if all(path.is_file() and not path.is_symlink() for path in self._paths) and all(
+            zlib.crc32(_bytes(self.get(key))) == about["crc32"] for key, about in self._now.items()
+        ):
+            self.mark()
+            return True
+        self._now, self._starts = {}, {}
+        return False
+
+    def remove(self) -> None:
+        """The files go."""
+        for path in self._paths:
+            remove(path)
+
+    def _lasts(self, key: Hashable) -> TypeGuard[tuple[str, int]]:
+        return isinstance(key, tuple) and key[0] in self._names
+
+    def _open(self) -> list[BinaryIO]:
+        if not self._files:
+            for path in self._paths:
+                if not path.is_file() or path.is_symlink():
+                    remove(path)
+                    path.touch()
+                self._files.append(path.open("r+b"))
+        return self._files
+
+
+def _size(about: Mapping[str, Any]) -> int:
+    """Bytes of a state."""
+    itemsize: int = getattr(torch, about["dtype"]).itemsize
+    return int(math.prod(about["shape"])) * itemsize
 
 
 def _bytes(h: Tensor) -> memoryview:

@@ -45,6 +45,13 @@ class SpanSimilarity:
         self._error += ((before + after - 2 * products).clamp(min=0) / after).sqrt().sum(0).cpu()
         self._tokens += len(states)
 
+    def sums(self) -> dict[str, Tensor]:
+        """All that it has added up, for `resume`."""
+        return {"cosine": self._cosine, "error": self._error, "tokens": torch.tensor(self._tokens)}
+
+    def resume(self, sums: dict[str, Tensor]) -> None:
+        self._cosine, self._error, self._tokens = sums["cosine"], sums["error"], int(sums["tokens"])
+
     def pairs(self) -> Tensor:
         """Mean cosine of h[i] and h[j]: (L+1, L+1), float64."""
         return self._cosine / self._tokens

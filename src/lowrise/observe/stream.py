@@ -14,6 +14,7 @@ from lowrise.observe.angular import AngularDistance
 from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.progress import Reporter
+from lowrise.work import Work
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,30 @@ class Observation:
                 writers=self.massive.writers(),
             ),
         )
+
+
+def keep_observation(work: Work, seen: Observation) -> None:
+    """For `kept_observation`."""
+    sums = {"similarity": seen.similarity.sums(), "massive": seen.massive.sums(), "angular": seen.angular.sums()}
+    tensors = {f"{name}.{key}": value for name, of in sums.items() for key, value in of.items()}
+    work.keep("observation", None, tensors, what="what was observed")
+
+
+def kept_observation(work: Work, layers: int) -> Observation | None:
+    """What was observed of a model of so many layers, if it was kept."""
+    kept = work.find("observation")
+    if kept is None:
+        return None
+
+    def of(name: str) -> dict[str, Tensor]:
+        parts = ((key.partition("."), value) for key, value in kept.tensors.items())
+        return {key: value for (whose, _, key), value in parts if whose == name}
+
+    found = Observation(SpanSimilarity(layers), MassiveActivations(layers), AngularDistance(layers))
+    found.similarity.resume(of("similarity"))
+    found.massive.resume(of("massive"))
+    found.angular.resume(of("angular"))
+    return found
 
 
 def _rounded(values: Tensor) -> list[float]:

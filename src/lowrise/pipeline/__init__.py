@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lowrise.files import claimed, output_folder, writing
+from lowrise.calibration import Windows
+from lowrise.files import claimed, claimed_file, output_folder, write_file, writing
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
+from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
-from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
@@ -30,119 +32,155 @@ from lowrise.pipeline.opening import (
 )
 from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
 from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
+from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan, check_plan_fits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
-from lowrise.results import Analysis, Results
+from lowrise.results import Analysis, Results, Seen
 from lowrise.scores import scores_of
 
 __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
 
-def run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
-    """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json."""
-    with claimed(out, force, inputs_of(recipe)):
-        return _run(recipe, out, force, report)
+def run(recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Results:
+    """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json.
+
+    What an earlier run of the same kind has kept beside `out` when it was killed is gone on with, unless `fresh`.
+    """
+    with claimed(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "run", out, force, alone, fresh)
+        with going_on(run):
+            return _run(run)
 
 
-def _run(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
-    clock = Clock(report)
+def _run(run: Run) -> Results:
+    recipe, report = run.recipe, run.report
     with report.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
-    opened, k = open_for_planning(recipe, clock, report)
+    opened, k = open_for_planning(run)
     tell_notes(opened, report)
     check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
-    windows = windows_or_sentences(recipe, opened, report, clock)
+    windows = windows_or_sentences(run, opened)
     if not texts:
         texts = held_out_texts(recipe, windows)
-    fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
-    plan, observation, gate = plan_edits(recipe, opened, k, windows, fitted_on, report, clock)
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, tasks, report, clock, recipe.bos)
-    return apply_and_write(
-        plan, opened, fitted_on, texts, dense, recipe, out, force, report, clock, "run", gate, observation
-    )
+    fitted_on = windows_to_fit(run, opened, windows)
+    plan, observation, gate = plan_edits(run, opened, k, windows, fitted_on)
+    dense = measure_model(run, opened.decoder, opened, texts, tasks)
+    return apply_and_write(run, plan, opened, fitted_on, texts, dense, gate, observation)
 
 
-def make_plan(recipe: Recipe, report: Reporter) -> Plan:
-    """Choose what to do to which layers; nothing is changed."""
-    clock = Clock(report)
-    opened, k = open_for_planning(recipe, clock, report)
-    tell_notes(opened, report)
-    windows = windows_or_sentences(recipe, opened, report, clock)
-    fitted_on = windows_to_fit(recipe, opened, windows, report, clock)
-    return plan_edits(recipe, opened, k, windows, fitted_on, report, clock)[0]
+def make_plan(
+    recipe: Recipe, report: Reporter, out: Path | None = None, force: bool = False, fresh: bool = False
+) -> Plan:
+    """Choose what to do to which layers; nothing is changed. out: a file that it is written to. fresh: as of `run`."""
+    if out is None:
+        return _make_plan(Run(recipe, report, "plan"))
+    with claimed_file(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "plan", out, force, alone, fresh)
+        with going_on(run):
+            plan = _make_plan(run)
+            write_file(out.resolve(), plan.to_json())
+            return plan
 
 
-def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
-    """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them."""
-    with claimed(out, force, inputs_of(recipe)):
-        return _apply(plan, recipe, out, force, report)
+def _make_plan(run: Run) -> Plan:
+    opened, k = open_for_planning(run)
+    tell_notes(opened, run.report)
+    windows = windows_or_sentences(run, opened)
+    fitted_on = windows_to_fit(run, opened, windows)
+    return plan_edits(run, opened, k, windows, fitted_on)[0]
 
 
-def _apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter) -> Results:
-    clock = Clock(report)
-    with clock.stage("open"):
+def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Results:
+    """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them.
+
+    fresh: as of `run`.
+    """
+    with claimed(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "apply", out, force, alone, fresh)
+        with going_on(run):
+            return _apply(run, plan)
+
+
+def _apply(run: Run, plan: Plan) -> Results:
+    recipe, report = run.recipe, run.report
+    with run.clock.stage("open"):
         opened = open_from(recipe)
     tell_notes(opened, report)
     refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
     scores_of(plan)  # refuses what the page could not read, before anything is computed
     check_repairs(opened.decoder, plan.edits)
+    begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
     if plan.is_fitted:
-        windows = calibrate(recipe, opened, report, clock)
+        windows = calibrate(run, opened)
         check_tokens(plan, windows, report)
         check_versions(plan, opened.decoder, report)
-        gate = Gate(opened.decoder, held_out_windows(recipe, windows), clock)
-    dense = measure_model(opened.decoder, opened, texts, recipe.windows, NO_TASKS, report, clock, recipe.bos)
-    return apply_and_write(plan, opened, windows, texts, dense, recipe, out, force, report, clock, "apply", gate)
+        gate = Gate(opened.decoder, held_out_windows(recipe, windows), run.clock)
+    dense = measure_model(run, opened.decoder, opened, texts, NO_TASKS)
+    return apply_and_write(run, plan, opened, windows, texts, dense, gate)
 
 
 def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> Results:
     """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
-    clock = Clock(report)
+    run = Run(recipe, report, "measure")
     with report.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
     if dense_source and (tasks or recipe.eval_text):
         check_same_tokens(recipe, dense_source)
     both, decoders = [], []
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
-        with clock.stage("open"):
+        with run.clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
         tell_notes(opened, report)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
-        how = (recipe.windows, tasks, report, clock, recipe.bos)
-        both.append(measure_model(opened.decoder, opened, texts, *how, writes=False))
+        both.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False))
         if recipe.speed:
             decoders.append(opened.decoder)
-    results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, clock)
+    results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, run.clock)
     if recipe.speed:
-        results = with_speed(results, decoders[0], decoders[1] if dense_source else None, report, clock)
+        results = with_speed(run, results, decoders[0], decoders[1] if dense_source else None)
     tell_collapse(results, {}, report)
     return results
 
 
-def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Analysis:
-    """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures."""
-    with claimed(out, force, inputs_of(recipe)):
-        return _observe_model(recipe, out, force, report)
+def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Analysis:
+    """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures.
+
+    fresh: as of `run`.
+    """
+    with claimed(out, force, inputs_of(recipe)) as alone:
+        run = Run(recipe, report, "observe", out, force, alone, fresh)
+        with going_on(run):
+            return _observe_model(run)
 
 
-def _observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter) -> Analysis:
-    clock = Clock(report)
-    with clock.stage("open"):
-        opened = open_from(recipe)
-    tell_notes(opened, report)
-    windows = calibrate(recipe, opened, report, clock)
-    with clock.stage("observe"):
-        found = analyse(opened.decoder, windows, report)
+def _observe_model(run: Run) -> Analysis:
+    out = run.place
+    with run.clock.stage("open"):
+        opened = open_from(run.recipe)
+    tell_notes(opened, run.report)
+    begin_work(run, opened)
+    windows = calibrate(run, opened)
+    found = _seen(run, opened, windows)
     about = {"model": opened.record, "calibration": windows.record()}
-    results = Analysis(**about, **dict(found), versions=versions(), seconds=clock.total())
-    with output_folder(out, force) as folder, writing(out):
+    results = Analysis(**about, **dict(found), versions=versions(), seconds=run.clock.total())
+    with output_folder(out, run.force) as folder, writing(out):
         (folder / "observation.json").write_text(results.to_json(indent=None) + "\n", encoding="utf-8")
         draw_observation(found, folder)
     return results
+
+
+def _seen(run: Run, opened: OpenModel, windows: Windows) -> Seen:
+    kept = run.work.find("seen")
+    if kept is not None:
+        return Seen.model_validate(kept.value)
+    with run.clock.stage("observe"):
+        found = analyse(opened.decoder, windows, run.report)
+    run.work.keep("seen", found.model_dump(), what="what was observed")
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
@@ -25,13 +24,11 @@ from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
-from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.repairing import Gate, held_out_windows, repair_model, tell_fits
 from lowrise.plan import Drop, Merge, Plan
-from lowrise.progress import Reporter
-from lowrise.recipe import Recipe
 from lowrise.report.curve import draw_training_curve
 from lowrise.report.edits import describe, describe_repair
 from lowrise.report.page import build_report
@@ -39,69 +36,65 @@ from lowrise.results import Curve, RepairFit, Results
 
 
 def apply_and_write(
+    run: Run,
     plan: Plan,
     opened: OpenModel,
     windows: Windows | None,
     texts: dict[str, Windows],
     dense: Measured,
-    recipe: Recipe,
-    out: Path,
-    force: bool,
-    report: Reporter,
-    clock: Clock,
-    command: Literal["run", "apply"],
     gate: Gate | None,
     observation: Observation | None = None,
 ) -> Results:
     """The results, which lie in the folder too.
 
-    command: `run` or `apply`. gate: measures what the edits did to the loss, where the plan does not know it already.
+    gate: measures what the edits did to the loss, where the plan does not know it already.
     observation: what `run` saw of the layers before it planned, if it looked at them.
     """
+    recipe, out, clock = run.recipe, run.place, run.clock
     compute = opened.decoder.dtype
-    curves, fits = edit_model(plan, opened, windows, recipe, report, clock)
+    curves, fits = edit_model(run, plan, opened, windows)
     if gate is not None and plan.scores.get("held_out", {}).get("after") is None:
         held_out = gate.scores(gate.loss(opened.decoder))
         plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
-    with output_folder(out, force) as folder:
+    with output_folder(out, run.force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(opened, folder, out=out, compute=compute)
         until_written = peak_memory()
-        after = measure_model(decoder, opened, texts, recipe.windows, dense.tasks, report, clock, recipe.bos)
+        after = measure_model(run, decoder, opened, texts, dense.tasks)
         results = make_results(str(out), after, dense, clock)
         if recipe.strict:
             refuse_collapse(results, plan.scores)
         if recipe.speed:
             # the dense model in memory was edited and given up: its source is opened again
-            results = with_speed(results, decoder, open_from(recipe).decoder, report, clock)
+            results = with_speed(run, results, decoder, open_from(recipe).decoder)
         results = results.but(
             training=[Curve(**curve.data()).summary for curve in curves],
             repairs=[RepairFit(**asdict(fit)) for fit in fits],
             memory=results.memory | {f"{name}_until_written": value for name, value in until_written.items()},
-            command=command,
+            command="apply" if run.command == "apply" else "run",
             base=inherited_metadata(opened.place),
-            warnings=report.warnings,
+            warnings=run.report.warnings,
             seconds=clock.total(),
         )
         with writing(out):
-            _write_side_files(folder, plan, recipe, results, curves, observation)
+            _write_side_files(run, folder, plan, results, curves, observation)
             for name, text in build_report(folder).items():
                 (folder / name).write_text(text, encoding="utf-8")
-    tell_collapse(results, plan.scores, report)
+    tell_collapse(results, plan.scores, run.report)
     return results
 
 
 def edit_model(
-    plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter, clock: Clock
+    run: Run, plan: Plan, opened: OpenModel, windows: Windows | None
 ) -> tuple[list[TrainingCurve], list[Fit]]:
     """All edits in place, the last span first, so that the layers below an edit are as they were when it was planned.
 
     What drops and merges need is repaired before all of them, while no layer is gone; networks that a repair puts on
     the stream come after them.
     """
-    curves, decoder = [], opened.decoder
+    curves, decoder, report, clock = [], opened.decoder, run.report, run.clock
     left = layers_left(decoder, plan.edits)
-    repaired = Repaired([]) if windows is None else repair_model(plan, opened, windows, recipe, report, clock)
+    repaired = Repaired([]) if windows is None else repair_model(run, plan, opened, windows)
     fits = repaired.fits
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
         report.say(describe(edit))
@@ -117,13 +110,14 @@ def edit_model(
             continue
         assert windows is not None
         with clock.stage("pairs"):
-            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(recipe.max_ram), report)
+            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), report)
         with clock.stage("training"):
             trainee = make_trainee(decoder, edit, plan.calibration.seed)
-            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report))
+            kept = run.work.part(f"span-{edit.start}")
+            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report, kept))
         if edit.repair != "none":
             with clock.stage("repair"):
-                fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(recipe, windows)))
+                fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
             tell_fits([fit], plan.model.layers, report)
             fits.append(fit)
         del pairs
@@ -136,9 +130,9 @@ def edit_model(
 
 
 def _write_side_files(
+    run: Run,
     folder: Path,
     plan: Plan,
-    recipe: Recipe,
     results: Results,
     curves: list[TrainingCurve],
     observation: Observation | None,
@@ -146,7 +140,7 @@ def _write_side_files(
     side = folder / "lowrise"
     side.mkdir()
     (side / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
+    (side / "recipe.yaml").write_text(yaml.safe_dump(run.recipe.model_dump(), sort_keys=False), encoding="utf-8")
     (side / "results.json").write_text(results.to_json() + "\n", encoding="utf-8")
     if observation is not None:
         (side / "observation.json").write_text(observation.data().to_json(indent=None) + "\n", encoding="utf-8")

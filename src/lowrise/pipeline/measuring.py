@@ -24,6 +24,7 @@ from lowrise.measure.tasks import TaskSet
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
 from lowrise.quality import collapsed_on
@@ -44,26 +45,19 @@ class Measured:
 
 
 def measure_model(
-    decoder: Decoder,
-    opened: OpenModel,
-    texts: dict[str, Windows],
-    limit: int | None,
-    tasks: TaskSet,
-    report: Reporter,
-    clock: Clock,
-    bos: Bos,
-    writes: bool = True,
+    run: Run, decoder: Decoder, opened: OpenModel, texts: dict[str, Windows], tasks: TaskSet, *, writes: bool = True
 ) -> Measured:
-    """Size, perplexity, tasks and samples of its text, these if it `writes`. bos: as the texts were read.
+    """Size, perplexity, tasks and samples of its text, these if it `writes`.
 
     What was measured before, of the same model on the same data, is not run again.
     """
+    report, clock, bos = run.report, run.clock, run.recipe.bos
     cache = Cache(cache_folder(), report)
     label = f"{opened.record.source}, {decoder.storeys} layers"
     with clock.stage("measure"):
         identity = model_identity(decoder, opened.tokenizer) if texts or tasks or writes else {}
         values = {
-            name: _kept_perplexity(decoder, identity, windows.first(limit), cache, label, report)
+            name: _kept_perplexity(decoder, identity, windows.first(run.recipe.windows), cache, label, report)
             for name, windows in texts.items()
         }
     summary = size(decoder, opened.save_dtype).but(perplexity=values)
@@ -120,11 +114,11 @@ def tell_collapse(results: Results, scores: Mapping[str, Any], report: Reporter)
         report.alarm(f"{found.headline.upper()}: {found.text}")
 
 
-def with_speed(results: Results, compressed: Decoder, dense: Decoder | None, report: Reporter, clock: Clock) -> Results:
+def with_speed(run: Run, results: Results, compressed: Decoder, dense: Decoder | None) -> Results:
     """Last of all, so that `memory` says what the rest took, before both models were held for this."""
-    with clock.stage("speed"):
-        timed = speed(compressed, dense, report)
-    return results.but(speed=timed, seconds=clock.total())
+    with run.clock.stage("speed"):
+        timed = speed(compressed, dense, run.report)
+    return results.but(speed=timed, seconds=run.clock.total())
 
 
 def _kept_perplexity(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
 from lowrise.calibration.sentences import Sentences, calibration_sentences
-from lowrise.calibration.stored import stored_tokens
+from lowrise.calibration.stored import put_together, stored_tokens, taken_apart
 from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
@@ -13,13 +16,16 @@ from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
-from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
 from lowrise.pipeline.sizing import net_layers
+from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
 from lowrise.recipe import Recipe
+
+Tokens = TypeVar("Tokens", Windows, Sentences)
 
 
 def open_from(recipe: Recipe) -> OpenModel:
@@ -53,21 +59,23 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
         raise ModelError(f"--dense {dense}", expected, found, "name the model it was made from")
 
 
-def open_for_planning(recipe: Recipe, clock: Clock, report: Reporter) -> tuple[OpenModel, int | None]:
+def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     """The model, and how many layers its criterion is to take out, as of `layers_to_take_out`."""
-    ram_limit(recipe.max_ram)
-    with clock.stage("open"):
-        opened = open_from(recipe)
-    return opened, layers_to_take_out(recipe, opened, report)
+    ram_limit(run.recipe.max_ram)
+    with run.clock.stage("open"):
+        opened = open_from(run.recipe)
+    return opened, layers_to_take_out(run, opened)
 
 
-def layers_to_take_out(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | None:
+def layers_to_take_out(run: Run, opened: OpenModel) -> int | None:
     """Those that are removed, and one more where a network comes in their place; None: the criterion says it itself.
 
     Every wish that cannot be fulfilled is refused before much is computed.
     """
+    recipe = run.recipe
     refuse_network(opened.decoder)
-    net = net_layers(recipe, opened, report)
+    begin_work(run, opened)
+    net = _net_layers(run, opened)
     k = None if net is None else net + recipe.put_back
     check = method("criterion", recipe.select).check
     if check is not None:
@@ -82,8 +90,20 @@ def layers_to_take_out(recipe: Recipe, opened: OpenModel, report: Reporter) -> i
     return k
 
 
-def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows | Sentences:
+def _net_layers(run: Run, opened: OpenModel) -> int | None:
+    """As of `net_layers`; a time that was measured once is not measured anew, for it would be another."""
+    kept = run.work.find("size")
+    if kept is not None:
+        return int(kept.value)
+    net = net_layers(run.recipe, opened, run.report)
+    if run.recipe.keep_latency is not None:
+        run.work.keep("size", net, what="how many layers go")
+    return net
+
+
+def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
     """What the preset's criterion looks at."""
+    recipe = run.recipe
     sentences = method("criterion", recipe.select).looks_at == "sentences"
     if recipe.tokens is not None:
         stored = stored_tokens(recipe.tokens)
@@ -93,8 +113,9 @@ def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, cl
             raise TextError(recipe.tokens, f"{wanted}, for {recipe.preset}", "tokens of the other kind", "compare anew")
         return stored
     if not sentences:
-        return calibrate(recipe, opened, report, clock)
-    with clock.stage("calibration"):
+        return calibrate(run, opened)
+
+    def make() -> Sentences:
         return calibration_sentences(
             opened.decoder,
             opened.tokenizer,
@@ -104,22 +125,37 @@ def windows_or_sentences(recipe: Recipe, opened: OpenModel, report: Reporter, cl
             words=recipe.collapse.words,
             length=recipe.length,
             seed=recipe.seed,
-            report=report,
+            report=run.report,
             bos=recipe.bos,
         )
 
+    return _kept(run, "sentences", make)
 
-def windows_to_fit(
-    recipe: Recipe, opened: OpenModel, looked_at: Windows | Sentences, report: Reporter, clock: Clock
-) -> Windows | None:
+
+def _kept(run: Run, name: str, make: Callable[[], Tokens]) -> Tokens:
+    """Tokens that were kept under this name, else those made now."""
+    kept = run.work.find(name)
+    if kept is not None:
+        run.report.say("calibration tokens: kept from before")
+        return cast(Tokens, put_together(kept.value, kept.tensors, name, "begin anew with --fresh"))
+    with run.clock.stage("calibration"):
+        made = make()
+    run.work.keep(name, *taken_apart(made), what="the calibration tokens")
+    return made
+
+
+def windows_to_fit(run: Run, opened: OpenModel, looked_at: Windows | Sentences) -> Windows | None:
     """What a repair or a training is fitted on: sentences are too short, so a search of merges needs windows too."""
     if isinstance(looked_at, Windows):
         return looked_at
-    return None if recipe.repair == "none" else calibrate(recipe, opened, report, clock)
+    return None if run.recipe.repair == "none" else calibrate(run, opened)
 
 
-def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock) -> Windows:
-    with clock.stage("calibration"):
+def calibrate(run: Run, opened: OpenModel) -> Windows:
+    """The recipe's calibration windows."""
+    recipe = run.recipe
+
+    def make() -> Windows:
         return calibration_windows(
             opened.decoder,
             opened.tokenizer,
@@ -128,10 +164,12 @@ def calibrate(recipe: Recipe, opened: OpenModel, report: Reporter, clock: Clock)
             samples=recipe.samples,
             length=recipe.fitted_length,
             seed=recipe.seed,
-            report=report,
+            report=run.report,
             written=recipe.written,
             bos=recipe.bos,
         )
+
+    return _kept(run, "windows", make)
 
 
 def calibration_record(recipe: Recipe, made: Windows | Sentences) -> CalibrationRecord:

@@ -13,8 +13,9 @@ from lowrise.measure.system import versions
 from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
-from lowrise.observe.stream import Observation
+from lowrise.observe.stream import Observation, kept_observation
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import Gate, held_out_windows, special_tokens
 from lowrise.plan import Drop, Merge, Plan, Replace, network_edit
@@ -26,13 +27,7 @@ from lowrise.select.selection import Selection
 
 
 def plan_edits(
-    recipe: Recipe,
-    opened: OpenModel,
-    k: int | None,
-    tokens: Windows | Sentences,
-    fitted_on: Windows | None,
-    report: Reporter,
-    clock: Clock,
+    run: Run, opened: OpenModel, k: int | None, tokens: Windows | Sentences, fitted_on: Windows | None
 ) -> tuple[Plan, Observation | None, Gate | None]:
     """The plan, what was seen of the layers, if the criterion looks at states, and the gate for what comes of it.
 
@@ -40,19 +35,26 @@ def plan_edits(
     fitted on. The gate measures on what they are not fitted on; there is none for a criterion by sentences whose edits
     are fitted on nothing.
     """
-    decoder = opened.decoder
+    decoder, recipe = opened.decoder, run.recipe
     if fitted_on is not None and (recipe.put_back or recipe.repair != "none"):
         held_out_windows(recipe, fitted_on)  # refuses, before anything is computed, what cannot be split
-    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), report)
-    choice = _choose(selection, clock)
+    kept = _kept(run, len(decoder))
+    if kept is not None:
+        plan, seen = kept
+        on = _measured_on(recipe, tokens, fitted_on, plan.edits)
+        dense = plan.scores.get("held_out", {}).get("dense")
+        return plan, seen, None if on is None else Gate(decoder, on, run.clock, dense)
+    warned = len(run.report.warnings)
+    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), run.report, run.work)
+    choice = _choose(selection, run.clock)
     edits = _edits(recipe, choice)
-    on = tokens if isinstance(tokens, Windows) else fitted_on if edits else None
+    on = _measured_on(recipe, tokens, fitted_on, edits)
     gate, noted = None, {}
     if on is not None:
-        gate = Gate(decoder, held_out_windows(recipe, on) if len(on) > 1 else on, clock)
+        gate = Gate(decoder, on, run.clock)
         noted["held_out"] = gate.scores(_loss_after(gate, decoder, edits))
-        if on is not tokens:
-            noted["fitted_on"] = calibration_record(recipe, on).model_dump()
+    if isinstance(tokens, Sentences) and fitted_on is not None and edits:
+        noted["fitted_on"] = calibration_record(recipe, fitted_on).model_dump()
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,
@@ -66,7 +68,30 @@ def plan_edits(
         loads_plainly=recipe.loads_plainly,
         versions=_made_with(decoder),
     )
+    value = {"plan": plan.model_dump(), "seen": selection.seen is not None, "warnings": run.report.warnings[warned:]}
+    run.work.keep("plan", value, what="the plan")
     return plan, selection.seen, gate
+
+
+def _kept(run: Run, layers: int) -> tuple[Plan, Observation | None] | None:
+    """The plan and what was seen before it, if both were kept; what was said of them is said again."""
+    kept = run.work.find("plan")
+    seen = None if kept is None or not kept.value["seen"] else kept_observation(run.work, layers)
+    if kept is None or (kept.value["seen"] and seen is None):
+        return None
+    plan = Plan.model_validate(kept.value["plan"])
+    run.report.say(f"plan: kept from before, layers {as_text((edit.start, edit.stop) for edit in plan.edits)}")
+    for warning in kept.value["warnings"]:
+        run.report.warn(warning)
+    return plan, seen
+
+
+def _measured_on(
+    recipe: Recipe, tokens: Windows | Sentences, fitted_on: Windows | None, edits: Sequence[Drop | Replace | Merge]
+) -> Windows | None:
+    """What the loss before and after is measured on, of windows that edits are not fitted on where there are such."""
+    on = tokens if isinstance(tokens, Windows) else fitted_on if edits else None
+    return None if on is None else held_out_windows(recipe, on) if len(on) > 1 else on
 
 
 def _choose(selection: Selection, clock: Clock) -> Choice:

@@ -16,6 +16,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import check_writes
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
+from lowrise.pipeline.context import Run
 from lowrise.plan import Drop, Merge, Plan, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import is_collapse
@@ -51,9 +52,7 @@ def check_repair(decoder: Decoder, how: str) -> None:
         load(check)(decoder)
 
 
-def repair_model(
-    plan: Plan, opened: OpenModel, windows: Windows, recipe: Recipe, report: Reporter, clock: Clock
-) -> Repaired:
+def repair_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> Repaired:
     """Repair all drops and merges that ask for it, in place, while no layer is gone; merged layers are whole then."""
     edits = [edit for edit in plan.edits if isinstance(edit, Drop | Merge)]
     if all(edit.repair == "none" for edit in edits):
@@ -62,11 +61,12 @@ def repair_model(
     student = student_of(opened.decoder, edits)
     if method("repair", how).marked:
         windows = windows.marked(special_tokens(opened))
-    with clock.stage("repair"):
-        repaired = repair(how, RepairTask(student, windows, len(held_out_windows(recipe, windows)), report))
-    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), report)
+    held_out = len(held_out_windows(run.recipe, windows))
+    with run.clock.stage("repair"):
+        repaired = repair(how, RepairTask(student, windows, held_out, run.report, run.work))
+    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), run.report)
     if repaired.fits and not any(fit.written for fit in repaired.fits):
-        report.say("layers write through what is not known: closed forms refit what they read, not what they write")
+        run.report.say("layers write through what is not known: closed forms refit what they read, not what they write")
     return repaired
 
 
@@ -88,12 +88,15 @@ def tell_fits(fits: list[Fit], layers: int, report: Reporter) -> None:
 
 
 class Gate:
-    """Next-token loss on held-out calibration tokens, of the dense model and of what became of it."""
+    """Next-token loss on held-out calibration tokens, of the dense model and of what became of it.
 
-    def __init__(self, decoder: Decoder, windows: Windows, clock: Clock) -> None:
+    dense: its loss, where that is known.
+    """
+
+    def __init__(self, decoder: Decoder, windows: Windows, clock: Clock, dense: float | None = None) -> None:
         self._windows = windows.first(max(1, GATE_TOKENS // windows.length))
         self._clock = clock
-        self.dense = self.loss(decoder)
+        self.dense = self.loss(decoder) if dense is None else dense
 
     def loss(self, decoder: Decoder) -> float:
         """Of the decoder as it is now."""

@@ -14,8 +14,10 @@ from lowrise.progress import Bar, Reporter
 from lowrise.quality import is_collapse
 from lowrise.recipe import PAPER_THRESHOLD, Collapse, Recipe
 from lowrise.select.choice import Choice
+from lowrise.select.journal import Journal
 from lowrise.select.selection import Selection
 from lowrise.select.stack import Stack, Trial
+from lowrise.work import Work
 
 
 @dataclass
@@ -107,7 +109,7 @@ def check(decoder: Decoder, recipe: Recipe, k: int | None) -> None:
 def choose(selection: Selection) -> Choice:
     """The merges; RecipeError, with `strict`, where none is found or the output is lost."""
     recipe, report = selection.recipe, selection.report
-    search = collapse(selection.decoder, selection.sentences, recipe.collapse, selection.k, report)
+    search = collapse(selection.decoder, selection.sentences, recipe.collapse, selection.k, report, selection.work)
     search.tell(report, recipe.strict, repaired=recipe.repair != "none")
     spans = [(edit.start, edit.stop) for edit in search.edits]
     return Choice(spans, search.scores(recipe.collapse), merges=search.edits)
@@ -130,22 +132,29 @@ def check_settings(settings: Collapse, layers: int, remove: int | None) -> None:
 
 
 def collapse(
-    decoder: Decoder, sentences: Sentences, settings: Collapse, remove: int | None, report: Reporter
+    decoder: Decoder,
+    sentences: Sentences,
+    settings: Collapse,
+    remove: int | None,
+    report: Reporter,
+    work: Work | None = None,
 ) -> Search:
     """Search for merges: all that pass the threshold, or, with `remove`, the most similar ones. Changes nothing.
+
+    work: keeps what was tried, with `remove` round by round.
 
     Raises RecipeError where settings and model do not fit, and when layers of several kinds stop `remove` short.
     """
     check_settings(settings, len(decoder), remove)
     high = settings.high if settings.high is not None else len(decoder)
-    stack = Stack(decoder, sentences, settings)
+    stack, journal = Stack(decoder, sentences, settings), Journal(work)
     search = Search(settings.threshold if settings.threshold is not None or remove else PAPER_THRESHOLD)
     if remove is None:
         with report.bar("collapsing", high - settings.combine - settings.low + 1) as bar:
-            _by_threshold(stack, settings, high, search, bar)
+            _by_threshold(stack, settings, high, search, bar, journal)
     else:
         with report.bar("collapsing", remove) as bar:
-            _by_size(stack, settings, high, remove, search, bar)
+            _by_size(stack, settings, high, remove, search, bar, journal)
         search.threshold = math.nextafter(min(trial["similarity"] for trial in search.accepted), -math.inf)
     if search.accepted:
         search.dense_loss, search.loss = stack.losses()
@@ -157,7 +166,7 @@ def collapse(
     return search
 
 
-def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, bar: Bar) -> None:
+def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, bar: Bar, journal: Journal) -> None:
     """Algorithm 1, line by line: from the top down, C layers at a time, keep every merge above the threshold."""
     assert search.threshold is not None
     layer = high - settings.combine
@@ -165,7 +174,10 @@ def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, b
         count = min(settings.combine, len(stack.layers) - layer)
         before, accepted = layer, False
         if stack.alike(layer, count):
-            trial = stack.attempt(layer, count)
+            known = journal.known(1)
+            trial = stack.attempt(layer, count, *(known or ()))
+            if known is None:
+                journal.keep([trial.similarity])
             accepted = trial.similarity > search.threshold
             search.note(trial)["accepted"] = accepted
             if accepted:
@@ -178,7 +190,9 @@ def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, b
         bar.advance(0, f"{len(search.accepted)} merges", steps=before - layer)
 
 
-def _by_size(stack: Stack, settings: Collapse, high: int, remove: int, search: Search, bar: Bar) -> None:
+def _by_size(
+    stack: Stack, settings: Collapse, high: int, remove: int, search: Search, bar: Bar, journal: Journal
+) -> None:
     """Until `remove` layers are gone: try every merge of C layers in [low, high), accept the most similar one.
 
     Best first and not top down: Algorithm 1 takes whatever passes first from the top, so a size would hang on where
@@ -190,14 +204,21 @@ def _by_size(stack: Stack, settings: Collapse, high: int, remove: int, search: S
         end = next(i for i, mix in enumerate(stack.layers) if mix.stop == high) + 1
         count = min(settings.combine, remove + 1, end - settings.low)
         best: tuple[Trial, dict[str, Any]] | None = None
-        for layer in range(settings.low, end - count + 1):
-            if not stack.alike(layer, count):
+        layers = range(settings.low, end - count + 1)
+        candidates = [layer for layer in layers if stack.alike(layer, count)]
+        for layer in layers:
+            if layer not in candidates:
                 search.skip(stack, layer, count)
-                continue
-            trial = stack.attempt(layer, count)
+        known = journal.known(len(candidates))
+        similarities = []
+        for number, layer in enumerate(candidates):
+            trial = stack.attempt(layer, count, None if known is None else known[number])
+            similarities.append(trial.similarity)
             entry = search.note(trial)
             if best is None or trial.similarity > best[0].similarity:
                 best = trial, entry
+        if known is None:
+            journal.keep(similarities)
         if best is None:
             left = f"no {count} adjacent layers of one kind when {remove} were still to go"
             raise RecipeError("--remove", "layers that can be merged", left, "combine fewer at a time, or remove fewer")

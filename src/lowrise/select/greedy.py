@@ -12,27 +12,34 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.shelf import Shelf
 from lowrise.progress import Reporter
 from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
+from lowrise.select.journal import Journal
 from lowrise.select.selection import Selection
 from lowrise.select.trials import Trials
+from lowrise.work import Work
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_greedily(selection.decoder, selection.windows, selection.count, selection.report)
+    return choose_greedily(selection.decoder, selection.windows, selection.count, selection.report, selection.work)
 
 
-def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter) -> Choice:
-    """k layers, each chosen on the model that the ones before left. Changes nothing.
+def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter, work: Work | None = None) -> Choice:
+    """k layers, each chosen on the model that the ones before left. Changes nothing. work: keeps every round.
 
     Losses are means over all positions, natural log. Costs, at most, half the layers and the head for each of the
     L - r trials of round r: about k·L/2 passes over the tokens. Hence the preset's few windows: all trials see the same
     tokens, so their differences are sharper than each loss is.
     """
     rounds: list[dict[str, Any]] = []
+    journal = Journal(work)
     number = sum(len(decoder) - done for done in range(k))
     with Shelf() as shelf, report.bar("searching", number) as bar:
         trials = Trials(decoder, windows, shelf)
         while True:
-            losses = trials.losses(bar, f"loss {rounds[-1]['loss']:.3f} without {len(rounds)}" if rounds else "")
+            note = f"loss {rounds[-1]['loss']:.3f} without {len(rounds)}" if rounds else ""
+            measured, known = journal.step(len(trials.layers), lambda note=note: [*trials.losses(bar, note).items()])  # type: ignore[misc]
+            if known:
+                bar.advance(0, "kept from before", steps=len(measured))
+            losses: dict[int, float] = dict(measured)
             (gone,) = lowest(losses, 1, losses)
             rounds.append(round_of(gone, losses, len(decoder)))
             if len(rounds) == k:

@@ -18,8 +18,10 @@ from lowrise.observe.shelf import Shelf
 from lowrise.progress import Bar, Reporter
 from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice, as_text, choice_of_rounds, lowest, round_of, spans_of
+from lowrise.select.journal import Journal
 from lowrise.select.repaired_trials import Search, Trial
 from lowrise.select.selection import Selection
+from lowrise.work import Work
 
 # What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
@@ -36,17 +38,23 @@ def check(decoder: Decoder, _recipe: Recipe, _k: int) -> None:
 def choose(selection: Selection) -> Choice:
     fitted, held_out = selection.split
     effort, report = selection.recipe.effort, selection.report
-    return choose_repaired(selection.decoder, fitted, held_out, selection.count, effort, report)
+    return choose_repaired(selection.decoder, fitted, held_out, selection.count, effort, report, selection.work)
 
 
 def choose_span(selection: Selection) -> Choice:
     fitted, held_out = selection.split
     effort, report = selection.recipe.effort, selection.report
-    return choose_repaired_span(selection.decoder, fitted, held_out, selection.count, effort, report)
+    return choose_repaired_span(selection.decoder, fitted, held_out, selection.count, effort, report, selection.work)
 
 
 def choose_repaired(
-    decoder: Decoder, windows: Windows, held_out: Windows, k: int, effort: int, report: Reporter
+    decoder: Decoder,
+    windows: Windows,
+    held_out: Windows,
+    k: int,
+    effort: int,
+    report: Reporter,
+    work: Work | None = None,
 ) -> Choice:
     """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
     the one that is missed less once it is repaired.
@@ -57,22 +65,23 @@ def choose_repaired(
     a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
     (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding positions; at
     last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `check_refit` finds that
-    writes cannot be solved, trials are drops.
+    writes cannot be solved, trials are drops. work: keeps the numbers of every round, whose best trial is made again.
     """
     fitted, deciding = _spent(windows, held_out, effort)
     shortlist = SHORTLIST * effort
     finalists: list[dict[str, Any]] = []
+    journal = Journal(work)
     with Shelf() as shelf:
         with report.bar("searching", _trials(len(decoder), k, shortlist)) as bar:
             search = Search(decoder, fitted, deciding, shelf)
-            alone = search.trials(list(range(1, len(decoder))), bar, moves=False)
+            alone, _ = _tried(search, list(range(1, len(decoder))), bar, journal, moves=False)
             known = {layer: trial.divergence for layer, trial in alone.items()}
-            rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar)
+            rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal)
             layers = [one["removed"] for one in rounds]
-            long = _one_gap(search, len(decoder), k, shortlist, known, bar) if k > 1 else layers
+            long = _one_gap(search, len(decoder), k, shortlist, known, bar, journal) if k > 1 else layers
         scores = choice_of_rounds("repaired", search.dense_loss, rounds).scores
         if sorted(long) != sorted(layers):
-            finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, report)
+            finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, report, journal)
             (best,) = lowest([one["divergence"] for one in finalists], 1, range(2))
             scores["layers"] = (layers, long)[best]
             scores["loss"]["after"] = finalists[best]["loss"]
@@ -87,17 +96,30 @@ def _trials(layers: int, k: int, shortlist: int) -> int:
     return one_by_one + (sum(one_gap) if k > 1 else 0)
 
 
+def _tried(
+    search: Search, candidates: list[int], bar: Bar, journal: Journal, *, moves: bool = True
+) -> tuple[dict[int, Trial], bool]:
+    """As of `Search.trials`, and whether they were kept: then only their numbers are known."""
+    known = journal.known(len(candidates))
+    if known is not None:
+        bar.advance(0, "kept from before", steps=len(candidates))
+        return {layer: Trial(-1, {}, loss, divergence) for layer, loss, divergence in known}, True
+    trials = search.trials(candidates, bar, moves=moves)
+    journal.keep([[layer, trial.loss, trial.divergence] for layer, trial in trials.items()])
+    return trials, False
+
+
 def _one_by_one(
-    search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar
+    search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar, journal: Journal
 ) -> list[dict[str, Any]]:
     """k rounds, each without the layer that the ones before left missed least. alone: what each adds, tried first."""
     rounds = []
     known, reached = dict(alone), 0.0  # what each added when it was tried last
     for _ in range(k):
-        trials = search.trials(sorted(lowest(known, shortlist, known)), bar)
+        trials, kept = _tried(search, sorted(lowest(known, shortlist, known)), bar, journal)
         divergences = {layer: trial.divergence for layer, trial in trials.items()}
         (gone,) = lowest(divergences, 1, divergences)
-        search.remove([gone], trials[gone])
+        search.remove([gone], search.trials([gone], None)[gone] if kept else trials[gone])
         losses = {layer: trial.loss for layer, trial in trials.items()}
         rounds.append(
             {**round_of(gone, losses, layers), "divergences": [divergences.get(layer) for layer in range(layers)]}
@@ -107,46 +129,66 @@ def _one_by_one(
     return rounds
 
 
-def _one_gap(search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar) -> list[int]:
+def _one_gap(
+    search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar, journal: Journal
+) -> list[int]:
     """k > 1 layers: the span of k that is missed least or, if that is missed less, that of k - 1 and one layer more.
 
     By their trials, of which that of the one layer more moves neurons, so that it is a little ahead.
     """
-    whole, missed = _best_span(search, k, shortlist, bar)
-    shorter, trial = _best_span(search, k - 1, shortlist, bar)
+    whole, missed, _ = _best_span(search, k, shortlist, bar, journal)
+    shorter, trial, kept = _best_span(search, k - 1, shortlist, bar, journal)
+    if kept:
+        trial = search.span(shorter.start, shorter.stop)
     search.again()
     search.remove(shorter, trial)
     left = [layer for layer in range(1, layers) if layer not in shorter]
-    trials = search.trials(sorted(lowest(alone, shortlist, left)), bar)
+    trials, _ = _tried(search, sorted(lowest(alone, shortlist, left)), bar, journal)
     divergences = {layer: trial.divergence for layer, trial in trials.items()}
     (more,) = lowest(divergences, 1, divergences)
     (best,) = lowest([divergences[more], missed.divergence], 1, range(2))
     return [[*shorter, more], list(whole)][best]
 
 
-def _best_span(search: Search, n: int, shortlist: int, bar: Bar) -> tuple[range, Trial]:
-    """The span of n that is missed least, and its trial; as many are tried as are on the shortlist, those with the most
-    alike ends.
+def _best_span(search: Search, n: int, shortlist: int, bar: Bar, journal: Journal) -> tuple[range, Trial, bool]:
+    """The span of n that is missed least, its trial, and whether that was kept; as many are tried as are on the
+    shortlist, those with the most alike ends.
     """
     unlike = search.unlike(n)
     divergences: dict[int, float] = {}
     for start in lowest(unlike, shortlist, unlike):
-        trial = search.span(start, start + n)
+        trial, kept = _span(search, start, start + n, journal)
         divergences[start] = trial.divergence
         bar.advance(search.positions, f"{n} layers from {start}")
         if lowest(divergences, 1, divergences) == [start]:
-            best = range(start, start + n), trial
+            best = range(start, start + n), trial, kept
     return best
 
 
+def _span(search: Search, start: int, stop: int, journal: Journal) -> tuple[Trial, bool]:
+    """As of `Search.span`, and whether it was kept: then only its numbers are known."""
+    known = journal.known(2)
+    if known is not None:
+        loss, divergence = known
+        return Trial(-1, {}, loss, divergence), True
+    trial = search.span(start, stop)
+    journal.keep([trial.loss, trial.divergence])
+    return trial, False
+
+
 def _repaired(
-    search: Search, choices: list[list[int]], layers: int, tokens: int, report: Reporter
+    search: Search, choices: list[list[int]], layers: int, tokens: int, report: Reporter, journal: Journal
 ) -> list[dict[str, Any]]:
     """What the model would be without each choice of its layers, repaired. tokens: that each is fitted on."""
     found: list[dict[str, Any]] = []
     with report.bar("comparing", sum(layers - len(gone) - min(gone) + 1 for gone in choices)) as bar:
         for gone in choices:
-            loss, divergence = search.rehearse(gone, lambda layer: bar.advance(tokens, f"layer {layer}"))
+            (loss, divergence), known = journal.step(
+                2,
+                lambda gone=gone: [*search.rehearse(gone, lambda layer: bar.advance(tokens, f"layer {layer}"))],  # type: ignore[misc]
+            )
+            if known:
+                bar.advance(0, "kept from before", steps=layers - len(gone) - min(gone) + 1)
             found.append({"spans": spans_of(gone), "loss": loss, "divergence": divergence})
     said = [f"without {as_text(one['spans'])} {one['divergence']:.4f}" for one in found]
     report.say(f"held-out divergence, repaired: {', '.join(said)}")
@@ -154,14 +196,21 @@ def _repaired(
 
 
 def choose_repaired_span(
-    decoder: Decoder, windows: Windows, held_out: Windows, k: int, effort: int, report: Reporter
+    decoder: Decoder,
+    windows: Windows,
+    held_out: Windows,
+    k: int,
+    effort: int,
+    report: Reporter,
+    work: Work | None = None,
 ) -> Choice:
     """The span of k layers, without the first, that the layer before it bridges best. Changes nothing.
 
     Tokens and numbers as of `choose_repaired`, and trials are drops where they are there. On disk lie the dense model's
     states; in memory one batch, two matrices' sums, one changed matrix, and the dense model's likeliest tokens at the
-    deciding positions.
+    deciding positions. work: keeps every trial.
     """
+    journal = Journal(work)
     fitted, deciding = _spent(windows, held_out, effort)
     starts = range(1, len(decoder) - k + 1)
     losses: dict[int, float] = {}
@@ -169,7 +218,7 @@ def choose_repaired_span(
     with Shelf() as shelf, report.bar("searching", len(starts)) as bar:
         search = Search(decoder, fitted, deciding, shelf, moves=False)
         for start in starts:
-            trial = search.span(start, start + k)
+            trial, _ = _span(search, start, start + k, journal)
             losses[start], divergences[start] = trial.loss, trial.divergence
             bar.advance(fitted.tokens, f"divergence {min(divergences.values()):.3f}")
     (best,) = lowest(divergences, 1, starts)

@@ -88,7 +88,7 @@ class Search:
         self.dense_loss = total / self.positions
 
     @torch.no_grad()
-    def trials(self, candidates: list[int], bar: Bar, *, moves: bool = True) -> dict[int, Trial]:
+    def trials(self, candidates: list[int], bar: Bar | None, *, moves: bool = True) -> dict[int, Trial]:
         """By layer that is tried; parameters are kept of the best alone. moves: neurons may.
 
         One pass through the student, from its first change up: a trial begins at the state that enters the layer before
@@ -108,7 +108,8 @@ class Search:
                 best = min(best, trial.divergence)
                 trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
                 trials[following] = trial if better else replace(trial, changed={})
-                bar.advance(self.positions, f"divergence {best:.3f}")
+                if bar is not None:
+                    bar.advance(self.positions, f"divergence {best:.3f}")
             if layer >= dense and following != layers[last]:
                 place.carry()
         return trials

@@ -8,9 +8,10 @@ from functools import cached_property
 from lowrise.calibration import Windows
 from lowrise.calibration.sentences import Sentences
 from lowrise.model.decoder import Decoder
-from lowrise.observe.stream import Observation, observe
+from lowrise.observe.stream import Observation, keep_observation, kept_observation, observe
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
+from lowrise.work import Work
 
 
 @dataclass
@@ -18,7 +19,8 @@ class Selection:
     """k: layers to take out, one more where a network comes in their place; None: the criterion says how many.
 
     recipe: settings. tokens: sentences for a criterion that looks at those, windows for any other. special: ids of the
-    tokenizer's special tokens. seen: what was observed of the layers, once something has asked for it.
+    tokenizer's special tokens. work: where what is found can be kept, if it is to be. seen: what was observed of the
+    layers, once something has asked for it.
     """
 
     decoder: Decoder
@@ -27,6 +29,7 @@ class Selection:
     tokens: Windows | Sentences
     special: list[int]
     report: Reporter
+    work: Work = field(default_factory=Work)
     seen: Observation | None = field(default=None, init=False)
 
     @property
@@ -53,7 +56,10 @@ class Selection:
     @cached_property
     def observation(self) -> Observation:
         """States of all layers, compared in one pass over the windows."""
-        self.seen = observe(self.decoder, self.windows, self.report)
+        self.seen = kept_observation(self.work, self.layers)
+        if self.seen is None:
+            self.seen = observe(self.decoder, self.windows, self.report)
+            keep_observation(self.work, self.seen)
         return self.seen
 
     @cached_property

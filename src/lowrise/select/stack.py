@@ -24,14 +24,15 @@ from lowrise.recipe import Collapse
 class Trial:
     """Layers `layer`..`layer + count - 1` of the current model merged, not yet accepted.
 
-    similarity: to the dense model's representation. final: the h[L] that it leads to.
+    similarity: to the dense model's representation. final: the h[L] that it leads to; None where only the similarity
+    is known.
     """
 
     layer: int
     count: int
     mix: Mix
     similarity: float
-    final: Tensor
+    final: Tensor | None
 
 
 class Stack:
@@ -59,20 +60,31 @@ class Stack:
         return len(set(self._kinds[start:stop])) == 1
 
     @torch.no_grad()
-    def attempt(self, layer: int, count: int) -> Trial:
-        """Merge the current layers `layer`..`layer + count - 1` and run from there on; the current model stays."""
+    def attempt(self, layer: int, count: int, known: float | None = None) -> Trial:
+        """Merge the current layers `layer`..`layer + count - 1` and run from there on; the current model stays.
+
+        known: the similarity that it comes to; then it is run once it is accepted.
+        """
         mix = mix_of(self.layers[layer : layer + count], self._settings.rule)
-        h = self._advance(layer)
-        for one in [mix, *self.layers[layer + count :]]:
-            h = self._step(one, h)
+        if known is not None:
+            return Trial(layer, count, mix, known, None)
+        h = self._run(layer, count, mix)
         similar = flattened_cosine if self._settings.representation == "flattened-final" else per_token_cosine
         return Trial(layer, count, mix, similar(self._represent(h), self._reference, self._mask), h)
 
     def accept(self, trial: Trial) -> None:
         """Make the trial the current model. Inputs up to the merged layer's stay what they were."""
+        self._final = trial.final if trial.final is not None else self._run(trial.layer, trial.count, trial.mix)
         self.layers[trial.layer : trial.layer + trial.count] = [trial.mix]
         del self._inputs[trial.layer + 1 :]
-        self._final = trial.final
+
+    @torch.no_grad()
+    def _run(self, layer: int, count: int, mix: Mix) -> Tensor:
+        """h[L] with `mix` in the place of `count` layers."""
+        h = self._advance(layer)
+        for one in [mix, *self.layers[layer + count :]]:
+            h = self._step(one, h)
+        return h
 
     def losses(self) -> tuple[float, float]:
         """Mean next-token cross-entropy (natural log) of the dense and of the current model on the sentences."""

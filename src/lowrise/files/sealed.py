@@ -1,4 +1,4 @@
-"""What a comparison keeps on disk, each file with the checksum of what it holds: a damaged one is never trusted."""
+"""State on disk, each file with the checksum of what it holds: a damaged one is never trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.errors import OutputError
-from lowrise.files import write_file
+from lowrise.files.single import write_file
 from lowrise.reading import read_json
 
 _SEAL = "sha256"
@@ -31,7 +31,7 @@ def read_state(file: Path) -> dict[str, Any] | None:
 def read_object(file: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is none that can be read. The numbers of a ruin may be infinite."""
     try:
-        found = read_json(file, OutputError, "a comparison's JSON", "begin anew with --force", lenient=True)
+        found = read_json(file, OutputError, "JSON of lowrise", "begin anew", lenient=True)
     except OutputError:
         return None
     return found if isinstance(found, dict) else None

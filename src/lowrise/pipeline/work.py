@@ -1,0 +1,74 @@
+"""The work folder of a run: what it hangs on, and when it comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lowrise.errors import InputError, OutputError
+from lowrise.measure.cache import digest
+from lowrise.measure.identity import tokenizer_sha256
+from lowrise.measure.system import versions
+from lowrise.model.source import OpenModel
+from lowrise.pipeline.context import Run
+from lowrise.plan import Plan
+from lowrise.reading import UnreadableError, sha256_of
+from lowrise.work import Work
+
+# Settings of a recipe that decide what is measured, or how a model is opened, but neither a plan nor weights.
+_BESIDE = {"eval_text", "windows", "speed", "tasks", "task_dir", "limit", "fewshot", "max_ram"}
+_BESIDE |= {"trust_remote_code", "allow_pickle"}
+
+
+@contextmanager
+def going_on(run: Run) -> Iterator[None]:
+    """Around a run: what it kept goes once it is done, and where the input is refused; else it stays, and is said."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        run.work.stopped(run.report)
+        raise
+    except InputError as error:
+        if not isinstance(error, OutputError):  # a full disk, for one: with more room the same command goes on
+            run.work.remove()
+        raise
+    run.work.remove()
+
+
+def begin_work(run: Run, opened: OpenModel, plan: Plan | None = None) -> None:
+    """Find what the same command has kept, if there is a place for it. plan: that is to be applied."""
+    if run.out is not None and run.alone:
+        run.work = Work(run.out.resolve(), work_key(run, opened, plan), run.report)
+        run.work.begin(run.report, run.fresh)
+
+
+def work_key(run: Run, opened: OpenModel, plan: Plan | None = None) -> str:
+    """Eight hexadecimal digits of a hash over all that decides what is kept: settings, the model, the texts, the
+    machine as far as the last bits of a result hang on it.
+    """
+    recipe = run.recipe
+    files = [*recipe.text, recipe.tokens, recipe.dataset]
+    about = {
+        "command": run.command,
+        "recipe": recipe.model_dump(exclude=_BESIDE),
+        "files": [_sha256(file) for file in files],
+        "plan": None if plan is None else plan.to_json(),
+        "model": opened.record.model_dump(),
+        "config": opened.model.config.to_json_string(use_diff=False),
+        "tokenizer": tokenizer_sha256(opened.tokenizer),
+        "device": str(opened.decoder.device),
+        "dtype": str(opened.decoder.dtype),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    return digest(about)[:8]
+
+
+def _sha256(path: str | None) -> str | None:
+    """None for what is no file: a dataset's name, or what the calibration will refuse."""
+    try:
+        return None if path is None else sha256_of(path)
+    except (OSError, ValueError, UnreadableError):
+        return None
