@@ -159,7 +159,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     ("kind", "preset"), [*(("opened", preset) for preset in RECIPES), ("wrapped", "refit"), ("wrapped", "laco")]
 )
 @pytest.mark.usefixtures("here")
-def test_plan_apply_and_save_give_the_weights_of_run(preset: str, kind: str, main: Main) -> None:
+def test_plan_apply_and_save_give_the_weights_of_run(
+    preset: str, kind: str, main: Main, request: pytest.FixtureRequest
+) -> None:
+    if kind == "opened":
+        request.getfixturevalue("regressions_alone")  # a descent takes long: one is enough
     how = dict(RECIPES[preset])
     size = {} if "layers" in how else {"remove": 2}
     recipe = {"preset": preset, "text": ["a.txt"], "samples": 8, "length": 32, **size, **how}
@@ -206,6 +210,26 @@ def test_a_plan_s_tokens_are_made_anew_where_none_are_given(model: lowrise.Model
         lowrise.apply(other, "plan.json")
     lowrise.apply(other, "plan.json", text=["moved.txt"]).save("made-anew")
     assert weights("given") == weights("made-anew")
+
+
+@pytest.mark.usefixtures("here")
+def test_compare_asks_what_the_command_asks(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def stop(one: Any, *_args: Any, **_how: Any) -> None:
+        asked.append(one)
+        raise RecipeError("here", "no row", "one", "stop")
+
+    for place in ("lowrise.compare.compare", "lowrise.api.runs.compare_presets"):
+        monkeypatch.setattr(place, stop)
+    options = ("--presets", "tail,laco", "--remove", "2,25%", "--text", "a.txt", "--combine", 2, "--out", "compared")
+    main("compare", "org/name", *options)
+    with pytest.raises(RecipeError, match="no row"):
+        lowrise.compare(
+            "org/name", ["tail", "laco"], [2, "25%"], "compared", text=[Path("a.txt")], collapse={"combine": 2}
+        )
+    assert asked[0] == asked[1]
+    assert len(asked[0].recipes) == 4
 
 
 # -- models that were in memory already -----------------------------------------------------------------------------
