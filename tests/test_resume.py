@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,12 +43,17 @@ class KilledError(BaseException):
     """The process ends here."""
 
 
+def end() -> None:
+    raise KilledError
+
+
 class Killing:
     """Counts what is kept, by name, and ends the run after so many records."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: Counter[str] = Counter()
         self.left: float = float("inf")
+        self.kill: Callable[[], None] = end
         keep = Work.keep
 
         def counted(work: Work, name: str, *given: Any, **how: Any) -> None:
@@ -55,7 +62,7 @@ class Killing:
                 self.names[f"{work._name}{name}"] += 1
                 self.left -= 1
                 if self.left == 0:
-                    raise KilledError
+                    self.kill()
 
         monkeypatch.setattr(Work, "keep", counted)
 
@@ -148,6 +155,21 @@ def test_killed_and_started_again_run_makes_the_same(
     killing: Killing, command: Any, tmp_path: Path, case: str, kills: int | None
 ) -> None:
     check(killing, command(case), tmp_path, kills)
+
+
+def test_so_does_one_that_sigkill_ended(killing: Killing, command: Any, tmp_path: Path) -> None:
+    """In a fork, which has no time to clean up."""
+    start, out = command("layers"), tmp_path / "out"
+    killing.kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        killing.after(4, lambda: start(out))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    start(out)
+    start(tmp_path / "other")
+    assert made(out) == made(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
 @pytest.mark.parametrize("case", ["refit", pytest.param("streamline", marks=pytest.mark.slow)])
