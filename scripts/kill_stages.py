@@ -52,9 +52,8 @@ def main() -> int:
         same = (ended is None or ended.returncode == 0) and hashes(out) == expected
         left = sorted(path.name for path in folder.glob(f".{out.name}.*"))
         wrong += not same or bool(left)
-        print(
-            f"killed at {kind}: {'the same' if same else 'OTHERS'}{', left ' if left else ''}{left or ''}", flush=True
-        )
+        when = f"killed at {kind}" if killed else f"ended before it could be killed at {kind}"
+        print(f"{when}: {'the same' if same else 'OTHERS'}{f', left {left}' if left else ''}", flush=True)
         shutil.rmtree(out, ignore_errors=True)
     return 1 if wrong else 0
 

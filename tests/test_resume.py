@@ -256,6 +256,19 @@ def test_a_plan_whose_observation_is_lost_is_made_anew(killing: Killing, command
     assert counts == {"windows": 2, "observation": 3, "plan": 3}
 
 
+def test_seconds_are_those_of_all_attempts(killing: Killing, command: Any, tmp_path: Path) -> None:
+    start, out = command("layers"), tmp_path / "out"
+    assert not killing.after(3, lambda: start(out))
+    (work,) = work_of(out)
+    before = max(
+        (json.loads(file.read_text())["seconds"] for file in work.glob("*.json")), key=lambda one: one["total"]
+    )
+    assert before["repair"] > 0
+    after = start(out).seconds
+    assert all(after[name] >= seconds for name, seconds in before.items())
+    assert after["calibration"] == before["calibration"]
+
+
 def test_an_interrupted_run_says_where_it_stands(
     command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
