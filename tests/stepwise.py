@@ -136,7 +136,8 @@ def _next_run(case: Case, old: dict[str, bytes], new: dict[str, bytes]) -> list[
     if set(contents(case.out)) != set(new):
         found.append(f"other files: {set(contents(case.out)) ^ set(new)}")
     found += not_whole(case, old, new)
-    return [*found, *(f"left {name}" for name in unfinished(case))]
+    kept = [path.name for path in case.place.rglob(".*.work")]  # what the same command went on with
+    return [*found, *(f"left {name}" for name in [*unfinished(case), *kept])]
 
 
 def not_whole(case: Case, old: dict[str, bytes], new: dict[str, bytes]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "greedy": {"preset": "greedy-perplexity", "repair": "refit"},
     "laco": {"preset": "laco", "repair": "fold"},
     "laco-threshold": {"preset": "laco", "remove": None, "collapse": {"threshold": -0.9}},
-    "layers": {"preset": "streamline-none", "remove": "3", "repair": "refit"},
+    "layers": {"preset": "given", "layers": "1,2", "remove": None, "repair": "refit"},
     "streamline": {"preset": "streamline"},
     "streamline-ffn": {"preset": "streamline-ffn", "repair": "refit"},
 }
@@ -41,12 +43,17 @@ class KilledError(BaseException):
     """The process ends here."""
 
 
+def end() -> None:
+    raise KilledError
+
+
 class Killing:
     """Counts what is kept, by name, and ends the run after so many records."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: Counter[str] = Counter()
         self.left: float = float("inf")
+        self.kill: Callable[[], None] = end
         keep = Work.keep
 
         def counted(work: Work, name: str, *given: Any, **how: Any) -> None:
@@ -55,7 +62,7 @@ class Killing:
                 self.names[f"{work._name}{name}"] += 1
                 self.left -= 1
                 if self.left == 0:
-                    raise KilledError
+                    self.kill()
 
         monkeypatch.setattr(Work, "keep", counted)
 
@@ -150,6 +157,21 @@ def test_killed_and_started_again_run_makes_the_same(
     check(killing, command(case), tmp_path, kills)
 
 
+def test_so_does_one_that_sigkill_ended(killing: Killing, command: Any, tmp_path: Path) -> None:
+    """In a fork, which has no time to clean up."""
+    start, out = command("layers"), tmp_path / "out"
+    killing.kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        killing.after(4, lambda: start(out))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    start(out)
+    start(tmp_path / "other")
+    assert made(out) == made(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
 @pytest.mark.parametrize("case", ["refit", pytest.param("streamline", marks=pytest.mark.slow)])
 def test_so_does_apply(killing: Killing, command: Any, tmp_path: Path, case: str) -> None:
     command(case, "plan")(tmp_path / "plan.json")
@@ -197,8 +219,9 @@ def test_fresh_begins_anew(killing: Killing, killed: Path, command: Any) -> None
     assert not work_of(killed)
 
 
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_is_damaged_is_named_and_made_anew(
-    killed: Path, command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    killed: Path, command: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], thorough: bool
 ) -> None:
     start = command("layers")
     start(tmp_path / "other")
@@ -206,8 +229,9 @@ def test_what_is_damaged_is_named_and_made_anew(
     (work,) = work_of(killed)
     kept = tmp_path / "kept"
     shutil.copytree(work, kept)
-    for name in sorted(path.name for path in kept.iterdir()):
-        for damage in (cut, turned, emptied):
+    damages = (cut, turned, emptied)
+    for number, name in enumerate(sorted(path.name for path in kept.iterdir())):
+        for damage in damages if thorough else [damages[number % 3]]:
             shutil.rmtree(killed, ignore_errors=True)
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(kept, work)
@@ -219,8 +243,52 @@ def test_what_is_damaged_is_named_and_made_anew(
             assert not work_of(killed)
 
 
+def test_a_plan_whose_observation_is_lost_is_made_anew(killing: Killing, command: Any, tmp_path: Path) -> None:
+    """The one is of no use without the other: both go into the output."""
+    start, out = command("written"), tmp_path / "out"
+    assert not killing.after(3, lambda: start(out))
+    (work,) = work_of(out)
+    (work / "observation.json").write_text("{}")
+    start(out)
+    start(tmp_path / "other")
+    assert made(out) == made(tmp_path / "other")
+    counts = {name: count for name, count in killing.names.items() if not name.startswith("repair")}
+    assert counts == {"windows": 2, "observation": 3, "plan": 3}
+
+
+def test_seconds_are_those_of_all_attempts(killing: Killing, command: Any, tmp_path: Path) -> None:
+    start, out = command("layers"), tmp_path / "out"
+    assert not killing.after(3, lambda: start(out))
+    (work,) = work_of(out)
+    before = max(
+        (json.loads(file.read_text())["seconds"] for file in work.glob("*.json")), key=lambda one: one["total"]
+    )
+    assert before["repair"] > 0
+    after = start(out).seconds
+    assert all(after[name] >= seconds for name, seconds in before.items())
+    assert after["calibration"] == before["calibration"]
+
+
+def test_an_interrupted_run_says_where_it_stands(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keep = Work.keep
+
+    def stopping(work: Work, name: str, *given: Any, **how: Any) -> None:
+        keep(work, name, *given, **how)
+        if name == "plan":
+            raise SystemExit(130)
+
+    monkeypatch.setattr(Work, "keep", stopping)
+    with pytest.raises(SystemExit):
+        command("layers")(tmp_path / "out", report=Reporter())
+    (work,) = work_of(tmp_path / "out")
+    expected = f"what is done is kept in {work} (the plan last); the same command goes on from there"
+    assert capfd.readouterr().err.splitlines()[-1] == expected
+
+
 def unused(name: str, kept: Path) -> bool:
-    """Whether it is the file of states that the last layer's record does not name."""
+    """Whether it is the file of states that the last layer's record does not name: what follows lies over it."""
     if not name.startswith("repair-states"):
         return False
     last = max(kept.glob("repair-layer-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,19 @@ class Work:
     """Records by name, in the folder `.NAME.KEY.work` beside the output NAME, made when the first record is.
 
     out: as it is in truth; None where nothing is kept. key: eight hexadecimal digits of all that decides the result.
-    Only the process that holds the lock of the output may use it. What is damaged is said, removed, and found no more.
+    seconds: what the run has taken so far, kept with every record. Only the process that holds the lock of the output
+    may use it. What is damaged is said, removed, and found no more.
     """
 
-    def __init__(self, out: Path | None = None, key: str = "", report: Reporter | None = None, name: str = "") -> None:
-        self._out, self._key, self._report, self._name = out, key, report, name
+    def __init__(
+        self,
+        out: Path | None = None,
+        key: str = "",
+        report: Reporter | None = None,
+        seconds: Callable[[], dict[str, float]] = dict,
+        name: str = "",
+    ) -> None:
+        self._out, self._key, self._report, self._seconds, self._name = out, key, report, seconds, name
         self._folder = None if out is None else out.with_name(f".{out.name}.{key}.work")
         self._last = [""]  # what was kept last, in words; one for all parts
 
@@ -53,7 +61,7 @@ class Work:
 
     def part(self, name: str) -> Work:
         """The same folder, for records that may have the names of others."""
-        made = Work(self._out, self._key, self._report, f"{self._name}{name}-")
+        made = Work(self._out, self._key, self._report, self._seconds, f"{self._name}{name}-")
         made._last = self._last
         return made
 
@@ -66,7 +74,7 @@ class Work:
             return
         file = self.place(f"{name}.json")
         stored = None if tensors is None else _store(file, tensors)
-        write_state(file, {"value": value, "tensors": stored})
+        write_state(file, {"value": value, "tensors": stored, "seconds": self._seconds()})
         _clear(file, but=stored)
         self._last[0] = what
 
@@ -116,6 +124,14 @@ class Work:
         others = [str(one) for one in found if one != self._folder]
         if others:
             report.say(f"other runs for {self._out} were not finished, and stay: {', '.join(others)}")
+
+    def seconds(self) -> dict[str, float]:
+        """What the run had taken when the last of the records was kept, by stage and in `total`."""
+        if self._folder is None:
+            return {}
+        found = filter(None, map(read_state, self._folder.glob("*.json")))
+        times: list[dict[str, float]] = [one["seconds"] for one in found]
+        return max(times, key=lambda one: one.get("total", 0.0), default={})
 
     def stopped(self, report: Reporter) -> None:
         """Say where an interrupted run stands."""

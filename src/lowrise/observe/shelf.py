@@ -123,7 +123,8 @@ class LastingShelf(Shelf):
         """Whether all that was there at a mark is still as it was; then the shelf holds it."""
         self._now = {(name, number): about for name, number, about in marked}
         self._starts = {key: about["start"] for key, about in self._now.items()}
-        if all(path.is_file() and not path.is_symlink() for path in self._paths) and all(
+        used = {self._paths[about["file"]] for about in self._now.values()}
+        if all(path.is_file() and not path.is_symlink() for path in used) and all(
             zlib.crc32(_bytes(self.get(key))) == about["crc32"] for key, about in self._now.items()
         ):
             self.mark()

@@ -12,18 +12,35 @@ from lowrise.progress import Reporter
 
 @dataclass
 class Clock:
-    """Seconds by stage. report: shows the one that goes on."""
+    """Seconds by stage, those of earlier attempts at the same run among them. report: shows the stage that goes on."""
 
     report: Reporter
     seconds: dict[str, float] = field(default_factory=dict)
     _began: float = field(default_factory=time.perf_counter)
+    _open: dict[str, float] = field(default_factory=dict)  # stages that go on, and since when
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        with self.report.stage(name):
-            yield
+        self._open[name] = time.perf_counter()
+        try:
+            with self.report.stage(name):
+                yield
+        finally:
+            began = self._open.pop(name)
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+
+    def so_far(self) -> dict[str, float]:
+        """As `total`, with what has passed of the stages that go on."""
+        now = time.perf_counter()
+        passed = {name: round(self.seconds.get(name, 0.0) + now - began, 3) for name, began in self._open.items()}
+        return {**self.total(), **passed}
+
+    def go_on(self, before: dict[str, float]) -> None:
+        """Count what an earlier attempt took, of which `before` is the last `so_far`."""
+        self._began -= before.get("total", 0.0)
+        for name, seconds in before.items():
+            if name != "total":
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
 
     def total(self) -> dict[str, float]:
         return {**self.seconds, "total": round(time.perf_counter() - self._began, 3)}

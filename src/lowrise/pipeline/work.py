@@ -40,8 +40,9 @@ def going_on(run: Run) -> Iterator[None]:
 def begin_work(run: Run, opened: OpenModel, plan: Plan | None = None) -> None:
     """Find what the same command has kept, if there is a place for it. plan: that is to be applied."""
     if run.out is not None and run.alone:
-        run.work = Work(run.out.resolve(), work_key(run, opened, plan), run.report)
+        run.work = Work(run.out.resolve(), work_key(run, opened, plan), run.report, run.clock.so_far)
         run.work.begin(run.report, run.fresh)
+        run.clock.go_on(run.work.seconds())
 
 
 def work_key(run: Run, opened: OpenModel, plan: Plan | None = None) -> str:

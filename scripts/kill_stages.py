@@ -1,0 +1,92 @@
+"""Kill `lowrise run` by SIGKILL at every stage, start the same command again, and compare what comes of it.
+
+python scripts/kill_stages.py [--model DIR] [--preset refit] [--remove 6] [--samples 8] [--length 128] [--folder DIR]
+
+The model is the demo model, fetched if it is not there. First one run is left alone; then, for every kind of record
+that its work folder held, another is killed as soon as that record appears, and started again. Exit 0: all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fetch_demo_model import fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+_GLANCE = 0.01
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="default: the demo model")
+    parser.add_argument("--folder", type=Path, help="where outputs go; default: a temporary folder")
+    for name, value in {"preset": "refit", "remove": "6", "samples": "8", "length": "128"}.items():
+        parser.add_argument(f"--{name}", default=value, help=f"default: {value}")
+    asked = parser.parse_args()
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="lowrise-kills-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["LOWRISE_CACHE"] = str(folder / "cache")
+    command = [sys.executable, "-c", "from lowrise.cli import main; main()", "run"]
+    command += [asked.model or str(fetch()), "--text", str(ROOT / "README.md"), "--windows", "1", "--quiet"]
+    for name in ("preset", "remove", "samples", "length"):
+        command += [f"--{name}", getattr(asked, name)]
+    whole = folder / "whole"
+    kinds = watched(command, whole, None)
+    expected, wrong = hashes(whole), 0
+    print(f"not killed: {expected}; records: {', '.join(kinds)}", flush=True)
+    for kind in kinds:
+        out = folder / f"killed-{kind}"
+        watched(command, out, kind)
+        killed = not out.exists()
+        ended = subprocess.run([*command, "--out", str(out)], check=False) if killed else None
+        same = (ended is None or ended.returncode == 0) and hashes(out) == expected
+        left = sorted(path.name for path in folder.glob(f".{out.name}.*"))
+        wrong += not same or bool(left)
+        when = f"killed at {kind}" if killed else f"ended before it could be killed at {kind}"
+        print(f"{when}: {'the same' if same else 'OTHERS'}{f', left {left}' if left else ''}", flush=True)
+        shutil.rmtree(out, ignore_errors=True)
+    return 1 if wrong else 0
+
+
+def watched(command: list[str], out: Path, kind: str | None) -> list[str]:
+    """Run it, and kill it once a record of that kind appears. The kinds of records that were seen."""
+    process = subprocess.Popen([*command, "--out", str(out)])
+    seen: dict[str, None] = {}
+    while process.poll() is None:
+        for record in sorted(out.parent.glob(f".{out.name}.*.work/*.json")):
+            if not record.name.startswith("."):
+                seen[kind_of(record)] = None
+        if kind in seen:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            break
+        time.sleep(_GLANCE)
+    return [*seen]
+
+
+def kind_of(record: Path) -> str:
+    """Records of the same kind have numbers in their names: of steps every fourth is told apart, of layers too."""
+    name = record.name.removesuffix(".json")
+    return re.sub(r"\d+$", lambda number: str(int(number[0]) // 4 * 4), name)
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """sha256 of the plan and of the weights."""
+    files = {"plan": [out / "lowrise" / "plan.json"], "weights": sorted(out.glob("*.safetensors"))}
+    return {
+        name: hashlib.sha256(b"".join(file.read_bytes() for file in of)).hexdigest()[:16] for name, of in files.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
