@@ -16,6 +16,8 @@ import pytest
 
 import tiny
 from lowrise import pipeline
+from lowrise.compare.child import Ended
+from lowrise.compare.folder import Row
 from lowrise.errors import OutputError
 from lowrise.plan import read_plan
 from lowrise.planned import recipe_of_plan
@@ -267,6 +269,19 @@ def test_seconds_are_those_of_all_attempts(killing: Killing, command: Any, tmp_p
     after = start(out).seconds
     assert all(after[name] >= seconds for name, seconds in before.items())
     assert after["calibration"] == before["calibration"]
+
+
+@pytest.mark.parametrize(("status", "stays"), [(2, False), (-9, True)])
+def test_a_row_of_a_comparison_goes_on_until_it_ends_of_itself(tmp_path: Path, status: int, stays: bool) -> None:
+    row = Row(tmp_path, build_recipe({"preset": "tail"}), 2)
+    work = row.place / ".model.0123abcd.work"
+    work.mkdir(parents=True)
+    (row.place / ".model.0123abcd.partial").mkdir()
+    row.begin()
+    assert {path.name for path in row.place.iterdir()} == {work.name, "row.yaml"}
+    row.log.write_text("lowrise: it was refused")
+    row.end(Ended(status, row.log, 1.0), keep=False)
+    assert work.exists() == stays
 
 
 def test_an_interrupted_run_says_where_it_stands(

@@ -146,9 +146,11 @@ class Work:
         if self._out is None or self._folder is None or not os.path.lexists(self._folder):
             return
         going = sibling(self._out, "partial")  # which the next run for `out` removes, if this one does not come to it
-        with writing(self._folder):
-            self._folder.rename(going)
-        remove(going)
+        try:
+            with writing(self._folder):
+                self._folder.rename(going)
+        finally:
+            remove(going)
 
 
 def _store(file: Path, tensors: Mapping[str, Tensor]) -> str:
