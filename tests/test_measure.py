@@ -65,7 +65,7 @@ def test_the_last_partial_window_is_dropped(tmp_path: Path) -> None:
 def test_shared_embeddings_are_counted_once(tied: bool, copies: int) -> None:
     model = tiny.model("llama", tie_word_embeddings=tied)
     found = size(Decoder(model), torch.bfloat16)
-    assert found["parameters_embeddings"] == copies * tiny.VOCABULARY * 32
-    assert found["parameters"] == sum(p.numel() for p in model.parameters())
-    assert found["bytes"] == 2 * found["parameters"]
-    assert found["layers"] == tiny.LAYERS
+    assert found.parameters_embeddings == copies * tiny.VOCABULARY * 32
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.bytes == 2 * found.parameters
+    assert found.layers == tiny.LAYERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,9 @@ class TestRefused:
         shutil.copytree(tiny_folder, tmp_path / "model")
         command = [asked[0], tmp_path / "model", *asked[2:], "--text", tmp_path / "own.txt"]
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("lowrise.compare.finish_rows", lambda *_: iter(()))
-            patched.setattr("lowrise.compare.measure_dense", lambda *_: None)
-            assert main(*command)[0] == 0
+            patched.setattr("lowrise.compare.measure_dense", lambda *_: sys.exit(130))
+            status, _, err = main(*command)
+            assert status == 130, err
         ran.clear()
         return command
 
