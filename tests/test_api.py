@@ -156,7 +156,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "preset"), [*(("opened", preset) for preset in RECIPES), ("wrapped", "refit"), ("wrapped", "laco")]
+    ("kind", "preset"),
+    [
+        ("opened", "replaceme"),
+        ("wrapped", "laco"),
+        *(pytest.param("opened", preset, marks=pytest.mark.slow) for preset in RECIPES if preset != "replaceme"),
+        pytest.param("wrapped", "refit", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.usefixtures("here")
 def test_plan_apply_and_save_give_the_weights_of_run(

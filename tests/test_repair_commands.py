@@ -106,10 +106,10 @@ def _dropped(plan: dict[str, Any], layer: int) -> bool:
     "options",
     [
         ["--preset", "streamline-none"],
-        ["--preset", "block-influence"],
-        ["--preset", "streamline"],
-        ["--preset", "streamline-ffn"],
-        ["--preset", "streamline-swiglu", "--form", "portable"],
+        pytest.param(["--preset", "block-influence"], marks=pytest.mark.slow),
+        pytest.param(["--preset", "streamline"], marks=pytest.mark.slow),
+        pytest.param(["--preset", "streamline-ffn"], marks=pytest.mark.slow),
+        pytest.param(["--preset", "streamline-swiglu", "--form", "portable"], marks=pytest.mark.slow),
         ["--preset", "laco-mean"],
     ],
     ids=lambda options: "-".join(options[1::2]),
@@ -227,7 +227,7 @@ def test_two_repairs_in_one_plan_are_refused(
     assert_one_line(*said, ("drops and merges are repaired in one way, all of them or none",))
 
 
-@pytest.mark.parametrize("family", ["olmo2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["olmo2", pytest.param("gemma3_text", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("known", [True, False])
 def test_what_a_norm_stands_behind_is_refit_and_where_it_is_unknown_in_what_it_reads_alone(
     main: Main, text_file: Path, tmp_path: Path, family: str, known: bool, monkeypatch: pytest.MonkeyPatch
@@ -250,7 +250,7 @@ def test_what_a_norm_stands_behind_is_refit_and_where_it_is_unknown_in_what_it_r
     assert writes & {name for layer, name in changed if layer not in gaps} == (writes if known else set())
 
 
-@pytest.mark.parametrize("family", ["olmo2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["olmo2", pytest.param("gemma3_text", marks=pytest.mark.slow)])
 def test_a_network_of_the_papers_form_has_a_last_matrix_of_its_own(
     main: Main, text_file: Path, tmp_path: Path, family: str
 ) -> None:

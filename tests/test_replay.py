@@ -120,13 +120,10 @@ CASES = [
 # of the cases, in the fast suite: every kind of edit, and what earlier plans did not hold
 FAST = [
     ("refit", {"training": {"validation": 0.4}}),
-    ("refit", {"written": 0.3}),
     ("streamline-ffn", {"training": {"validation": 0.4}}),
-    ("streamline", {"training": {"loss": "relative"}}),
     ("replaceme", {"samples": 7}),
     ("laco", {"repair": "fold"}),
     ("streamline-none", {"text": []}),
-    ("refit", {"text": [], "bos": "never"}),
 ]
 
 

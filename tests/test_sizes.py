@@ -132,7 +132,7 @@ def test_times_of_layers_and_rest_are_those_of_a_token() -> None:
 
 
 class TestCommand:
-    @pytest.mark.parametrize("repair", ["none", "fold-cosine", "refit"])
+    @pytest.mark.parametrize("repair", ["none", "fold-cosine", pytest.param("refit", marks=pytest.mark.slow)])
     def test_layers_that_are_named_go_with_every_repair(
         self, main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, repair: str
     ) -> None:

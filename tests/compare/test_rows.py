@@ -75,6 +75,7 @@ def test_a_setting_goes_to_the_rows_that_look_at_it(text_file: Path, repair: str
 
 
 @pytest.mark.usefixtures("ran")
+@pytest.mark.slow
 def test_the_peers_criteria_beside_each_other(main: Main, asked: Arguments, tmp_path: Path) -> None:
     """Those with a number of windows of their own keep it and share one file; taylor, which six layers are too few
     for, is a row with its reason."""
