@@ -77,7 +77,8 @@ def test_a_run_says_what_every_layer_before_a_gap_made_of_it(
     plan = json.loads((tmp_path / "out" / "lowrise" / "plan.json").read_text())
     gaps = [(edit["start"] - 1, edit["stop"]) for edit in plan["edits"] if edit["start"] > 0]
     told = re.findall(
-        r"layer (\d+): held-out reconstruction error × 0\.\d+ \(target: (?:input of|output of the last) layer ?(\d*)\)(?:, λ [\d.e-]+)?"
+        r"layer (\d+): held-out reconstruction error × 0\.\d+ \(target: (?:input of|output of the last) layer ?(\d*)\)"
+        r"(?:, λ [\d.e-]+)?"
         r"(?:, \d+ neurons taken over from layers that go)?(?:, then gradient descent)?$",
         errors,
         re.MULTILINE,
