@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,12 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     """Every path below a folder with its bytes; None for a folder."""
     found = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in found}
+
+
+def without_work(found: dict[str, bytes | None]) -> tuple[dict[str, bytes | None], bool]:
+    """Of `contents` what is no work folder of a run, or in one; and whether there is one."""
+    work = {name for name in found if re.search(r"(^|/)\.[a-z.]+\.[0-9a-f]{8}\.work(/|$)", name)}
+    return {name: content for name, content in found.items() if name not in work}, bool(work)
 
 
 def assert_one_line(status: int, out: str, err: str, fragments: tuple[object, ...]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tiny
-from refusals import PLAIN, Main, Refused, assert_one_line, contents
+from refusals import PLAIN, Main, Refused, assert_one_line, contents, without_work
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +61,17 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(main: Main, place: Path, scratch: Path) -> Refused:
-    """Run the command; it must refuse in one line holding `fragments`, and leave disk as it was. Returns the line."""
+    """Run the command; it must refuse in one line holding `says`, and leave disk as it was. Returns the line.
 
-    def run(*arguments: object, says: tuple[object, ...] = ()) -> str:
+    keeps: but for a work folder, which the same command goes on with.
+    """
+
+    def run(*arguments: object, says: tuple[object, ...] = (), keeps: bool = False) -> str:
         before = contents(place)
         line = assert_one_line(*main(*arguments), says)
-        assert contents(place) == before
+        left, kept = without_work(contents(place))
+        assert left == before
+        assert kept == keeps
         assert not list(scratch.glob("lowrise-*"))
         return line
 
@@ -77,7 +82,10 @@ def refused(main: Main, place: Path, scratch: Path) -> Refused:
 def run_refused(refused: Refused, place: Path, tiny_folder: Path, text_file: Path) -> Refused:
     """`lowrise run` on the tiny checkpoint with sound options, and `changes` after them, which win."""
 
-    def run(*changes: object, model: Path | str = tiny_folder, says: tuple[object, ...] = ()) -> str:
-        return refused("run", model, *PLAIN, "--text", text_file, "--out", place / "out", *changes, says=says)
+    def run(
+        *changes: object, model: Path | str = tiny_folder, says: tuple[object, ...] = (), keeps: bool = False
+    ) -> str:
+        sound = ("run", model, *PLAIN, "--text", text_file, "--out", place / "out")
+        return refused(*sound, *changes, says=says, keeps=keeps)
 
     return run

@@ -24,14 +24,18 @@ _BESIDE |= {"trust_remote_code", "allow_pickle"}
 
 @contextmanager
 def going_on(run: Run) -> Iterator[None]:
-    """Around a run: what it kept goes once it is done, and where the input is refused; else it stays, and is said."""
+    """Around a run: what it kept goes once it is done, and where the same command would be refused again. It stays
+    where the run was stopped, failed, or had no room; of the first and the last it is said.
+    """
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
         run.work.stopped(run.report)
         raise
     except InputError as error:
-        if not isinstance(error, OutputError):  # a full disk, for one: with more room the same command goes on
+        if isinstance(error, OutputError) and not isinstance(error.__cause__, FileExistsError):
+            run.work.stopped(run.report)  # a full disk, for one: with more room the same command goes on
+        else:  # of a place that something else has taken the result lies beside it
             run.work.remove()
         raise
     run.work.remove()
