@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tiny
+from lowrise.edit import count
 from lowrise.model.source import OpenModel, open_model
 from lowrise.pipeline import sizing
 from lowrise.progress import Reporter
@@ -26,7 +27,9 @@ def test_layers_are_numbers_and_ranges_with_both_ends() -> None:
     assert named_layers(" 3 , 0-1") == [0, 1, 3]
 
 
-@pytest.mark.parametrize("text", ["", "x", "1,", "3-2", "1-3-5", "-1", "2,2", "1-3,2", "1.5", "0-99999999", "0-20000"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1,", "3-2", "1-3-5", "-1", "2,2", "1-3,2", "1.5", "0-99999999", "0-20000", "٣", "1-²"]
+)
 def test_what_names_no_layers(text: str) -> None:
     with pytest.raises(ValueError, match="layer"):
         named_layers(text)
@@ -93,11 +96,32 @@ class TestNetLayers:
         self, opened: OpenModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sizes = dict(zip(map(id, opened.decoder.layers), (50, 10, 20, 50, 50, 50, 50, 50), strict=True))
-        monkeypatch.setattr(sizing, "size_of", lambda layer: sizes[id(layer)])
+        for module in (sizing, count):
+            monkeypatch.setattr(module, "size_of", lambda layer: sizes[id(layer)])
         whole = opened.decoder.parameters()
         for most, n in ((whole - 10, 1), (whole - 11, 2), (whole - 30, 2), (whole - 31, 3)):
             recipe = build_recipe({"preset": "tail", "keep_parameters": str(most)})
             assert sizing.net_layers(recipe, opened, QUIET) == n
+        recipe = build_recipe({"preset": "random", "keep_parameters": str(whole - 60)})
+        assert sizing.net_layers(recipe, opened, QUIET) == 3
+
+    @pytest.mark.parametrize("select", ["cosine", "angular", "tail", "repaired-span", "random", "lorp"])
+    def test_a_map_counts_once_where_the_criterion_answers_one_span(
+        self, opened: OpenModel, capfd: pytest.CaptureFixture[str], select: str
+    ) -> None:
+        """3 layers fewer and one map; of several spans there may be three maps, so that it takes a layer more."""
+        decoder = opened.decoder
+        layer, a_map = sum(p.numel() for p in decoder.layers[0].parameters()), decoder.hidden_size**2
+        most = decoder.parameters() - 3 * layer + a_map
+        settings = {"preset": "ghosted", "select": select, "keep_parameters": str(most)}
+        n = sizing.net_layers(build_recipe(settings), opened, Reporter())
+        said = capfd.readouterr().err
+        if select in ("random", "lorp"):
+            assert n == 4
+            assert f"4 of 8 layers go, at most {most - layer + 3 * a_map:,} parameters left" in said
+        else:
+            assert n == 3
+            assert f"3 of 8 layers go, {most:,} parameters left" in said
 
     def test_time_goes_with_the_layers_and_not_with_the_rest(
         self, opened: OpenModel, monkeypatch: pytest.MonkeyPatch
@@ -114,8 +138,8 @@ class TestNetLayers:
                 drops = sizing._many_gaps(layers, n, "none")
                 gone = [layer for drop in drops for layer in range(drop.start, drop.stop)]
                 assert len(gone) == len(set(gone)) == n
-                assert len(drops) == min(n, layers - n)
-                assert drops[0].start > 0
+                assert len(drops) == min(n, layers - n + 1)  # the one below all that are kept is a gap too
+                assert (drops[0].start > 0) == (n <= layers - n)
                 assert max(gone) < layers
                 assert all(drop.start - 1 not in gone for drop in drops)
 

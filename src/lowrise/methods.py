@@ -53,7 +53,7 @@ class Method:
         portable one.
 
     Of criteria. decides_number: it may say itself how many layers go, and has k None where no size is asked for.
-    takes_network: it answers one span, in whose place a network may stand.
+    one_span: it always answers one. takes_network: one, in whose place a network may stand.
 
     Of repairs. marked: its windows are overwritten by a special token each (`Windows.marked`). on_networks: solves the
     last matrix of a trained network too, `(fitted, held_out: Gram, matrix (k, d)) -> Solution`; None: it does not.
@@ -73,6 +73,7 @@ class Method:
     check: str | None = None
     loads_plainly: bool = True
     decides_number: bool = False
+    one_span: bool = False
     takes_network: bool = False
     marked: bool = False
     on_networks: str | None = None
@@ -94,6 +95,8 @@ class Method:
                 raise ValueError(f"{field} of {self.name} is {path!r}, not `package.module:name`")
         if (self.function is None) != (self.kind == "network"):
             raise ValueError(f"function of {self.name}: a criterion or a repair has one, a network none")
+        if self.takes_network and not self.one_span:
+            raise ValueError(f"{self.name} takes a network, but one_span is not said of it")
         unknown = [key for key in self.settings if key not in OF_SOME]
         if unknown:
             raise ValueError(f"settings of {self.name}: {unknown[0]!r} is none of {', '.join(OF_SOME)}")
@@ -131,6 +134,7 @@ _OWN = (
         function="lowrise.select.cosine:choose",
         looks_at="states",
         settings=("avoid_massive",),
+        one_span=True,
         takes_network=True,
     ),
     Method(
@@ -161,6 +165,7 @@ _OWN = (
         function="lowrise.select.angular:choose",
         looks_at="states",
         settings=("avoid_massive",),
+        one_span=True,
     ),
     Method(
         name="greedy-perplexity",
@@ -184,6 +189,7 @@ _OWN = (
         paper=_BASELINES,
         function="lowrise.select.tail:choose",
         looks_at="nothing",
+        one_span=True,
     ),
     Method(
         name="random",
@@ -208,6 +214,7 @@ _OWN = (
         function="lowrise.select.repaired:choose_span",
         settings=("effort",),
         check="lowrise.select.repaired:check",
+        one_span=True,
     ),
     Method(
         name="lorp",

@@ -16,7 +16,7 @@ def named_layers(text: str) -> list[int]:
     """
     layers: list[int] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d{1,7})\s*(?:-\s*(\d{1,7})\s*)?", part)
+        found = re.fullmatch(r"\s*([0-9]{1,7})\s*(?:-\s*([0-9]{1,7})\s*)?", part)
         if found is None:
             raise ValueError("layers and ranges of them between commas, as 12-19,21")
         first, last = int(found[1]), int(found[2] or found[1])

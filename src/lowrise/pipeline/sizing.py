@@ -6,26 +6,36 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lowrise.edit.count import parameters_after, size_of
-from lowrise.edit.replace import network_parameters
 from lowrise.errors import RecipeError
 from lowrise.measure.layer_time import decode_times
 from lowrise.methods import method
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
-from lowrise.plan import Drop, Replace
+from lowrise.plan import Drop, network_edit
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
 from lowrise.report import words
 from lowrise.sizes import bytes_of, count_of
 
 
+class _Left(NamedTuple):
+    """What is left of a model at most, and whether it is so whichever layers are chosen."""
+
+    most: float
+    exact: bool
+
+
 class _Wish(NamedTuple):
-    """most: of `kept(n)`, what is left once n layers are gone; say: a value of it in words."""
+    """most: of `left(n)`, what is left once n layers are gone; say: a value of it in words."""
 
     option: str
     most: float
-    kept: Callable[[int], float]
+    left: Callable[[int], _Left]
     say: Callable[[float], str]
+
+    def in_words(self, n: int) -> str:
+        left = self.left(n)
+        return f"{'' if left.exact else 'at most '}{self.say(left.most)}"
 
 
 def net_layers(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | None:
@@ -38,7 +48,7 @@ def net_layers(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | Non
     wish = _wish(recipe, opened, report)
     if wish is not None:
         n = _smallest(wish, layers)
-        report.say(f"{wish.option}: {n} of {layers} layers go, {wish.say(wish.kept(n))} left")
+        report.say(f"{wish.option}: {n} of {layers} layers go, {wish.in_words(n)} left")
         return n
     if recipe.remove is None and method("criterion", recipe.select).decides_number:
         return None
@@ -48,20 +58,21 @@ def net_layers(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | Non
 def _wish(recipe: Recipe, opened: OpenModel, report: Reporter) -> _Wish | None:
     decoder = opened.decoder
 
-    def parameters(n: int) -> float:
-        return most_parameters(decoder, recipe, n)
+    def parameters(n: int, each: int = 1) -> _Left:
+        left = _parameters_left(decoder, recipe, n)
+        return left._replace(most=each * left.most)
 
     if recipe.keep_parameters is not None:
         most = count_of(recipe.keep_parameters)
         return _Wish(f"--keep-parameters {recipe.keep_parameters}", most, parameters, _parameters_in_words)
     if recipe.keep_memory is not None:
         each, most = opened.save_dtype.itemsize, bytes_of(recipe.keep_memory)
-        return _Wish(f"--keep-memory {recipe.keep_memory}", most, lambda n: each * parameters(n), words.megabytes)
+        return _Wish(f"--keep-memory {recipe.keep_memory}", most, lambda n: parameters(n, each), words.megabytes)
     if recipe.keep_latency is not None:
         layer, rest = decode_times(decoder, report)
         share = layer / (rest + len(decoder) * layer)
         option = f"--keep-latency {recipe.keep_latency:g}"
-        return _Wish(option, recipe.keep_latency, lambda n: 1 - n * share, _time_in_words)
+        return _Wish(option, recipe.keep_latency, lambda n: _Left(1 - n * share, exact=True), _time_in_words)
     return None
 
 
@@ -75,38 +86,44 @@ def _time_in_words(share: float) -> str:
 
 def _smallest(wish: _Wish, layers: int) -> int:
     most = layers - 1
-    if wish.kept(0) <= wish.most:
-        expected = f"less than the dense model has, {wish.say(wish.kept(0))}"
+    if wish.left(0).most <= wish.most:
+        expected = f"less than the dense model has, {wish.in_words(0)}"
         raise RecipeError(wish.option, expected, "a size that it has already", "ask for less")
-    if wish.kept(most) > wish.most:
-        expected = f"a size that can be reached: with one layer left, {wish.say(wish.kept(most))}"
+    if wish.left(most).most > wish.most:
+        expected = f"a size that can be reached: with one layer left, {wish.in_words(most)}"
         raise RecipeError(wish.option, expected, "less", "ask for more")
-    return next(n for n in range(1, layers) if wish.kept(n) <= wish.most)
+    return next(n for n in range(1, layers) if wish.left(n).most <= wish.most)
 
 
-def most_parameters(decoder: Decoder, recipe: Recipe, n: int) -> int:
-    """Parameters with n net layers gone, embeddings included, where the smallest ones are chosen, and where what a
-    repair adds to every gap is added as often as it can be.
+def _parameters_left(decoder: Decoder, recipe: Recipe, n: int) -> _Left:
+    """With n net layers gone, embeddings included: at most, whichever layers are chosen, and whether exactly so.
+
+    Of a criterion that answers one span all of them are counted; of any other the smallest layers, with what a repair
+    adds to every gap as often as there can be gaps.
     """
     if n == 0:
-        return decoder.parameters()
+        return _Left(decoder.parameters(), exact=True)
+    layers = len(decoder)
+    if n == 1 or method("criterion", recipe.select).one_span:
+        k = n + recipe.put_back
+        how = (recipe.network, recipe.form, recipe.training, recipe.repair)
+        edits = [network_edit(start, start + k, *how) for start in range(layers - k + 1)]
+        counts = [parameters_after(decoder, [edit]) for edit in edits]
+        return _Left(max(counts), exact=len({*counts}) == 1)
+    drops = _many_gaps(layers, n, recipe.repair)
+    bare = [Drop(start=drop.start, stop=drop.stop) for drop in drops]
+    added = parameters_after(decoder, drops) - parameters_after(decoder, bare)
     sizes = sorted(size_of(layer) for layer in decoder.layers)
-    gone, added = n, 0
-    if recipe.put_back:
-        network = Replace(start=0, stop=n + 1, network=recipe.network, form=recipe.form)
-        if not network.in_a_layer:
-            gone, added = n + 1, network_parameters(decoder, network)
-    elif recipe.repair != "none":
-        drops = _many_gaps(len(decoder), n, recipe.repair)
-        bare = [Drop(start=drop.start, stop=drop.stop) for drop in drops]
-        added = parameters_after(decoder, drops) - parameters_after(decoder, bare)
-    return decoder.parameters() - sum(sizes[:gone]) + added
+    return _Left(decoder.parameters() - sum(sizes[:n]) + added, exact=not added and sizes[0] == sizes[-1])
 
 
 def _many_gaps(layers: int, n: int, repair: str) -> list[Drop]:
-    """n of the layers, with a kept one before every gap and as many gaps as there is room for."""
-    gaps = min(n, layers - n)
-    first = n - gaps + 1
-    starts = [first + 2 + 2 * gap for gap in range(gaps - 1)]
-    spans = [(1, 1 + first), *((start, start + 1) for start in starts)]
+    """n of the layers, with as many gaps as there is room for, and a kept layer before each of them where that can be.
+
+    The gap below all layers that are kept is one too.
+    """
+    gaps = min(n, layers - n + 1)
+    bottom = 1 if gaps <= layers - n else 0
+    first = bottom + n - gaps + 1
+    spans = [(bottom, first), *((first + 1 + 2 * gap, first + 2 + 2 * gap) for gap in range(gaps - 1))]
     return [Drop(start=start, stop=stop, repair=repair) for start, stop in spans]
