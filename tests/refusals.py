@@ -23,8 +23,9 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def without_work(found: dict[str, bytes | None]) -> tuple[dict[str, bytes | None], bool]:
-    """Of `contents` what is no work folder of a run, or in one; and whether there is one."""
+    """Of `contents` what is no work folder of a run, in one, or above one; and whether there is one."""
     work = {name for name in found if re.search(r"(^|/)\.[a-z.]+\.[0-9a-f]{8}\.work(/|$)", name)}
+    work |= {name for name in found if any(one.startswith(f"{name}/") for one in work)}
     return {name: content for name, content in found.items() if name not in work}, bool(work)
 
 

@@ -72,10 +72,15 @@ class Work:
         """
         if self._folder is None:
             return
-        file = self.place(f"{name}.json")
-        stored = None if tensors is None else _store(file, tensors)
-        write_state(file, {"value": value, "tensors": stored, "seconds": self._seconds()})
-        _clear(file, but=stored)
+        try:
+            file = self.place(f"{name}.json")
+            stored = None if tensors is None else _store(file, tensors)
+            write_state(file, {"value": value, "tensors": stored, "seconds": self._seconds()})
+            _clear(file, but=stored)
+        except OutputError as error:
+            why = getattr(error.__cause__, "strerror", None) or str(error.__cause__)
+            remedy = "free space, and the same command goes on"
+            raise OutputError(self._out, f"room to keep {what} beside it", why, remedy) from error
         self._last[0] = what
 
     def find(self, name: str) -> Record | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lowrise.errors import RecipeError
 from lowrise.files import exchange
 from refusals import PLAIN, Main, Refused, assert_one_line, contents, copied, mark, without_work
 from warm import Warm
@@ -281,10 +282,19 @@ class TestOutput:
         self, run_refused: Refused, place: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: object, **__: object) -> None:
+            raise RecipeError("--tasks", "some", "others", "choose")
+
+        monkeypatch.setattr("lowrise.pipeline.building.build_report", fail)
+        run_refused("--out", place / "a" / "b" / "out", says=("--tasks: expected some",))
+
+    def test_parents_of_what_a_run_without_room_has_kept_stay(
+        self, run_refused: Refused, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("lowrise.pipeline.building.build_report", fail)
-        run_refused("--out", place / "a" / "b" / "out", says=("out: expected room to write",))
+        run_refused("--out", place / "a" / "b" / "out", says=("out: expected room to write",), keeps=True)
 
     def test_the_model_itself_is_not_replaced(
         self, main: Main, scratch: Path, tmp_path: Path, tiny_folder: Path, text_file: Path
