@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +20,7 @@ from pydantic import (
 
 from lowrise.called import called
 from lowrise.errors import PlanError
-from lowrise.methods import load, method
+from lowrise.methods import load, method, methods
 from lowrise.reading import read_json
 from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
 
@@ -69,6 +70,12 @@ class CalibrationRecord(_Strict):
     length: int = Field(gt=1, le=2**30)
     bos: bool = False
     held_out: float = Field(Training.model_fields["validation"].default, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _tokens_are_of_the_samples(self) -> Self:
+        if not self.samples <= self.tokens <= self.samples * self.length:
+            raise ValueError(f"{self.tokens} tokens are not in {self.samples} samples of at most {self.length}")
+        return self
 
 
 class _Span(_Strict):
@@ -206,6 +213,16 @@ SETTINGS = (
     *("samples", "length", "calibration_length", "bos", "dtype", "training"),
 )
 
+
+def load_plainly(edits: Iterable[Drop | Replace | Merge]) -> bool:
+    """Whether stock `from_pretrained` opens what edits leave."""
+    return not any(
+        (isinstance(edit, Replace) and not edit.in_a_layer)
+        or (edit.repair != "none" and not method("repair", edit.repair).loads_plainly)
+        for edit in edits
+    )
+
+
 Edit = Annotated[Drop | Replace | Merge, Field(discriminator="kind")]
 
 
@@ -248,6 +265,27 @@ class Plan(_Strict):
         unknown = sorted({*(self.settings or {})} - {*SETTINGS})
         if unknown:
             raise ValueError(f"the setting {unknown[0]!r} is none that a plan holds")
+        removed = (self.settings or {}).get("removed")
+        if removed is not None and (type(removed) is not int or removed < 1):
+            raise ValueError(f"settings.removed is {removed!r}, no number of layers")
+        return self
+
+    @model_validator(mode="after")
+    def _criterion_agrees(self) -> Self:
+        """With the settings, and with what it looks at and answers."""
+        named, selected = self.scores.get("criterion"), (self.settings or {}).get("select")
+        if named is not None and selected is not None and named != selected:
+            raise ValueError(f"scores.criterion is {named!r}, but settings.select {selected!r}")
+        criterion = named if selected is None else selected
+        row = methods("criterion").get(criterion) if isinstance(criterion, str) else None
+        if not self.edits and not (row is not None and row.decides_number):
+            raise ValueError("there are no edits: nothing would be done")
+        made = self.calibration
+        if row is not None and row.looks_at != "sentences" and made.tokens != made.samples * made.length:
+            raise ValueError(
+                f"calibration.tokens is {made.tokens}, but {made.samples} samples of {made.length} are "
+                f"{made.samples * made.length}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -280,6 +318,12 @@ class Plan(_Strict):
         after = self.model.layers - sum(edit.stop - edit.start - edit.put_back for edit in self.edits)
         if after != self.layers_after or after < 1:
             raise ValueError(f"layers_after is {self.layers_after}, but the edits leave {after}")
+        plain = load_plainly(self.edits)
+        if "loads_plainly" in self.model_fields_set and self.loads_plainly != plain:
+            raise ValueError(
+                f"loads_plainly is {self.loads_plainly}, but what the edits leave does{'' if plain else ' not'}"
+            )
+        self.loads_plainly = plain
         return self
 
     @property
@@ -317,7 +361,9 @@ def read_plan(path: Path) -> Plan:
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "unknown_method":  # of a package, maybe, that is not installed here
             expected, found = first["msg"].removeprefix("Input should be "), repr(first["input"])
-            raise PlanError(f"{path}: {place}", expected, found, "install the package that has it") from error
+            near, remedy = first["ctx"]["remedy"], "install the package that has it"
+            remedy = f"{near} Or {remedy}" if near.startswith("did") else remedy
+            raise PlanError(f"{path}: {place}", expected, found, remedy) from error
         found = first["msg"].removeprefix("Value error, ")
         raise PlanError(f"{path}: {place}".rstrip(": "), "a plan of format 1 or 2", found, "make it anew") from error
 

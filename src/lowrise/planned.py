@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowrise.errors import PlanError
+from lowrise.errors import PlanError, RecipeError, reason
 from lowrise.plan import SETTINGS, Plan, Replace
 from lowrise.reading import UnreadableError, sha256_of
-from lowrise.recipe import SIZES, Recipe, Training, build_recipe, presets
+from lowrise.recipe import SIZES, Recipe, Training, build_recipe, layers_to_remove, presets
+from lowrise.sizes import named_layers
 
 _SAID_ALONE = ("layers", "keep_parameters", "keep_memory", "keep_latency")  # settings that stand in a plan if given
+_OF_SIZES = (*_SAID_ALONE[1:], "removed")
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
 
 
@@ -30,6 +32,52 @@ def settings_of(recipe: Recipe, removed: int | None) -> dict[str, Any]:
     return settings
 
 
+def true_to_edits(plan: Plan) -> Plan:
+    """The plan with settings that say what its edits do, where these were changed by hand; else the plan itself.
+
+    Then what was measured of other edits goes. A recipe says one network, one form and one repair: those of the first
+    edit that has any. Raises PlanError for a size in the settings that is none.
+    """
+    if plan.settings is None or not plan.edits:
+        return plan
+    networks = [edit for edit in plan.edits if isinstance(edit, Replace)]
+    said: dict[str, Any] = {
+        "network": networks[0].network if networks else "none",
+        "form": networks[0].form if networks else Recipe.model_fields["form"].default,
+        "repair": next((edit.repair for edit in plan.edits if edit.repair != "none"), "none"),
+        **_size(plan, plan.settings),
+    }
+    settings = {key: said.get(key, value) for key, value in plan.settings.items()}
+    settings = {key: value for key, value in settings.items() if value is not None or key not in _OF_SIZES}
+    if settings == plan.settings:
+        return plan
+    unknown = {"after": None, "perplexity_ratio": None, "collapsed": None}
+    scores = dict(plan.scores)
+    if "held_out" in scores:
+        scores["held_out"] = {**scores["held_out"], **unknown}
+    return plan.model_copy(update={"settings": settings, "scores": scores})
+
+
+def _size(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of how many layers go, or which, where the edits take out others."""
+    gone = [layer for edit in plan.edits for layer in range(edit.start + edit.put_back, edit.stop)]
+    try:
+        if settings.get("layers") is not None:
+            same = named_layers(settings["layers"]) == sorted(gone)
+            return {} if same else {"layers": ",".join(map(str, sorted(gone)))}
+        if "removed" in settings:
+            wanted = settings["removed"]
+        elif settings.get("remove") is not None:
+            wanted = layers_to_remove(settings["remove"], plan.model.layers)
+        else:
+            return {}
+    except (RecipeError, ValueError, AttributeError) as error:
+        raise PlanError("the plan's settings", "a size that a recipe takes", reason(error), "correct it") from error
+    if wanted in (None, len(gone)) or not gone:
+        return {}
+    return {"remove": str(len(gone)), **dict.fromkeys(_OF_SIZES)}
+
+
 def recipe_of_plan(plan: Plan, given: dict[str, Any], where: str) -> Recipe:
     """The recipe that a run would have resolved. given: how to open and measure, and which texts and dataset to read.
 
@@ -38,12 +86,13 @@ def recipe_of_plan(plan: Plan, given: dict[str, Any], where: str) -> Recipe:
     """
     if plan.settings is None:
         return _recipe_of_format_1(plan, given)
+    settings = true_to_edits(plan).settings or {}
     made_from = plan.calibration
     beside = made_from.sources or made_from.dataset is not None
     trained = [edit.training.model_dump() for edit in plan.edits if isinstance(edit, Replace)]
-    untrained = {**plan.settings.get("training", {}), "validation": made_from.held_out}
+    untrained = {**settings.get("training", {}), "validation": made_from.held_out}
     known = {
-        **{key: value for key, value in plan.settings.items() if key != "removed"},
+        **{key: value for key, value in settings.items() if key != "removed"},
         "preset": plan.preset,
         "seed": made_from.seed,
         "dataset": made_from.dataset,

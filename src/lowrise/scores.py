@@ -186,6 +186,22 @@ class RandomScores(_Scores):
     layers: list[int]
 
 
+class LorpScores(_Scores):
+    """layers: as they were taken. clusters, redundancy: by layer; locality: None for infinite (select/lorp.py)."""
+
+    criterion: Literal["lorp"]
+    layers: list[int]
+    locality: float | None
+    clusters: list[int]
+    redundancy: list[float | None]
+
+    @model_validator(mode="after")
+    def _of_all_layers(self) -> Self:
+        if len(self.clusters) != len(self.redundancy):
+            raise ValueError("clusters and redundancy are of other numbers of layers")
+        return self
+
+
 class FreeScores(_Scores):
     """Of a criterion from outside, or of a plan that somebody wrote: whatever they say."""
 
@@ -205,6 +221,7 @@ Scores = (
     | CollapseScores
     | TailScores
     | RandomScores
+    | LorpScores
     | FreeScores
 )
 _BY_CRITERION: dict[Any, type[Scores]] = {

@@ -18,7 +18,7 @@ from lowrise.edit.count import parameters_after
 from lowrise.errors import PlanError, TextError
 from lowrise.model.checkpoint import own_disagreement
 from lowrise.plan import CalibrationRecord, Plan, read_plan
-from lowrise.planned import recipe_of_plan
+from lowrise.planned import recipe_of_plan, true_to_edits
 from lowrise.recipe import Recipe, build_recipe
 
 
@@ -133,7 +133,7 @@ def _not_written(plan: Plan, tokens: Windows) -> Plan:
 def _counted(plan: Plan, model: Model) -> Plan:
     """With the layers and parameters that its edits leave, which may have been changed by hand, checked."""
     decoder = model.opened.decoder
-    data = plan.model_dump()
+    data = plan.model_dump(exclude={"loads_plainly"})
     data["layers_after"] = plan.model.layers - sum(edit.stop - edit.start - edit.put_back for edit in plan.edits)
     try:
         counted = Plan.model_validate(data)
@@ -150,7 +150,7 @@ def _counted(plan: Plan, model: Model) -> Plan:
         held_out = {**counted.scores.get("held_out", {}), "after": None, "perplexity_ratio": None, "collapsed": None}
         counted.scores = {**counted.scores, "held_out": held_out}
     counted.parameters_after = parameters_after(decoder, counted.edits)
-    return counted
+    return true_to_edits(counted)
 
 
 def _to_fit_on(plan: Plan, model: Model, tokens: Windows | None, text: list[str]) -> tuple[Windows | None, Recipe]:

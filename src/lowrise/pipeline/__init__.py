@@ -30,7 +30,7 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
+from lowrise.pipeline.planning import check_counts, check_tokens, check_versions, plan_edits, tell_changes
 from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
 from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan, check_plan_fits
@@ -112,6 +112,7 @@ def _apply(run: Run, plan: Plan) -> Results:
     refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
     scores_of(plan)  # refuses what the page could not read, before anything is computed
+    plan = tell_changes(check_counts(plan, opened.decoder), report)
     check_repairs(opened.decoder, plan.edits)
     begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)

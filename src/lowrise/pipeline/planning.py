@@ -18,8 +18,8 @@ from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import Gate, held_out_windows, special_tokens
-from lowrise.plan import Drop, Merge, Plan, Replace, network_edit
-from lowrise.planned import settings_of
+from lowrise.plan import SETTINGS, Drop, Merge, Plan, Replace, load_plainly, network_edit
+from lowrise.planned import settings_of, true_to_edits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice, as_text
@@ -61,11 +61,11 @@ def plan_edits(
         calibration=calibration_record(recipe, tokens),
         settings=settings_of(recipe, None if k is None else k - recipe.put_back),
         edits=[*edits],
-        scores={"criterion": recipe.select, **choice.scores, **noted},
+        scores={"criterion": recipe.select, **choice.scores, **noted} | {"criterion": recipe.select},
         layers_after=len(decoder) - sum(edit.stop - edit.start - edit.put_back for edit in edits),
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, edits),
-        loads_plainly=recipe.loads_plainly,
+        loads_plainly=load_plainly(edits),
         versions=_made_with(decoder),
     )
     value = {"plan": plan.model_dump(), "seen": selection.seen is not None, "warnings": run.report.warnings[warned:]}
@@ -131,6 +131,29 @@ def _warn_of_writers(criterion: str, choice: Choice, writers: list[int], report:
             f"layers {as_text(choice.spans)}, chosen by {criterion}, hold layer {inside[0]}, which writes massive "
             f"activations, so that {criterion} says little of it; {choice.way_out}"
         )
+
+
+def check_counts(plan: Plan, decoder: Decoder) -> Plan:
+    """Raises PlanError where a plan says other parameters than its edits leave; one of format 1 is counted anew."""
+    counts = {"parameters_before": decoder.parameters(), "parameters_after": parameters_after(decoder, plan.edits)}
+    if plan.settings is None:
+        return plan.model_copy(update=counts)
+    for name, count in counts.items():
+        if getattr(plan, name) != count:
+            expected = f"{name} {count}, as {'the model has' if name.endswith('before') else 'its edits leave'}"
+            found = f"{getattr(plan, name)}"
+            raise PlanError(f"plan for {plan.model.source}", expected, found, "correct it, or plan anew")
+    return plan
+
+
+def tell_changes(plan: Plan, report: Reporter) -> Plan:
+    """With settings that are true to its edits; a warning names those that were not."""
+    true = true_to_edits(plan)
+    if true.settings is not None and plan.settings is not None and true is not plan:
+        said = [key for key in SETTINGS if true.settings.get(key) != plan.settings.get(key)]
+        now = ", ".join(f"{key} {true.settings[key]}" for key in said if true.settings.get(key) is not None)
+        report.warn(f"the plan's edits were changed by hand: beside preset {plan.preset} its recipe now says {now}")
+    return true
 
 
 def check_tokens(plan: Plan, windows: Windows, report: Reporter) -> None:

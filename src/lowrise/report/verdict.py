@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lowrise.plan import Replace
 from lowrise.quality import COLLAPSED_RATIO, HELD_OUT, collapsed_on
 from lowrise.report import words
 from lowrise.report.folder import Contents
@@ -30,10 +31,13 @@ def notices(contents: Contents) -> list[Notice]:
     found = [*([] if collapse is None else [collapse]), *_guessing(contents)]
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:
-        text = (
-            "This checkpoint brings its own modelling file: open it with trust_remote_code=True. The portable form of "
-            "the same preset does without."
+        networks = [edit for edit in contents.plan.edits if isinstance(edit, Replace) and not edit.in_a_layer]
+        rest = (
+            "The portable form of the same preset does without."
+            if networks
+            else ("`lowrise presets` lists presets whose output loads plainly.")
         )
+        text = f"This checkpoint brings its own modelling file: open it with trust_remote_code=True. {rest}"
         found.append(Notice("note", "Does not load plainly", text))
     return [*found, *_thin_evidence(contents)]
 
