@@ -50,9 +50,11 @@ def main() -> int:
                 continue
             found[case] = run(arguments, Path(name) / "out")
             print(f"{case}: {json.dumps(found[case])[:100]}", flush=True)
-            if asked.check and found[case] != known.get(case):
+            if asked.check and case not in known:
+                print("    new")
+            elif asked.check and found[case] != known[case]:
                 differing.append(case)
-                print(f"    differs: was {json.dumps(known.get(case))[:100]}", flush=True)
+                print(f"    differs: was {json.dumps(known[case])[:100]}", flush=True)
     if not asked.check:
         asked.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"{len(found)} cases, {len(differing)} differ")
