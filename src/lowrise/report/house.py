@@ -100,6 +100,8 @@ def edit_sentence(edit: Edit) -> str:
     """One edit in words for the page, layers counted as people do; what repairs all of them is said once, elsewhere."""
     span = words.capitalize_first(words.span(edit.start, edit.stop))
     if isinstance(edit, Drop):
+        if edit.repair != "none" and method("repair", edit.repair).parameters is not None:
+            return f"{span} dropped."  # what was put on the stream there is said of the repair
         return f"{span} dropped; nothing stands in {'its' if edit.stop - edit.start == 1 else 'their'} place."
     if isinstance(edit, Merge):
         weights = ", ".join(f"{weight:.3g}" for weight in edit.weights)
