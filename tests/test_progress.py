@@ -84,7 +84,7 @@ RUN = [
     "lowrise.select.repaired.choose_repaired_span",
     "lowrise.pipeline.measuring.model_identity",
     "lowrise.pipeline.measuring.continuations",
-    "lowrise.edit.refit.Sweep",
+    "lowrise.edit.layerwise.Sweep",
     "lowrise.edit.refit.turn",
     "lowrise.edit.refit.descend",
     "lowrise.edit.descent.held_out_error",
