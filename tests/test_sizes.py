@@ -11,8 +11,11 @@ import pytest
 
 import tiny
 from lowrise.edit import count
+from lowrise.errors import RecipeError
 from lowrise.model.source import OpenModel, open_model
 from lowrise.pipeline import sizing
+from lowrise.pipeline.context import Run
+from lowrise.pipeline.opening import layers_to_take_out
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, build_recipe
 from lowrise.sizes import bytes_of, count_of, named_layers
@@ -132,6 +135,25 @@ class TestNetLayers:
             recipe = build_recipe({"preset": "tail", "keep_latency": share})
             assert sizing.net_layers(recipe, opened, QUIET) == n
 
+    @pytest.mark.parametrize(
+        ("preset", "share", "says"),
+        [
+            (
+                "tail",
+                0.1,
+                "--keep-latency 0.1: expected a time that can be reached: with one layer left, at least 0.125",
+            ),
+            ("taylor", 0.5, "--keep-latency 0.5: expected at most 2 layers"),
+        ],
+    )
+    def test_a_time_out_of_reach_is_refused_before_anything_is_timed(
+        self, opened: OpenModel, monkeypatch: pytest.MonkeyPatch, preset: str, share: float, says: str
+    ) -> None:
+        monkeypatch.setattr(sizing, "decode_times", lambda *_: pytest.fail("timed"))
+        recipe = build_recipe({"preset": preset, "keep_latency": share})
+        with pytest.raises(RecipeError, match=says):
+            layers_to_take_out(Run(recipe, QUIET), opened)
+
     def test_a_repair_of_many_gaps(self) -> None:
         for layers in range(2, 9):
             for n in range(1, layers):
@@ -203,6 +225,10 @@ class TestCommand:
             (["--preset", "given", "--remove", "2"], ("--layers", "found a number of them, 2")),
             (["--keep-parameters", "1B"], ("--keep-parameters 1B", "less than the dense model has")),
             (["--keep-parameters", "10"], ("--keep-parameters 10", "with one layer left,")),
+            (
+                ["--preset", "lorp", "--keep-memory", "110KB"],
+                ("--keep-memory 110KB: expected at most 4 layers", "found 5 layers to go; ask for more"),
+            ),
             (["--keep-memory", "lots"], ("--keep-memory", "a size such as 2GB")),
             (["--keep-memory", "1KB"], ("--keep-memory 1KB", "with one layer left,", "kB")),
             (["--keep-latency", "1.5"], ("--keep-latency", "less than 1")),
