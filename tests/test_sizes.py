@@ -219,8 +219,8 @@ class TestCommand:
             (["--layers", "3-2"], ("--layers", "ranges from a lower to a higher layer", "'3-2'")),
             (["--layers", "2,1-3"], ("--layers", "every layer once, not layer 2 twice")),
             (["--layers", "0-5"], ("--layers", "a layer that is left", "all 6 layers")),
-            (["--layers", "2", "--remove", "3"], ("`remove` and `layers` each decide",)),
-            (["--layers", "2", "--preset", "tail"], ("`layers` with presets that take layers by hand only",)),
+            (["--layers", "2", "--remove", "3"], ("--remove and --layers: expected one way",)),
+            (["--layers", "2", "--preset", "tail"], ("presets that take layers by hand, found tail",)),
             (["--preset", "given"], ("--layers", "found none; name them")),
             (["--preset", "given", "--remove", "2"], ("--layers", "found a number of them, 2")),
             (["--keep-parameters", "1B"], ("--keep-parameters 1B", "less than the dense model has")),
@@ -232,8 +232,8 @@ class TestCommand:
             (["--keep-memory", "lots"], ("--keep-memory", "a size such as 2GB")),
             (["--keep-memory", "1KB"], ("--keep-memory 1KB", "with one layer left,", "kB")),
             (["--keep-latency", "1.5"], ("--keep-latency", "less than 1")),
-            (["--keep-latency", "0.5", "--remove", "2"], ("`remove` and `keep_latency` each decide",)),
-            (["--preset", "laco", "--keep-memory", "1GB", "--threshold", "0.5"], ("`keep_memory` and `threshold`",)),
+            (["--keep-latency", "0.5", "--remove", "2"], ("--remove and --keep-latency: expected one way",)),
+            (["--preset", "laco", "--keep-memory", "1GB", "--threshold", "0.5"], ("--keep-memory and --threshold",)),
         ],
     )  # fmt: skip
     def test_what_cannot_be(

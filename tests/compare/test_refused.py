@@ -32,7 +32,7 @@ class TestRefused:
             (["--eval-text", "none.txt"], ("none.txt", "No such file")),
             (["--length", "1"], ("length", "greater than 1")),
             (["--max-ram", "lots"], ("--max-ram",)),
-            (["--threshold", "0.5"], ("`remove` and `threshold`",)),
+            (["--threshold", "0.5"], ("--remove and --threshold",)),
             (["--tasks", "no_such_task"], ("no_such_task",)),
             (["--tasks", "tiny_words", "--task-dir", "nowhere"], ("nowhere",)),
             (["--limit", "0"], ("limit", "greater than 0")),
