@@ -71,11 +71,15 @@ def test_what_a_row_says_decides_what_a_recipe_takes(offer: Offer) -> None:
     offer(rows, {"gaze": {"summary": "Looks", "settings": {"select": "gaze", "network": "none"}}})
     assert Recipe(preset="gaze", avoid_massive=True, remove="2").loads_plainly
     assert not Recipe(preset="gaze", repair="patch").loads_plainly
-    with pytest.raises(RecipeError, match="`effort` with presets that search with repair only, which gaze does not"):
+    with pytest.raises(
+        RecipeError, match="--effort: expected presets that search with repair, found gaze, which does not"
+    ):
         build_recipe({"preset": "gaze", "effort": 2})
-    with pytest.raises(RecipeError, match="`written` with presets that look at windows only"):
+    with pytest.raises(RecipeError, match="--written: expected presets that look at windows, found tail"):
         build_recipe({"preset": "tail", "select": "reader", "text": ["a"], "written": 0.5})
-    with pytest.raises(RecipeError, match="`repair: patch` where nothing is put back only"):
+    with pytest.raises(
+        RecipeError, match="--repair patch: expected a preset that puts nothing back, found streamline, which puts a"
+    ):
         build_recipe({"preset": "streamline", "repair": "patch"})
 
 

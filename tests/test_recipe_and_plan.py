@@ -47,7 +47,7 @@ def test_every_preset_that_ships_is_a_valid_recipe_with_a_paper(name: str) -> No
 def test_presets_say_whether_their_output_loads_plainly(name: str, plain: bool) -> None:
     assert presets()[name].loads_plainly is plain
     if plain:  # there is no other form of it to ask for
-        with pytest.raises(RecipeError, match="`form` with presets that put a network of two forms back only"):
+        with pytest.raises(RecipeError, match="--form: expected presets that put a network of two forms back"):
             build_recipe({"preset": name, "form": "portable"})
     else:
         assert build_recipe({"preset": name, "form": "portable"}).loads_plainly
@@ -108,7 +108,7 @@ def test_the_papers_training_settings_are_the_defaults() -> None:
         ({"training": {"epoch": 3}}, "did you mean epochs"),
         ({"samples": 0}, "samples"),
         ({"network": "mlp"}, "network"),
-        ({"preset": "laco", "calibration_length": 64}, "look at windows only, which laco does not"),
+        ({"preset": "laco", "calibration_length": 64}, "presets that look at windows, found laco, which does not"),
         ({"training": {"learning_rate": 1e-5}}, "min_learning_rate must not exceed learning_rate"),
     ],
 )

@@ -11,8 +11,11 @@ import pytest
 
 import tiny
 from lowrise.edit import count
+from lowrise.errors import RecipeError
 from lowrise.model.source import OpenModel, open_model
 from lowrise.pipeline import sizing
+from lowrise.pipeline.context import Run
+from lowrise.pipeline.opening import layers_to_take_out
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, build_recipe
 from lowrise.sizes import bytes_of, count_of, named_layers
@@ -132,6 +135,25 @@ class TestNetLayers:
             recipe = build_recipe({"preset": "tail", "keep_latency": share})
             assert sizing.net_layers(recipe, opened, QUIET) == n
 
+    @pytest.mark.parametrize(
+        ("preset", "share", "says"),
+        [
+            (
+                "tail",
+                0.1,
+                "--keep-latency 0.1: expected a time that can be reached: with one layer left, at least 0.125",
+            ),
+            ("taylor", 0.5, "--keep-latency 0.5: expected at most 2 layers"),
+        ],
+    )
+    def test_a_time_out_of_reach_is_refused_before_anything_is_timed(
+        self, opened: OpenModel, monkeypatch: pytest.MonkeyPatch, preset: str, share: float, says: str
+    ) -> None:
+        monkeypatch.setattr(sizing, "decode_times", lambda *_: pytest.fail("timed"))
+        recipe = build_recipe({"preset": preset, "keep_latency": share})
+        with pytest.raises(RecipeError, match=says):
+            layers_to_take_out(Run(recipe, QUIET), opened)
+
     def test_a_repair_of_many_gaps(self) -> None:
         for layers in range(2, 9):
             for n in range(1, layers):
@@ -197,17 +219,21 @@ class TestCommand:
             (["--layers", "3-2"], ("--layers", "ranges from a lower to a higher layer", "'3-2'")),
             (["--layers", "2,1-3"], ("--layers", "every layer once, not layer 2 twice")),
             (["--layers", "0-5"], ("--layers", "a layer that is left", "all 6 layers")),
-            (["--layers", "2", "--remove", "3"], ("`remove` and `layers` each decide",)),
-            (["--layers", "2", "--preset", "tail"], ("`layers` with presets that take layers by hand only",)),
+            (["--layers", "2", "--remove", "3"], ("--remove and --layers: expected one way",)),
+            (["--layers", "2", "--preset", "tail"], ("presets that take layers by hand, found tail",)),
             (["--preset", "given"], ("--layers", "found none; name them")),
             (["--preset", "given", "--remove", "2"], ("--layers", "found a number of them, 2")),
             (["--keep-parameters", "1B"], ("--keep-parameters 1B", "less than the dense model has")),
             (["--keep-parameters", "10"], ("--keep-parameters 10", "with one layer left,")),
+            (
+                ["--preset", "lorp", "--keep-memory", "110KB"],
+                ("--keep-memory 110KB: expected at most 4 layers", "found 5 layers to go; ask for more"),
+            ),
             (["--keep-memory", "lots"], ("--keep-memory", "a size such as 2GB")),
             (["--keep-memory", "1KB"], ("--keep-memory 1KB", "with one layer left,", "kB")),
             (["--keep-latency", "1.5"], ("--keep-latency", "less than 1")),
-            (["--keep-latency", "0.5", "--remove", "2"], ("`remove` and `keep_latency` each decide",)),
-            (["--preset", "laco", "--keep-memory", "1GB", "--threshold", "0.5"], ("`keep_memory` and `threshold`",)),
+            (["--keep-latency", "0.5", "--remove", "2"], ("--remove and --keep-latency: expected one way",)),
+            (["--preset", "laco", "--keep-memory", "1GB", "--threshold", "0.5"], ("--keep-memory and --threshold",)),
         ],
     )  # fmt: skip
     def test_what_cannot_be(

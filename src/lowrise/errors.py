@@ -77,6 +77,7 @@ class InputError(LowriseError):
             excess = sum(map(len, parts)) + between - MOST_CHARACTERS
             parts[longest] = one_line(parts[longest], max(len(parts[longest]) - excess, MOST_CHARACTERS // 5))
         where, expected, found, remedy = parts
+        self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
         super().__init__(f"{where}: expected {expected}, found {found}; {remedy}")
 
 

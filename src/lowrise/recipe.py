@@ -189,9 +189,21 @@ class Recipe(_Strict):
             value, usual = getattr(self, first), type(self).model_fields[first].default
             if reduce(getattr, inner, value) != reduce(getattr, inner, usual):
                 key = name.rpartition(".")[2]
-                raise ValueError(f"`{key}` with presets that {those} only, which {self.preset} does not")
+                option = f"--{key.replace('_', '-')}"
+                raise _clash(
+                    option,
+                    f"presets that {those}",
+                    f"{self.preset}, which does not",
+                    f"leave {option} out, or choose another preset",
+                )
         if "none" not in (self.network, self.repair) and method("repair", self.repair).on_networks is None:
-            raise ValueError(f"`repair: {self.repair}` where nothing is put back only")
+            free = " or ".join(name for name, row in methods("repair").items() if row.on_networks is not None)
+            raise _clash(
+                f"--repair {self.repair}",
+                "a preset that puts nothing back",
+                f"{self.preset}, which puts a trained network back",
+                f"leave --repair out, or choose {free}",
+            )
         return self
 
     @model_validator(mode="after")
@@ -199,7 +211,8 @@ class Recipe(_Strict):
         goals = [key for key in _GOALS if getattr(self, key) is not None]
         goals += ["threshold"] if self.collapse.threshold is not None else []
         if len(goals) > 1:
-            raise ValueError(f"`{goals[0]}` and `{goals[1]}` each decide how many layers go: give one of them")
+            one, other = (f"--{goal.replace('_', '-')}" for goal in goals[:2])
+            raise _clash(f"{one} and {other}", "one way to say how many layers go", "both", "give one of them")
         return self
 
     @property
@@ -221,6 +234,12 @@ class Recipe(_Strict):
     def loads_plainly(self) -> bool:
         """Whether stock `AutoModelForCausalLM.from_pretrained` opens the result without its own modelling file."""
         return all(row.loads_plainly or ("form" in row.settings and self.form == "portable") for row in self.methods)
+
+
+def _clash(where: str, expected: str, found: str, remedy: str) -> PydanticCustomError:
+    """Of settings that do not go together, in the words of an InputError."""
+    context = {"where": where, "expected": expected, "found": found, "remedy": remedy}
+    return PydanticCustomError("clash", "expected {expected}, found {found}; {remedy}", context)
 
 
 def chosen_methods(select: str, network: str, repair: str) -> list[Method]:
@@ -371,6 +390,10 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     option = f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
     place = f"{where}: {key}" if where else option
+    if first["type"] == "clash":
+        clash = first["ctx"]
+        place = f"{where}: {clash['where']}" if where else clash["where"]
+        return RecipeError(place, clash["expected"], clash["found"], clash["remedy"])
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
         return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
     return RecipeError(place, expected, repr(first["input"]), first.get("ctx", {}).get("remedy", "correct the value"))

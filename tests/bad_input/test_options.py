@@ -83,22 +83,23 @@ class TestCommandLine:
                 "--effort",
                 "2",
                 (
-                    "`effort` with presets that search with repair only, which streamline-none does not",
-                    "leave one of them out",
+                    "--effort: expected presets that search with repair, found streamline-none, which does not",
+                    "leave --effort out, or choose another preset",
                 ),
             ),
             (
                 "--form",
                 "portable",
-                ("options: expected `form` with presets that put a network of two forms",),
+                ("--form: expected presets that put a network of two forms",),
             ),
             (
                 "--loss",
                 "relative",
-                ("`loss` with presets that train only, which streamline-none does not",),
+                ("--loss: expected presets that train, found streamline-none, which does not",),
             ),
-            ("--threshold", "0.5", ("`threshold` with presets that search merges only, which streamline-none",)),
-            ("--norms", "merge", ("`norms` with presets that search merges only, which streamline-none",)),
+            ("--threshold", "0.5", ("--threshold: expected presets that search merges, found streamline-none",)),
+            ("--norms", "merge", ("--norms: expected presets that search merges, found streamline-none",)),
+            ("--layers", "2", ("--layers: expected presets that take layers by hand, found streamline-none",)),
             ("--samples", "0", ("samples", "greater than 0")),
             ("--length", "1", ("length", "greater than 1")),
             ("--windows", "0", ("windows", "greater than 0")),
@@ -109,13 +110,20 @@ class TestCommandLine:
     def test_wrong_value(self, run_refused: Refused, option: str, value: str, says: tuple[str, ...]) -> None:
         run_refused(option, value, says=says)
 
+    def test_a_repair_where_a_network_is_put_back(self, run_refused: Refused) -> None:
+        says = (
+            "--repair prune-comp: expected a preset that puts nothing back",
+            "found streamline, which puts a trained network back; leave --repair out, or choose fold or refit",
+        )
+        run_refused("--preset", "streamline", "--repair", "prune-comp", says=says)
+
     def test_more_layers_than_taylor_lets_go(self, run_refused: Refused) -> None:
         line = run_refused("--preset", "taylor", says=("--remove: expected at most 0 layers", "found 2; remove fewer"))
         assert "(the first 4 and last 2 of 6 layers always stay)" in line
 
     @pytest.mark.parametrize("preset", ["greedy-perplexity", "taylor", "tail", "random", "laco"])
     def test_avoid_massive_where_states_are_not_looked_at(self, run_refused: Refused, preset: str) -> None:
-        says = (f"`avoid_massive` with presets that choose by states only, which {preset} does not",)
+        says = (f"--avoid-massive: expected presets that choose by states, found {preset}, which does not",)
         assert len(run_refused("--preset", preset, "--avoid-massive", says=says)) < 200
 
     @pytest.mark.parametrize("size", ["lots", "-1", "4X", "G", "nan", "inf", "", "1e400", "4 potatoes"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from comparisons import Arguments, row_states
+from comparisons import SMALL, Arguments, row_states
 from refusals import Main, assert_one_line, contents, edit_config
 
 
@@ -33,10 +33,18 @@ class TestRefused:
             (["--eval-text", "none.txt"], ("none.txt", "No such file")),
             (["--length", "1"], ("length", "greater than 1")),
             (["--max-ram", "lots"], ("--max-ram",)),
-            (["--threshold", "0.5"], ("`remove` and `threshold`",)),
+            (["--threshold", "0.5"], ("--remove and --threshold",)),
             (["--tasks", "no_such_task"], ("no_such_task",)),
             (["--tasks", "tiny_words", "--task-dir", "nowhere"], ("nowhere",)),
             (["--limit", "0"], ("limit", "greater than 0")),
+            # what a preset can never do at one of the sizes
+            (
+                ["--presets", "tail,taylor", "--remove", "1"],
+                ("--presets taylor --remove 1: --remove: expected at most 0 layers", "leave out that preset"),
+            ),
+            (["--presets", "tail,lorp", "--remove", "4,5"], ("--presets lorp --remove 5", "at most 4 layers")),
+            (["--presets", "laco", "--remove", "5"], ("--presets laco --remove 5", "at most 4 layers")),
+            (["--presets", "given"], ("--presets given --remove 1", "--layers")),
             # of presets that are not asked for
             (["--form", "paperr"], ("--form", "'portable'", "'paperr'")),
             (["--loss", "l1"], ("--loss", "'relative'", "'l1'")),
@@ -96,6 +104,11 @@ class TestRefused:
             fcntl.flock(stream, fcntl.LOCK_EX)
             assert_one_line(*main(*begun), ("another lowrise process at work for it",))
 
+    def test_a_row_that_is_added_and_can_never_be(self, main: Main, begun: Arguments, tmp_path: Path) -> None:
+        before = contents(tmp_path)
+        assert_one_line(*main(*begun, "--presets", "streamline-none,laco-last,taylor"), ("--presets taylor --remove",))
+        assert contents(tmp_path) == before
+
     def test_force_begins_anew(self, main: Main, begun: Arguments, ran: list[str], tmp_path: Path) -> None:
         assert main(*begun, "--force", "--seed", "1", "--presets", "streamline-none", "--remove", "1")[0] == 0
         assert list(row_states(tmp_path / "out")) == ["streamline-none-1"]
@@ -113,6 +126,16 @@ class TestRefused:
             assert status == 130, err
         ran.clear()
         return command
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_network_that_the_family_cannot_have(main: Main, text_file: Path, tmp_path: Path) -> None:
+    """OPT has no gated MLP for the portable swiglu."""
+    model = tiny.save(tmp_path / "opt", "opt")
+    chosen = ["--presets", "streamline-none,streamline-swiglu", "--form", "portable", "--remove", 1]
+    said = main("compare", model, *chosen, "--text", text_file, *SMALL, "--out", tmp_path / "out")
+    assert_one_line(*said, ("--presets streamline-swiglu --remove 1", "a gated MLP"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_setting_of_the_config_is_no_reason_to_crash(

@@ -8,17 +8,18 @@ from pydantic import ValidationError
 
 from lowrise.calibration.stored import store_tokens, stored_tokens
 from lowrise.compare.asked import read_asked
-from lowrise.compare.folder import PREPARED, tokens_file, weights_of
-from lowrise.errors import OutputError, RecipeError, TextError, reason
+from lowrise.compare.folder import ASKED, PREPARED, read_question, tokens_file, weights_of
+from lowrise.errors import InputError, OutputError, RecipeError, TextError, reason
 from lowrise.files import writing
 from lowrise.files.sealed import write_state
 from lowrise.files.siblings import sibling
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.tasks import load_tasks
+from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
-from lowrise.pipeline.opening import evaluation_texts, open_from, windows_or_sentences
+from lowrise.pipeline.opening import check_wishes, evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
 
@@ -26,8 +27,8 @@ from lowrise.recipe import Recipe, layers_to_remove
 def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     """Check model, sizes and texts; make the tokens that are not there yet; write prepared.json.
 
-    Rows whose criteria look at the same kind and number of tokens share one file. What only one preset cannot do is
-    left to its row. Raises InputError for what no row could do, or for a model that changed since the first time.
+    Rows whose criteria look at the same kind and number of tokens share one file. Raises InputError for a row that can
+    never be, unless the comparison was begun with it, and for a model that changed since the first time.
     """
     question = read_asked(asked)
     try:
@@ -48,6 +49,10 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
         found = f"sha256 {record['sha256'][:16]} in {opened.record.source}"
         raise OutputError(folder, expected, found, "choose another --out, or begin anew with --force")
     removed = _sizes(list(dict.fromkeys(str(recipe.remove) for recipe in recipes)), len(opened.decoder))
+    begun = read_question(folder / ASKED) if before is not None else None
+    for title, recipe in zip(question["rows"], recipes, strict=True):
+        if begun is None or title not in begun["rows"]:
+            _check_row(recipe, opened, removed[str(recipe.remove)])
     evaluation_texts(first, opened)
     for recipe in recipes:
         file = tokens_file(folder, recipe)
@@ -60,6 +65,15 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
                 partial.replace(file)
     about = {"model": record, "layers": len(opened.decoder), "removed": removed, "asked": question}
     write_state(folder / PREPARED, {**about, "seconds": clock.total()})
+
+
+def _check_row(recipe: Recipe, opened: OpenModel, net: int) -> None:
+    """Raises RecipeError, naming preset and size, where `run` would refuse the row at once."""
+    try:
+        check_wishes(recipe, opened.decoder, net)
+    except InputError as error:
+        where = f"--presets {recipe.preset} --remove {recipe.remove}: {error.where}"
+        raise RecipeError(where, error.expected, error.found, "leave out that preset or that size") from error
 
 
 def _whole(file: Path, report: Reporter) -> bool:

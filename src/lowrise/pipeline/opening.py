@@ -15,10 +15,11 @@ from lowrise.measure.identity import alike_key
 from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
+from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
-from lowrise.pipeline.sizing import net_layers
+from lowrise.pipeline.sizing import fewest_layers, naming_size, net_layers
 from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
@@ -75,18 +76,26 @@ def layers_to_take_out(run: Run, opened: OpenModel) -> int | None:
     recipe = run.recipe
     refuse_network(opened.decoder)
     begin_work(run, opened)
-    net = _net_layers(run, opened)
+    fewest = fewest_layers(recipe, len(opened.decoder))
+    if fewest is not None:
+        check_wishes(recipe, opened.decoder, fewest)  # before anything is timed
+    return check_wishes(recipe, opened.decoder, _net_layers(run, opened))
+
+
+def check_wishes(recipe: Recipe, decoder: Decoder, net: int | None) -> int | None:
+    """As of `layers_to_take_out`, of net layers. Raises InputError for what a method cannot do."""
     k = None if net is None else net + recipe.put_back
     check = method("criterion", recipe.select).check
-    if check is not None:
-        load(check)(opened.decoder, recipe, k)
-    if recipe.network == "none":
-        check_repair(opened.decoder, recipe.repair)
-    elif k is not None:
-        how = {"network": recipe.network, "form": recipe.form, "training": recipe.training, "repair": recipe.repair}
-        edit = Replace(start=0, stop=k, **how)
-        check_repairs(opened.decoder, [edit])
-        check_replacement(opened.decoder, edit)
+    with naming_size(recipe):
+        if check is not None:
+            load(check)(decoder, recipe, k)
+        if recipe.network == "none":
+            check_repair(decoder, recipe.repair)
+        elif k is not None:
+            how = {"network": recipe.network, "form": recipe.form, "training": recipe.training, "repair": recipe.repair}
+            edit = Replace(start=0, stop=k, **how)
+            check_repairs(decoder, [edit])
+            check_replacement(decoder, edit)
     return k
 
 

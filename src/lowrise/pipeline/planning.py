@@ -18,6 +18,7 @@ from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import Gate, held_out_windows, special_tokens
+from lowrise.pipeline.sizing import naming_size
 from lowrise.plan import SETTINGS, Drop, Merge, Plan, Replace, load_plainly, network_edit
 from lowrise.planned import settings_of, true_to_edits
 from lowrise.progress import Reporter
@@ -97,7 +98,8 @@ def _measured_on(
 def _choose(selection: Selection, clock: Clock) -> Choice:
     """By the recipe's criterion, said."""
     row = method("criterion", selection.recipe.select)
-    with clock.stage("observe" if row.looks_at == "states" else "search"):
+    stage = clock.stage("observe" if row.looks_at == "states" else "search")
+    with stage, naming_size(selection.recipe):
         choice: Choice = load(str(row.function))(selection)
     if choice.merges is None:
         selection.report.say(f"chosen: layers {as_text(choice.spans)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from lowrise.edit.count import parameters_after, size_of
@@ -55,6 +57,42 @@ def net_layers(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | Non
     return layers_to_remove(recipe.remove, layers)
 
 
+def size_option(recipe: Recipe) -> str:
+    """What says how many layers go."""
+    for key in ("keep_parameters", "keep_memory", "keep_latency"):
+        value = getattr(recipe, key)
+        if value is not None:
+            return f"--{key.replace('_', '-')} {value}"
+    return "--remove"
+
+
+@contextmanager
+def naming_size(recipe: Recipe) -> Iterator[None]:
+    """Where too many layers are to go, complaints of `--remove` are of the option that was given."""
+    try:
+        yield
+    except RecipeError as error:
+        option = size_option(recipe)
+        if error.where != "--remove" or option == "--remove":
+            raise
+        found = f"{error.found} layers to go" if error.found.isdecimal() else error.found
+        raise RecipeError(option, error.expected, found, "ask for more, or choose another preset") from error
+
+
+def fewest_layers(recipe: Recipe, layers: int) -> int | None:
+    """Net layers that must go at least for a time to be kept, whatever time a layer takes; None without such a wish.
+
+    A layer takes 1/L of the time at most. Raises RecipeError for a time that no cut can reach.
+    """
+    if recipe.keep_latency is None:
+        return None
+    fewest = max(1, math.ceil((1 - recipe.keep_latency) * layers - 1e-9))
+    if fewest >= layers:
+        expected = f"a time that can be reached: with one layer left, at least {_time_in_words(1 / layers)}"
+        raise RecipeError(size_option(recipe), expected, "less", "ask for more")
+    return fewest
+
+
 def _wish(recipe: Recipe, opened: OpenModel, report: Reporter) -> _Wish | None:
     decoder = opened.decoder
 
@@ -64,15 +102,16 @@ def _wish(recipe: Recipe, opened: OpenModel, report: Reporter) -> _Wish | None:
 
     if recipe.keep_parameters is not None:
         most = count_of(recipe.keep_parameters)
-        return _Wish(f"--keep-parameters {recipe.keep_parameters}", most, parameters, _parameters_in_words)
+        return _Wish(size_option(recipe), most, parameters, _parameters_in_words)
     if recipe.keep_memory is not None:
         each, most = opened.save_dtype.itemsize, bytes_of(recipe.keep_memory)
-        return _Wish(f"--keep-memory {recipe.keep_memory}", most, lambda n: parameters(n, each), words.megabytes)
+        return _Wish(size_option(recipe), most, lambda n: parameters(n, each), words.megabytes)
     if recipe.keep_latency is not None:
         layer, rest = decode_times(decoder, report)
         share = layer / (rest + len(decoder) * layer)
-        option = f"--keep-latency {recipe.keep_latency:g}"
-        return _Wish(option, recipe.keep_latency, lambda n: _Left(1 - n * share, exact=True), _time_in_words)
+        return _Wish(
+            size_option(recipe), recipe.keep_latency, lambda n: _Left(1 - n * share, exact=True), _time_in_words
+        )
     return None
 
 
