@@ -29,6 +29,8 @@ RUNS = {
                      "--minutes", "0.01"], "held-out perplexity"),
     "writing": (SIZES, "ratio"),
     "record_bytes": (["OUT", "--only", "llama tail"], "0 differ"),
+    "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
+                     "--length", "24"], "not killed: "),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch

@@ -54,7 +54,7 @@ def refused(tmp_path: Path, plan: dict[str, Any]) -> str:
         ({"edits": [], "layers_after": 6}, "there are no edits"),
         ({"settings": {"removed": -1}}, "settings.removed is -1, no number of layers"),
         ({"calibration": {"tokens": 100}}, "calibration.tokens is 100, but 6 samples of 24 are 144"),
-        ({"calibration": {"tokens": 145}}, "145 tokens are not in 6 samples of at most 24"),
+        ({"calibration": {"tokens": 145}}, "calibration.tokens is 145, but 6 samples of 24 are 144"),
         ({"scores": {"criterion": "angular"}}, "scores.criterion is 'angular', but settings.select 'cosine'"),
         ({"settings": {"select": "tail"}}, "scores.criterion is 'cosine', but settings.select 'tail'"),
     ],
