@@ -7,7 +7,8 @@ import yaml
 from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
-from lowrise.recipe import Collapse, Recipe, build_recipe, presets
+from lowrise.recipe import Recipe, build_recipe, presets
+from lowrise.settings import Collapse
 
 
 @pytest.mark.parametrize("name", presets())
@@ -56,5 +57,5 @@ def test_an_unknown_preset_is_an_error_in_python_too() -> None:
 
 
 def test_what_a_preset_does_not_look_at_is_refused_in_python_too() -> None:
-    with pytest.raises(ValidationError, match="search merges only"):
+    with pytest.raises(ValidationError, match="expected presets that search merges, found refit, which does not"):
         Recipe(preset="refit", collapse=Collapse(words=3))
