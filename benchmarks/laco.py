@@ -23,8 +23,8 @@ from common import demo_text, open_demo, parser, peak_memory, table
 
 from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.progress import Reporter
-from lowrise.recipe import Collapse
 from lowrise.select.collapse import collapse
+from lowrise.settings import Collapse
 
 BLOCKS = ("self_attn", "mlp")
 WORDS, SENTENCES = 16, 10

@@ -18,8 +18,9 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.plan import Merge, read_plan
 from lowrise.progress import Reporter
-from lowrise.recipe import Collapse, build_recipe
+from lowrise.recipe import build_recipe
 from lowrise.select.collapse import Search, collapse
+from lowrise.settings import Collapse
 
 LAYERS = tiny.LAYERS
 FAMILIES = ["llama", "qwen2", "gpt2", "opt", "phi3"]

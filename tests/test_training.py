@@ -19,7 +19,7 @@ from lowrise.heal.schedule import make_schedule
 from lowrise.model.decoder import Decoder
 from lowrise.plan import Replace
 from lowrise.progress import Reporter
-from lowrise.recipe import Training
+from lowrise.settings import Training
 
 QUIET = Reporter(quiet=True)
 FORMS = [("layer", "paper"), ("ffn", "paper"), ("swiglu", "paper"), ("ffn", "portable"), ("swiglu", "portable")]

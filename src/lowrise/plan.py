@@ -22,7 +22,8 @@ from lowrise.called import called
 from lowrise.errors import PlanError
 from lowrise.methods import load, method, methods
 from lowrise.reading import read_json
-from lowrise.recipe import Form, Network, Norms, Repair, Rule, Training
+from lowrise.recipe import Network, Repair
+from lowrise.settings import Form, Norms, Rule, Training
 
 called(__name__)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from lowrise.errors import PlanError, RecipeError, reason
 from lowrise.plan import SETTINGS, Plan, Replace
-from lowrise.reading import UnreadableError, sha256_of
-from lowrise.recipe import SIZES, Recipe, Training, build_recipe, layers_to_remove, presets
+from lowrise.reading import sha256_or_none
+from lowrise.recipe import SIZES, Recipe, build_recipe, layers_to_remove, presets
+from lowrise.settings import Training
 from lowrise.sizes import named_layers
 
 _SAID_ALONE = ("layers", "keep_parameters", "keep_memory", "keep_latency")  # settings that stand in a plan if given
@@ -130,7 +131,7 @@ def _texts(plan: Plan, given: list[str], where: str) -> list[str]:
     sources = plan.calibration.sources
     if given and not sources:
         raise PlanError("--text", f"none: the plan was made from {plan.calibration.source}", given[0], "leave it out")
-    found = {path: _sha256(path) for path in given}
+    found = {path: sha256_or_none(path) for path in given}
     for path, sha256 in found.items():
         if sha256 not in [text.sha256 for text in sources]:
             wanted = " or ".join(f"{Path(text.path).name}, sha256 {text.sha256[:16]}" for text in sources[:3])
@@ -139,17 +140,9 @@ def _texts(plan: Plan, given: list[str], where: str) -> list[str]:
     paths = []
     for text in sources:
         path = next((path for path in given if found[path] == text.sha256), text.path)
-        if path == text.path and path not in found and plan.is_fitted and (now := _sha256(path)) != text.sha256:
+        if path == text.path and path not in found and plan.is_fitted and (now := sha256_or_none(path)) != text.sha256:
             what = "nothing to read there" if now is None else f"another text there, sha256 {now[:16]}"
             expected = f"the text that {where} was made from, sha256 {text.sha256[:16]}"
             raise PlanError(path, expected, what, "give it with --text")
         paths.append(path)
     return paths
-
-
-def _sha256(path: str) -> str | None:
-    """Of a file's bytes; None where there is none to read."""
-    try:
-        return sha256_of(path)
-    except (OSError, ValueError, UnreadableError):
-        return None

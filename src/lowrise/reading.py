@@ -116,6 +116,14 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_or_none(path: Path | str) -> str | None:
+    """Of a file's bytes; None where there is none to read."""
+    try:
+        return sha256_of(path)
+    except (OSError, ValueError, UnreadableError):
+        return None
+
+
 def read_json(
     path: Path | str,
     raising: type[InputError],

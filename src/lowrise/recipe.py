@@ -14,17 +14,18 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
+from lowrise.settings import Bos, Collapse, Form, Strict, Training
 from lowrise.sizes import bytes_of, count_of, named_layers
 
 
 def _known(kind: Kind) -> AfterValidator:
-    """A name of the table (`methods.py`); of what a recipe may do without, `none` too."""
+    """A name of the table (`methods/rows.py`); of what a recipe may do without, `none` too."""
 
     def check(name: str) -> str:
         names = [*([] if kind == "criterion" else ["none"]), *methods(kind)]
@@ -52,70 +53,17 @@ def _as_written(parse: Callable[[str], object]) -> AfterValidator:
 Select = Annotated[str, _known("criterion")]
 Network = Annotated[str, _known("network")]
 Repair = Annotated[str, _known("repair")]
-Form = Literal["paper", "portable"]
-Loss = Literal["mse", "relative"]
-Rule = Literal["sum", "last", "mean"]
-Norms = Literal["keep", "merge"]
-Representation = Literal["flattened-final", "per-token"]
-Bos = Literal["auto", "never"]
 SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
 _GOALS = (*SIZES, "layers")
-PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-class Training(_Strict):
-    """How a lightweight network is trained (LLM-Streamline, section 3.2 and appendix; METHODS 1.3).
-
-    The paper's batch (128 sequences of 2,048 tokens, one epoch over 30,000 sequences and more) makes a few hundred
-    optimiser steps. A smaller token budget keeps those steps: `batch_tokens` and `epochs` left at None are chosen so.
-    """
-
-    loss: Loss = "mse"  # mse: E‖f(x) - y‖²/d, as published; relative: E‖f(x) - y‖²/‖y‖², deaf to massive activations
-    learning_rate: float = Field(2e-4, gt=0, le=1)
-    min_learning_rate: float = Field(5e-5, ge=0, le=1)  # what the cosine has reached at the last step
-    weight_decay: float = Field(1e-3, ge=0)
-    warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps
-    clip: float = Field(5.0, gt=0)  # largest gradient norm
-    batch_tokens: int | None = Field(None, gt=0)
-    epochs: int | None = Field(None, gt=0)
-    validation: float = Field(0.1, gt=0, lt=1)  # share of the windows held out
-
-    @model_validator(mode="after")
-    def _rates_are_ordered(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError("min_learning_rate must not exceed learning_rate")
-        return self
-
-
-class Collapse(_Strict):
-    """LaCo's search (arXiv 2402.11187, Algorithm 1; METHODS 2.2). Layers are 0-based; the defaults are the paper's."""
-
-    rule: Rule = "sum"  # what a merge makes of its layers: METHODS 2.1
-    norms: Norms = "keep"
-    combine: int = Field(4, ge=2)  # C, layers that become one
-    low: int = Field(1, ge=0)  # the lowest layer that a merge may begin at
-    high: int | None = Field(None, gt=0)  # where the layers that may be merged end; None: after the last one
-    interval: int = Field(2, ge=1)  # I, layers to go down after a merge
-    threshold: float | None = Field(None, gt=-1, le=1)  # T; None: 0.65, unless `remove` says how many layers go
-    representation: Representation = "flattened-final"
-    words: int = Field(16, ge=1)  # of each calibration sentence
-
-    @model_validator(mode="after")
-    def _range_is_ordered(self) -> Self:
-        if self.high is not None and self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must lie below high ({self.high})")
-        return self
-
-
-class Recipe(_Strict):
+class Recipe(BaseModel):
     """A run. `remove` counts net layers: a network that is put back is not removed.
 
     What is not given is as the preset says, and else as it stands here. Raises RecipeError for an unknown preset.
     """
+
+    model_config = Strict.model_config
 
     model: str | None = None
     preset: str = Field("refit", frozen=True)  # its settings are in the others already: another one is another recipe
@@ -259,7 +207,7 @@ def foreign_settings(select: str, network: str, repair: str) -> dict[str, str]:
     return foreign if those is None else {**{f"collapse.{key}": those for key in Collapse.model_fields}, **foreign}
 
 
-class Preset(_Strict):
+class Preset(Strict):
     """One method by name: `recipes/NAME.yaml`, or what another package offers."""
 
     name: str

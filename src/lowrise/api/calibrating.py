@@ -15,7 +15,8 @@ from lowrise.api.models import Model
 from lowrise.api.progress import Progress, reporting
 from lowrise.calibration import Windows, check_known
 from lowrise.errors import RecipeError, TextError
-from lowrise.recipe import Bos, build_recipe
+from lowrise.recipe import build_recipe
+from lowrise.settings import Bos
 
 GIVEN = "token ids that were given"
 OF_TOKENS = ("text", "dataset", "written", "samples", "length", "calibration_length", "seed", "bos", "tokens")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from lowrise.api.models import Model
 from lowrise.api.models import open as open_source
 from lowrise.api.progress import Progress, reporting
 from lowrise.errors import ModelError, RecipeError, TaskError, TextError
-from lowrise.measure.identity import alike_key
 from lowrise.measure.tasks import NO_TASKS, TaskSet
 from lowrise.model.cache import layer_caches
 from lowrise.model.source import open_tokenizer
+from lowrise.pipeline.building import came_of_edits
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.measuring import Measured, make_results, tell_collapse, with_speed
+from lowrise.pipeline.opening import refuse_other_tokenizer
 from lowrise.progress import Reporter
-from lowrise.recipe import Bos, build_recipe
-from lowrise.results import Curve, MeasuredModel, RepairFit, Results
+from lowrise.recipe import build_recipe
+from lowrise.results import MeasuredModel, Results
+from lowrise.settings import Bos
 
 Dense = Model | Results | str | Path | None
 
@@ -107,11 +109,7 @@ def _measured(model: Model, run: Run, tasks: TaskSet) -> Measured:
 
 def _of_edits(model: Model, report: Reporter) -> dict[str, Any]:
     """What `run` notes of the edits, too."""
-    found: dict[str, Any] = {}
-    if model.curves:
-        found["training"] = [Curve(**curve.data()).summary for curve in model.curves]
-    if model.fits:
-        found["repairs"] = [RepairFit(**asdict(fit)) for fit in model.fits]
+    found = {name: value for name, value in came_of_edits(model.curves, model.fits).items() if value}
     warnings = [*model.warnings, *report.warnings]
     return {**found, "warnings": warnings} if warnings else found
 
@@ -145,11 +143,8 @@ def _check_same_tokens(model: Model, dense: Dense) -> None:
     if dense is None or isinstance(dense, Results):
         return
     theirs = dense.tokenizer if isinstance(dense, Model) else open_tokenizer(str(dense))
-    if alike_key(model.tokenizer) != alike_key(theirs):
-        found = f"another, of {len(theirs):,} tokens against {len(model.tokenizer):,}"
-        expected = f"a model of the same tokenizer as {model.source}"
-        named = dense.source if isinstance(dense, Model) else dense
-        raise ModelError(f"dense, {named}", expected, found, "name the model it was made from")
+    named = dense.source if isinstance(dense, Model) else dense
+    refuse_other_tokenizer(model.tokenizer, theirs, model.source, f"dense, {named}")
 
 
 def _earlier(dense: Results, after: Measured) -> Measured:

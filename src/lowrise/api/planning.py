@@ -17,6 +17,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.count import parameters_after
 from lowrise.errors import PlanError, TextError
 from lowrise.model.checkpoint import own_disagreement
+from lowrise.pipeline.planning import check_plan
 from lowrise.plan import CalibrationRecord, Plan, read_plan
 from lowrise.planned import recipe_of_plan, true_to_edits
 from lowrise.recipe import Recipe, build_recipe
@@ -98,7 +99,7 @@ def apply(
     opened = model.unedited()
     wanted = _counted(read_plan(Path(plan)) if isinstance(plan, str | Path) else plan, model)
     with model.at_work(), reporting(progress, "apply") as report:
-        stages.check_plan(wanted, opened)
+        check_plan(wanted, opened)
         windows, recipe = _to_fit_on(wanted, model, tokens, paths(text))
         if windows is None and wanted.is_fitted:
             windows = stages.calibrated(recipe, opened, report)

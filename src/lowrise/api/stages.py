@@ -12,7 +12,6 @@ from lowrise.heal.mse import TrainingCurve
 from lowrise.measure.tasks import TaskSet, load_tasks
 from lowrise.methods import method
 from lowrise.model.checkpoint import save_and_keep, save_and_prove
-from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.building import edit_model
 from lowrise.pipeline.context import Run
@@ -27,12 +26,10 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import check_tokens, check_versions, plan_edits
-from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
-from lowrise.plan import Plan, check_plan_fits
+from lowrise.pipeline.planning import gate_of, plan_edits
+from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.scores import scores_of
 
 
 def opened_from(recipe: Recipe, report: Reporter) -> OpenModel:
@@ -62,27 +59,15 @@ def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, report: 
     return plan_edits(run, opened, k, looked_at, fitted_on)[0]
 
 
-def check_plan(plan: Plan, opened: OpenModel) -> None:
-    """Raises PlanError or ModelError for what cannot be done to this model, before anything is computed."""
-    refuse_network(opened.decoder)
-    check_plan_fits(plan, opened.record)
-    scores_of(plan)
-    check_repairs(opened.decoder, plan.edits)
-
-
 def edited(
     plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter
 ) -> tuple[Plan, list[TrainingCurve], list[Fit]]:
     """In place. The plan with what the edits did to the loss, if there are windows to measure it on."""
-    run, gate = Run(recipe, report, "apply"), None
-    if windows is not None:
-        check_tokens(plan, windows, report)
-        check_versions(plan, opened.decoder, report)
-        gate = Gate(opened.decoder, held_out_windows(recipe, windows), run.clock)
+    run = Run(recipe, report, "apply")
+    gate = None if windows is None else gate_of(run, plan, opened, windows)
     curves, fits = edit_model(run, plan, opened, windows)
     if gate is not None:
-        held_out = gate.scores(gate.loss(opened.decoder))
-        plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
+        plan = gate.noted(plan, opened.decoder)
     return plan, curves, fits
 
 

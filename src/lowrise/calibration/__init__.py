@@ -15,7 +15,7 @@ from lowrise.calibration.written import write_windows
 from lowrise.model.decoder import Decoder
 from lowrise.plan import TextRecord
 from lowrise.progress import Reporter
-from lowrise.recipe import Bos
+from lowrise.settings import Bos
 
 __all__ = ["Windows", "calibration_windows", "check_known", "text_windows"]
 

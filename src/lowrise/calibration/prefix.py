@@ -11,7 +11,7 @@ from torch import Tensor
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
 from lowrise.model.tokenizing import tokenizing
-from lowrise.recipe import Bos
+from lowrise.settings import Bos
 
 _PROBES = ("a", "The", "1", "\n")  # one at least is known to a tokenizer whose vocabulary is small
 

@@ -17,7 +17,7 @@ from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
 from lowrise.plan import CalibrationRecord, TextRecord
 from lowrise.progress import Reporter
-from lowrise.recipe import Bos
+from lowrise.settings import Bos
 
 # A line of fewer words is a heading or a list's item, unless the text has no other.
 LEAST_WORDS = 5

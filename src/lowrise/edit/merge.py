@@ -16,7 +16,7 @@ from lowrise.errors import PlanError
 from lowrise.model.alike import difference
 from lowrise.model.decoder import Decoder
 from lowrise.plan import Merge, rule_weights
-from lowrise.recipe import Norms, Rule
+from lowrise.settings import Norms, Rule
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Repair of a cut by any of the methods that the table names (`methods.py`), and where a cut is."""
+"""Repair of a cut by any of the methods that the table names (`methods/rows.py`), and where a cut is."""
 
 from __future__ import annotations
 
 import torch
 
+from lowrise.edit.boundary import gaps_of
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.student import Student
 from lowrise.methods import load, method
@@ -14,8 +15,7 @@ def gaps(student: Student) -> list[tuple[int, int]]:
 
     A gap at the very bottom has no layer before it and is not among them.
     """
-    found = [(layer, student.following(layer)) for layer in student.layers]
-    return [(layer, stop) for layer, stop in found if stop != layer + 1]
+    return [(gap.start - 1, gap.stop) for gap in gaps_of(student) if gap.start > 0]
 
 
 @torch.no_grad()

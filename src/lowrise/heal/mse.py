@@ -18,7 +18,7 @@ from lowrise.heal.schedule import Schedule, make_schedule
 from lowrise.heal.state import Progress, TrainingState
 from lowrise.model.decoder import Call, Decoder
 from lowrise.progress import Reporter
-from lowrise.recipe import Loss, Training
+from lowrise.settings import Loss, Training
 from lowrise.work import Work
 
 _MICRO_TOKENS = 4096  # tokens whose activations are held for one backward pass

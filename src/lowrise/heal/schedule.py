@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lowrise.recipe import Training
+from lowrise.settings import Training
 
 # The paper's one epoch over 30,000 to 100,000 sequences in batches of 128 is 234 to 781 optimiser steps.
 _STEPS = 500

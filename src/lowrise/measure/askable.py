@@ -8,7 +8,7 @@ from lowrise.errors import TaskError
 from lowrise.measure.harness import Harness
 from lowrise.measure.tasks import TaskSet
 from lowrise.model.decoder import Decoder
-from lowrise.recipe import Bos
+from lowrise.settings import Bos
 
 
 def check_askable(decoder: Decoder, tokenizer: Any, bos: Bos, tasks: TaskSet) -> None:

@@ -20,7 +20,7 @@ from lowrise.measure.rows import rows_at_once
 from lowrise.measure.tasks import FEWSHOT_SEED, LoadedTask
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Bar, Reporter
-from lowrise.recipe import Bos
+from lowrise.settings import Bos
 
 _TORCH_SEED = 1234  # what lm-eval's own command line sets
 

@@ -9,8 +9,8 @@ import torch
 from lowrise.calibration.prefix import encode, leading_tokens
 from lowrise.errors import TextError
 from lowrise.model.decoder import Decoder
-from lowrise.recipe import Bos
 from lowrise.results import Sample
+from lowrise.settings import Bos
 
 PROMPTS = ("The capital of France is", "Once upon a time, there was a little", "To make a good cup of tea, first")
 NEW_TOKENS = 40

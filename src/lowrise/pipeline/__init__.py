@@ -12,7 +12,6 @@ from lowrise.files import claimed, claimed_file, output_folder, write_file, writ
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
-from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
@@ -30,15 +29,13 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import check_counts, check_tokens, check_versions, plan_edits, tell_changes
-from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows
+from lowrise.pipeline.planning import check_counts, check_plan, gate_of, plan_edits, tell_changes
 from lowrise.pipeline.work import begin_work, going_on
-from lowrise.plan import Plan, check_plan_fits
+from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
 from lowrise.results import Analysis, Results, Seen
-from lowrise.scores import scores_of
 
 __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
@@ -109,19 +106,14 @@ def _apply(run: Run, plan: Plan) -> Results:
     with run.clock.stage("open"):
         opened = open_from(recipe)
     tell_notes(opened, report)
-    refuse_network(opened.decoder)
-    check_plan_fits(plan, opened.record)
-    scores_of(plan)  # refuses what the page could not read, before anything is computed
+    check_plan(plan, opened)
     plan = tell_changes(check_counts(plan, opened.decoder), report)
-    check_repairs(opened.decoder, plan.edits)
     begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)
     windows, gate = None, None
     if plan.is_fitted:
         windows = calibrate(run, opened)
-        check_tokens(plan, windows, report)
-        check_versions(plan, opened.decoder, report)
-        gate = Gate(opened.decoder, held_out_windows(recipe, windows), run.clock)
+        gate = gate_of(run, plan, opened, windows)
     dense = measure_model(run, opened.decoder, opened, texts, NO_TASKS)
     return apply_and_write(run, plan, opened, windows, texts, dense, gate)
 

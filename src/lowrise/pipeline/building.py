@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -54,8 +55,7 @@ def apply_and_write(
     compute = opened.decoder.dtype
     curves, fits = edit_model(run, plan, opened, windows)
     if gate is not None and plan.scores.get("held_out", {}).get("after") is None:
-        held_out = gate.scores(gate.loss(opened.decoder))
-        plan = plan.model_copy(update={"scores": {**plan.scores, "held_out": held_out}})
+        plan = gate.noted(plan, opened.decoder)
     with output_folder(out, run.force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(opened, folder, out=out, compute=compute)
@@ -68,8 +68,7 @@ def apply_and_write(
             # the dense model in memory was edited and given up: its source is opened again
             results = with_speed(run, results, decoder, open_from(recipe).decoder)
         results = results.but(
-            training=[Curve(**curve.data()).summary for curve in curves],
-            repairs=[RepairFit(**asdict(fit)) for fit in fits],
+            **came_of_edits(curves, fits),
             memory=results.memory | {f"{name}_until_written": value for name, value in until_written.items()},
             command="apply" if run.command == "apply" else "run",
             base=inherited_metadata(opened.place),
@@ -82,6 +81,14 @@ def apply_and_write(
                 (folder / name).write_text(text, encoding="utf-8")
     tell_collapse(results, plan.scores, run.report)
     return results
+
+
+def came_of_edits(curves: list[TrainingCurve], fits: list[Fit]) -> dict[str, Any]:
+    """`training` and `repairs` of results.json."""
+    return {
+        "training": [Curve(**curve.data()).summary for curve in curves],
+        "repairs": [RepairFit(**asdict(fit)) for fit in fits],
+    }
 
 
 def edit_model(

@@ -16,8 +16,8 @@ from lowrise.measure.tasks import TaskSet
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.progress import Reporter
-from lowrise.recipe import Bos
 from lowrise.results import TaskScores
+from lowrise.settings import Bos
 
 Answers = dict[str, TaskAnswers]  # by leaf task
 

@@ -28,10 +28,10 @@ from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.progress import Reporter
 from lowrise.quality import collapsed_on
-from lowrise.recipe import Bos
 from lowrise.report import words
 from lowrise.report.verdict import collapse_notice
 from lowrise.results import MeasuredModel, Perplexity, Results, Retained
+from lowrise.settings import Bos
 
 
 @dataclass(frozen=True)

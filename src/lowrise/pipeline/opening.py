@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
 from lowrise.calibration.sentences import Sentences, calibration_sentences
@@ -54,10 +54,15 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
     """Refuse to compare models that do not read the same tokens; only their tokenizers are opened."""
     how = {"trust_remote_code": recipe.trust_remote_code, "allow_pickle": recipe.allow_pickle}
     ours, theirs = (open_tokenizer(str(source), **how) for source in (recipe.model, dense))
+    refuse_other_tokenizer(ours, theirs, str(recipe.model), f"--dense {dense}")
+
+
+def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> None:
+    """Raises ModelError where the dense model's tokenizer gives other tokens than that of `source`."""
     if alike_key(ours) != alike_key(theirs):
         found = f"another, of {len(theirs):,} tokens against {len(ours):,}"
-        expected = f"a model of the same tokenizer as {recipe.model}"
-        raise ModelError(f"--dense {dense}", expected, found, "name the model it was made from")
+        expected = f"a model of the same tokenizer as {source}"
+        raise ModelError(where, expected, found, "name the model it was made from")
 
 
 def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:

@@ -11,18 +11,20 @@ from lowrise.edit.student import student_of
 from lowrise.errors import PlanError
 from lowrise.measure.system import versions
 from lowrise.methods import load, method
+from lowrise.model.custom import refuse_network
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, kept_observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
-from lowrise.pipeline.repairing import Gate, held_out_windows, special_tokens
+from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows, special_tokens
 from lowrise.pipeline.sizing import naming_size
-from lowrise.plan import SETTINGS, Drop, Merge, Plan, Replace, load_plainly, network_edit
+from lowrise.plan import SETTINGS, Drop, Merge, Plan, Replace, check_plan_fits, load_plainly, network_edit
 from lowrise.planned import settings_of, true_to_edits
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
+from lowrise.scores import scores_of
 from lowrise.select.choice import Choice, as_text
 from lowrise.select.selection import Selection
 
@@ -133,6 +135,23 @@ def _warn_of_writers(criterion: str, choice: Choice, writers: list[int], report:
             f"layers {as_text(choice.spans)}, chosen by {criterion}, hold layer {inside[0]}, which writes massive "
             f"activations, so that {criterion} says little of it; {choice.way_out}"
         )
+
+
+def check_plan(plan: Plan, opened: OpenModel) -> None:
+    """Raises PlanError or ModelError for what cannot be done to this model, or what the page could not read of the
+    plan, before anything is computed.
+    """
+    refuse_network(opened.decoder)
+    check_plan_fits(plan, opened.record)
+    scores_of(plan)
+    check_repairs(opened.decoder, plan.edits)
+
+
+def gate_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> Gate:
+    """For a plan that is fitted on `windows`. Raises PlanError as of `check_tokens`."""
+    check_tokens(plan, windows, run.report)
+    check_versions(plan, opened.decoder, run.report)
+    return Gate(opened.decoder, held_out_windows(run.recipe, windows), run.clock)
 
 
 def check_counts(plan: Plan, decoder: Decoder) -> Plan:

@@ -106,6 +106,10 @@ class Gate:
         with self._clock.stage("gate"):
             return student.loss(self._windows)
 
+    def noted(self, plan: Plan, decoder: Decoder) -> Plan:
+        """The plan with what its edits did to the loss, of the decoder that they were done to."""
+        return plan.model_copy(update={"scores": {**plan.scores, "held_out": self.scores(self.loss(decoder))}})
+
     def scores(self, after: float | None) -> dict[str, Any]:
         """For the plan: mean next-token loss, natural log. after: None for what is not known before it is done."""
         ratio = None if after is None else math.exp(min(after - self.dense, 700.0))

@@ -14,7 +14,7 @@ from lowrise.measure.system import versions
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
-from lowrise.reading import UnreadableError, sha256_of
+from lowrise.reading import sha256_or_none
 from lowrise.work import Work
 
 # Settings of a recipe that decide what is measured, or how a model is opened, but neither a plan nor weights.
@@ -58,7 +58,8 @@ def work_key(run: Run, opened: OpenModel, plan: Plan | None = None) -> str:
     about = {
         "command": run.command,
         "recipe": recipe.model_dump(exclude=_BESIDE),
-        "files": [_sha256(file) for file in files],
+        # of a dataset's name, and of what the calibration will refuse, there is none
+        "files": [None if file is None else sha256_or_none(file) for file in files],
         "plan": None if plan is None else plan.to_json(),
         "model": opened.record.model_dump(),
         "config": opened.model.config.to_json_string(use_diff=False),
@@ -69,11 +70,3 @@ def work_key(run: Run, opened: OpenModel, plan: Plan | None = None) -> str:
         "versions": versions(),
     }
     return digest(about)[:8]
-
-
-def _sha256(path: str | None) -> str | None:
-    """None for what is no file: a dataset's name, or what the calibration will refuse."""
-    try:
-        return None if path is None else sha256_of(path)
-    except (OSError, ValueError, UnreadableError):
-        return None

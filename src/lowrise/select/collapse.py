@@ -12,11 +12,12 @@ from lowrise.model.decoder import Decoder
 from lowrise.plan import Merge
 from lowrise.progress import Bar, Reporter
 from lowrise.quality import is_collapse
-from lowrise.recipe import PAPER_THRESHOLD, Collapse, Recipe
+from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice
 from lowrise.select.journal import Journal
 from lowrise.select.selection import Selection
 from lowrise.select.stack import Stack, Trial
+from lowrise.settings import PAPER_THRESHOLD, Collapse
 from lowrise.work import Work
 
 

@@ -36,15 +36,17 @@ def check(decoder: Decoder, _recipe: Recipe, _k: int) -> None:
 
 
 def choose(selection: Selection) -> Choice:
-    fitted, held_out = selection.split
-    effort, report = selection.recipe.effort, selection.report
-    return choose_repaired(selection.decoder, fitted, held_out, selection.count, effort, report, selection.work)
+    return choose_repaired(*_of(selection))
 
 
 def choose_span(selection: Selection) -> Choice:
-    fitted, held_out = selection.split
-    effort, report = selection.recipe.effort, selection.report
-    return choose_repaired_span(selection.decoder, fitted, held_out, selection.count, effort, report, selection.work)
+    return choose_repaired_span(*_of(selection))
+
+
+def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work]:
+    """What both searches take."""
+    effort, report, work = selection.recipe.effort, selection.report, selection.work
+    return selection.decoder, *selection.split, selection.count, effort, report, work
 
 
 def choose_repaired(

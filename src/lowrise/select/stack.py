@@ -17,7 +17,7 @@ from lowrise.model.alike import kinds
 from lowrise.model.decoder import Decoder
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
-from lowrise.recipe import Collapse
+from lowrise.settings import Collapse
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,107 @@
+"""A method as one row, and the recipe keys that not all methods look at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+Kind = Literal["criterion", "repair", "network"]
+LooksAt = Literal["states", "windows", "sentences", "nothing"]
+
+# Keys of a recipe that only some methods look at, and what methods do that look at them. A key of settings within it
+# stands for all of those. `calibration_length` and `written` need no row's word: they are of windows.
+OF_SOME: Mapping[str, str] = MappingProxyType(
+    {
+        "collapse": "search merges",
+        "strict": "search merges",
+        "avoid_massive": "choose by states",
+        "effort": "search with repair",
+        "layers": "take layers by hand",
+        "form": "put a network of two forms back",
+        "training.loss": "train",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row. Dotted paths are `package.module:name`, imported when they are first called.
+
+    function: of a criterion `choose(selection: Selection) -> Choice` (select/selection.py, select/choice.py), of a
+        repair `repair(task: RepairTask) -> Repaired` (edit/context.py); None of networks, which edit/replace.py makes.
+    paper: its address; None for a method of lowrise's own, or of a package that names none.
+    looks_at: what it is shown: `states` are what `observe` gathers of the layers' inputs and outputs, which massive
+        activations can mislead (there is a warning then); `windows` and `sentences` are tokens.
+    settings: of OF_SOME, those that it looks at.
+    check: refuses a model, by an InputError, before anything is computed: of a criterion `(decoder, recipe, k)`, k
+        layers to go or None, of a repair `(decoder)`.
+    loads_plainly: whether stock `from_pretrained` opens what comes of it. A network that looks at `form` does in its
+        portable one.
+
+    Of criteria. decides_number: it may say itself how many layers go, and has k None where no size is asked for.
+    one_span: it always answers one. takes_network: one, in whose place a network may stand.
+
+    Of repairs. marked: its windows are overwritten by a special token each (`Windows.marked`). on_networks: solves the
+    last matrix of a trained network too, `(fitted, held_out: Gram, matrix (k, d)) -> Solution`; None: it does not.
+    parameters: what it adds to the model, `(decoder, edits) -> int`; None: nothing. did: what it did, for the page, the
+    card and the terminal; {layers} is `layer 3` or `layers 3, 5`, {matrices} `matrix` or `matrices`, {first} the lowest
+    of the layers. did_reading: the same where none of the layers could be solved in what it writes. did_to_network: the
+    same of a trained network.
+    """
+
+    name: str
+    kind: Kind
+    summary: str
+    function: str | None = None
+    paper: str | None = None
+    looks_at: LooksAt = "windows"
+    settings: tuple[str, ...] = ()
+    check: str | None = None
+    loads_plainly: bool = True
+    decides_number: bool = False
+    one_span: bool = False
+    takes_network: bool = False
+    marked: bool = False
+    on_networks: str | None = None
+    parameters: str | None = None
+    did: str = "layers that are left were repaired from {first} on"
+    did_reading: str | None = None
+    did_to_network: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a row that is none: rows of other packages are read by this too."""
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            raise ValueError(f"the name {self.name!r} is not of small letters, digits and single dashes")
+        for field, values in (("kind", get_args(Kind)), ("looks_at", get_args(LooksAt))):
+            if getattr(self, field) not in values:
+                raise ValueError(f"{field} of {self.name} is {getattr(self, field)!r}, none of {', '.join(values)}")
+        for field in ("function", "check", "on_networks", "parameters"):
+            path = getattr(self, field)
+            if path is not None and not (isinstance(path, str) and re.fullmatch(r"[\w.]+:\w+", path)):
+                raise ValueError(f"{field} of {self.name} is {path!r}, not `package.module:name`")
+        if (self.function is None) != (self.kind == "network"):
+            raise ValueError(f"function of {self.name}: a criterion or a repair has one, a network none")
+        if self.takes_network and not self.one_span:
+            raise ValueError(f"{self.name} takes a network, but one_span is not said of it")
+        unknown = [key for key in self.settings if key not in OF_SOME]
+        if unknown:
+            raise ValueError(f"settings of {self.name}: {unknown[0]!r} is none of {', '.join(OF_SOME)}")
+        if not isinstance(self.summary, str) or not isinstance(self.paper, str | None):
+            raise ValueError(f"summary and paper of {self.name} are not text")
+        self.sentence([0])
+
+    def sentence(self, layers: list[int], *, reading: bool = False) -> str:
+        """What it did to these layers, from the lowest up. reading: in what they read alone."""
+        several = "s" if len(layers) > 1 else ""
+        names = {
+            "layers": f"layer{several} {', '.join(map(str, layers))}",
+            "matrices": "matrices" if several else "matrix",
+            "first": layers[0],
+        }
+        try:
+            return (self.did_reading or self.did if reading else self.did).format(**names)
+        except LookupError as error:
+            raise ValueError(f"did of {self.name} takes {', '.join(names)}, not {error}") from error
