@@ -63,10 +63,10 @@ def losses(asked: argparse.Namespace, files: list[str], written: float, seed: in
         samples=asked.samples,
         length=asked.length,
         seed=seed,
-        report=QUIET,
+        progress=QUIET,
         written=written,
     )
-    marked = found.marked(special_tokens(opened))
+    marked = found.with_special_tokens(special_tokens(opened))
     kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
     student = Student(decoder, kept)
     held_out = len(held_out_windows(build_recipe({"preset": "refit"}), found))

@@ -23,7 +23,7 @@ from common import demo_text, open_demo, parser, peak_memory, table
 
 from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.progress import Reporter
-from lowrise.select.collapse import collapse
+from lowrise.select.merge_search import collapse
 from lowrise.settings import Collapse
 
 BLOCKS = ("self_attn", "mlp")
@@ -95,7 +95,7 @@ def child(which: str, model: str | None, text: str, settings: Collapse) -> dict[
         words=WORDS,
         length=min(512, opened.decoder.max_length),
         seed=0,
-        report=quiet,
+        progress=quiet,
     )
     with torch.no_grad():
         opened.model(input_ids=sentences.ids, use_cache=False)

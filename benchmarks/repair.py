@@ -25,7 +25,7 @@ from lowrise.calibration.text import tokenise
 from lowrise.calibration.tokens import Windows, pack, sample
 from lowrise.edit.context import RepairTask
 from lowrise.edit.gram import Gram, solve, two_grams, weight_of
-from lowrise.edit.neurons import cheapest_out
+from lowrise.edit.neurons import obs_selection
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
@@ -41,7 +41,7 @@ def whole(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
 def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
     """What the naive way does: no descent, no window cut short."""
     with (
-        mock.patch("lowrise.edit.refit.descend", lambda _site: (0.0, 0.0)),
+        mock.patch("lowrise.edit.refit.reconstruct_block", lambda _site: (0.0, 0.0)),
         mock.patch("lowrise.calibration.tokens.SHORT", windows.length),
     ):
         whole(decoder, windows, held_out, kept)
@@ -50,7 +50,7 @@ def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> 
 def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
     """A layer's inputs and errors of all tokens stored, and what the dense layers read and wrote."""
     rows = len(windows) - held_out
-    h, calls = decoder.enter(windows.ids)
+    h, calls = decoder.embed(windows.ids)
     first = next(layer for layer in kept if layer + 1 not in kept)
     for layer in range(first):
         h = decoder.step(layer, h, calls)
@@ -114,7 +114,7 @@ def lend(
         decoder.step(layer, h, calls, theirs)
     fit, held = sums(torch.cat(inputs, -1), target - out - inputs[1] @ lent, weight_of(target))
     both, k = torch.cat([own, lent]).double(), len(own)
-    rows = cheapest_out(fit, both, k)
+    rows = obs_selection(fit, both, k)
     assert rows is not None
     alone, solution = (solve(fit.keeping(these, both), held.keeping(these, both)) for these in (torch.arange(k), rows))
     if solution.after >= alone.after or int(rows.max()) < k:

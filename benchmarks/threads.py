@@ -37,7 +37,7 @@ def child(model: str | None, samples: int, length: int) -> dict[str, float]:
     """Tokens a second of writing, seconds of a repair of the last layer but one on what was written."""
     opened, quiet = open_demo(model), Reporter(quiet=True)
     began = time.perf_counter()
-    ids = write_windows(opened.decoder, opened.tokenizer, samples=samples, length=length, seed=0, report=quiet)
+    ids = write_windows(opened.decoder, opened.tokenizer, samples=samples, length=length, seed=0, progress=quiet)
     written = time.perf_counter() - began
     kept = [layer for layer in range(len(opened.decoder)) if layer != len(opened.decoder) - 2]
     began = time.perf_counter()

@@ -42,7 +42,7 @@ def main() -> None:
             samples=given.samples,
             length=given.length,
             seed=seed,
-            report=Reporter(quiet=True),
+            progress=Reporter(quiet=True),
         )
         rates["lowrise"].append(tokens / (time.perf_counter() - began))
     ratio = statistics.median(mine / stock for mine, stock in zip(rates["lowrise"], rates["generate"], strict=True))

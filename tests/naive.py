@@ -20,7 +20,7 @@ from ridges import HELD_OUT, best_ridge
 
 def through(decoder: Decoder, layers: list[int], tokens: Windows, module: Any) -> tuple[Tensor, Tensor]:
     """(what `module` is given, what leaves the last of `layers`), from the embeddings, all windows at once."""
-    h, calls = decoder.enter(tokens.ids)
+    h, calls = decoder.embed(tokens.ids)
     with captured(module) as seen:
         for layer in layers:
             h = decoder.step(layer, h, calls)
@@ -31,7 +31,7 @@ def apart(ours: Decoder, naive: Decoder, kept: list[int], tokens: Windows) -> fl
     """How far states of the two students are from each other, of tokens that neither may have seen: the largest share
     of any layer. Matrices say less: a layer norm leaves one direction of their inputs, that no token takes, to chance.
     """
-    shares, (h, calls), (other, _) = [], ours.enter(tokens.ids), naive.enter(tokens.ids)
+    shares, (h, calls), (other, _) = [], ours.embed(tokens.ids), naive.embed(tokens.ids)
     for layer in kept:
         h, other = ours.step(layer, h, calls), naive.step(layer, other, calls)
         shares.append(float((h - other).norm() / other.norm()))
@@ -59,7 +59,7 @@ def naive_fold(decoder: Decoder, kept: list[int], tokens: Windows) -> None:
 
 
 def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int = 0) -> None:
-    """blocks: of a llama, whose neurons move too, each lender asked in so many parts."""
+    """blocks: of a llama, whose neurons move too, each donor asked in so many parts."""
     dense = Decoder(copy.deepcopy(decoder.model))
     targets = dict(dense.states(tokens.ids))
     first = min([*(layer for layer, _ in gaps(Student(decoder, kept))), *([kept[0]] if kept[0] else [])])
@@ -92,7 +92,7 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int 
 def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) -> Tensor:
     """The stream behind the attention of `layer`, but for its bias."""
     write = attention_write(decoder, layer)
-    h, calls = decoder.enter(tokens.ids)
+    h, calls = decoder.embed(tokens.ids)
     for one in below:
         h = decoder.step(one, h, calls)
     with captured(write.module) as seen:

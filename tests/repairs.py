@@ -10,5 +10,5 @@ from lowrise.edit.student import Student
 from lowrise.progress import Reporter
 
 
-def repair(student: Student, windows: Windows, held_out: int, how: str, report: Reporter) -> list[Fit]:
-    return by_name.repair(how, RepairTask(student, windows, held_out, report)).fits
+def repair(student: Student, windows: Windows, held_out: int, how: str, progress: Reporter) -> list[Fit]:
+    return by_name.repair(how, RepairTask(student, windows, held_out, progress)).fits

@@ -257,7 +257,7 @@ def _quicken(case: Case) -> None:
 def _step(arguments: list[str], log: Path, _title: str, _report: object) -> Any:
     """In this process, so that it dies with the comparison, as for a user. A row is a `run`: not counted again here."""
     from lowrise import cli
-    from lowrise.compare.child import Ended
+    from lowrise.compare.child import StepResult
 
     before, sys.argv = sys.argv, ["lowrise", *arguments]
     for counter in COUNTERS:
@@ -268,7 +268,7 @@ def _step(arguments: list[str], log: Path, _title: str, _report: object) -> Any:
     except SystemExit as ended:
         if int(ended.code or 0) > 128:
             raise
-        return Ended(int(ended.code or 0), log, 1.0)
+        return StepResult(int(ended.code or 0), log, 1.0)
     finally:
         sys.argv = before
         for counter in COUNTERS:

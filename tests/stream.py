@@ -43,13 +43,13 @@ def walked(decoder: Decoder, kept: list[int], changes: dict[int, Callable[[Tenso
     """Logits of the dense layers `kept`, one by one; the stream is changed in front of layers in `changes`."""
     ids = tiny.ids()
     with torch.no_grad():
-        h, calls = decoder.enter(ids)
+        h, calls = decoder.embed(ids)
         for layer in range(len(decoder) + 1):
             if layer in changes:
                 h = changes[layer](h)
             if layer in kept:
                 h = decoder.step(layer, h, calls)
-        return decoder.leave(h, ids)
+        return decoder.logits(h, ids)
 
 
 def drop(decoder: Decoder, kept: list[int]) -> None:

@@ -14,7 +14,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
-from lowrise.select.repaired import choose_repaired
+from lowrise.select.refit_search import choose_by_refit
 from refusals import Main
 from repairs import repair
 
@@ -55,7 +55,7 @@ def test_the_search_is_that_of_the_cpu() -> None:
     found = []
     for decoder in on_both("llama"):
         fitted, deciding = Windows(tiny.ids(64, 32), "test", 0), Windows(tiny.ids(16, 32, 1), "test", 0)
-        choice = choose_repaired(decoder, fitted, deciding, 2, 1, QUIET)
+        choice = choose_by_refit(decoder, fitted, deciding, 2, 1, QUIET)
         found.append(choice.scores["rounds"][0]["divergences"])
     for one, other in zip(*found, strict=True):
         assert one == other or one == pytest.approx(other, rel=1e-2)

@@ -569,6 +569,6 @@ def test_a_notebook_shows_the_house_and_the_table_escaped(model: lowrise.Model) 
         assert "<script" not in html
         assert not re.search(r"(https?:)?//|url\(|@import|\bon\w+=", html)
         assert html.count("<div") == html.count("</div")
-    assert all("6 storeys before, 4 after" in html for html in shown[:2])
+    assert all("6 depth before, 4 after" in html for html in shown[:2])
     assert "perplexity, &lt;b&gt;.txt" in shown[2]
     assert "&lt;script&gt;" in shown[0]

@@ -115,7 +115,7 @@ def test_pieces_of_a_window_begin_with_the_prefix_and_no_mark_overwrites_it(temp
     ]
     assert pieces.prefix == count
     assert torch.equal(windows.pieces(64).ids, ids)
-    many = Windows(ids.repeat(40, 1), "text", 3, prefix=count).marked([5, 6])
+    many = Windows(ids.repeat(40, 1), "text", 3, prefix=count).with_special_tokens([5, 6])
     assert torch.equal(many.ids[:, :count], ids[:1, :count].expand(80, -1))
     assert (many.ids[:, count:] < 10).sum(1).eq(1).all()
     assert list(leading_tokens(tiny.tokenizer(template), "auto")) == prefix
@@ -155,7 +155,7 @@ def test_rows_that_the_model_writes_begin_with_the_prefix_and_go_on_as_it_would(
 def test_sentences_begin_with_bos_end_in_text_and_are_joined_behind_one(text_file: Path, tmp_path: Path) -> None:
     tokenizer = tiny.tokenizer("<s> $A </s>")
     how: dict[str, Any] = {"text": [str(text_file)], "dataset": None, "samples": 3, "words": 6, "length": 32, "seed": 0}
-    found = calibration_sentences(decoder(), tokenizer, **how, report=QUIET)
+    found = calibration_sentences(decoder(), tokenizer, **how, progress=QUIET)
     assert found.prefix == 1
     assert found.ids[:, 0].tolist() == [0] * len(found)
     assert not (found.ids[:, 1:][found.mask[:, 1:]] <= 1).any()
@@ -176,7 +176,7 @@ def test_windows_too_short_for_a_prefix_and_prefixes_without_an_embedding_are_on
     beyond = tiny.tokenizer()
     beyond.add_special_tokens({"bos_token": "<far>"})
     with pytest.raises(TextError, match="found token 300 put in front of every text; say --bos never"):
-        write_windows(decoder(), beyond, samples=1, length=8, seed=0, report=QUIET, prefix=(300,))
+        write_windows(decoder(), beyond, samples=1, length=8, seed=0, progress=QUIET, prefix=(300,))
 
 
 def test_samples_of_text_begin_with_bos_and_end_without_eos(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def only(folder: Path) -> Path:
 def test_what_is_written_is_read_and_nothing_else(kept: Cache) -> None:
     assert kept.read(KEY) == {"acc": 0.1, "loss": float("inf")}
     assert kept.read({**KEY, "limit": 1}) is None
-    assert kept.report.warnings == []
+    assert kept.progress.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_a_spoiled_entry_is_not_trusted(kept: Cache, spoil: Callable[[str], str]
     file = only(kept.folder)
     file.write_bytes(spoil(file.read_text()).encode(errors="surrogateescape"))
     assert kept.read(KEY) is None
-    assert reason in kept.report.warnings[0]
-    assert "measured again" in kept.report.warnings[0]
+    assert reason in kept.progress.warnings[0]
+    assert "measured again" in kept.progress.warnings[0]
     kept.write(KEY, 1, {})
     assert kept.read(KEY) == 1
 
@@ -124,7 +124,7 @@ def test_samples_of_text_are_written_once_a_model(
     wrote: list[int] = []
 
     def counted(decoder: Any, *others: Any) -> dict[str, str]:
-        wrote.append(decoder.storeys)
+        wrote.append(decoder.depth)
         return continuations(decoder, *others)
 
     monkeypatch.setattr(measuring, "continuations", counted)

@@ -29,7 +29,7 @@ def windows(text: list[str], samples: int = 8, length: int = 16, seed: int = 0, 
         samples=samples,
         length=length,
         seed=seed,
-        report=QUIET,
+        progress=QUIET,
     )
 
 
@@ -104,7 +104,7 @@ def test_a_dataset_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def write(family: str = "llama", samples: int = 5, length: int = 20, seed: int = 0) -> torch.Tensor:
     return write_windows(
-        Decoder(tiny.model(family)), tiny.tokenizer(), samples=samples, length=length, seed=seed, report=QUIET
+        Decoder(tiny.model(family)), tiny.tokenizer(), samples=samples, length=length, seed=seed, progress=QUIET
     )
 
 
@@ -168,13 +168,13 @@ def test_a_share_of_the_windows_is_written_by_the_model_beside_text(text_file: P
 
 def test_one_token_of_each_window_is_marked_and_never_the_first() -> None:
     plain = Windows(torch.full((50, 8), 9), "test", 3)
-    marked = plain.marked([1, 2])
+    marked = plain.with_special_tokens([1, 2])
     places = marked.ids != plain.ids
     assert places.sum(1).eq(1).all()
     assert not places[:, 0].any()
     assert marked.ids[places].tolist() == [1, 2] * 25
-    assert torch.equal(marked.ids, plain.marked([1, 2]).ids)
-    assert plain.marked([]) is plain
+    assert torch.equal(marked.ids, plain.with_special_tokens([1, 2]).ids)
+    assert plain.with_special_tokens([]) is plain
 
 
 def test_every_other_window_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_what_the_model_wrote_comes_first_in_the_order_it_was_in() -> None:
     rest, held_out = windows.split(0.5)
     assert rest.written_first().ids[:, 0].tolist() == [4, 0, 8]
     assert held_out.pieces(2).written_first().ids[:, 0].tolist() == [12, 16, 14, 18, 20, 22]
-    assert windows.marked([99]).first(4).written_first().ids[:, 0].tolist() == [4, 12, 0, 8]
+    assert windows.with_special_tokens([99]).first(4).written_first().ids[:, 0].tolist() == [4, 12, 0, 8]
     assert Windows(ids, "text", 3).written_first().ids is ids
 
 

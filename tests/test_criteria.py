@@ -19,10 +19,10 @@ from lowrise.errors import OutputError, RecipeError
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
 from lowrise.observe import loss as loss_module
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.angular import AngularDistance
 from lowrise.observe.loss import losses_by_piece, next_token_loss
 from lowrise.observe.massive import MassiveActivations
-from lowrise.observe.shelf import Shelf
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.observe.stream import Observation
 from lowrise.progress import Reporter
@@ -226,13 +226,13 @@ class TestGreedy:
 
     def test_a_shelf_gives_back_what_was_put(self) -> None:
         states = [torch.randn(2, 3, 4).to(torch.bfloat16), torch.randn(1, 3, 4), torch.randn(1, 3, 4)]
-        with Shelf() as shelf:
-            shelf.put(5, states[0])
-            shelf.put("a", states[1])
-            assert torch.equal(shelf.get(5), states[0])
-            shelf.put("a", states[2])
-            assert torch.equal(shelf.get("a"), states[2])
-            assert torch.equal(shelf.get(5), states[0])
+        with ActivationStore() as store:
+            store.put(5, states[0])
+            store.put("a", states[1])
+            assert torch.equal(store.get(5), states[0])
+            store.put("a", states[2])
+            assert torch.equal(store.get("a"), states[2])
+            assert torch.equal(store.get(5), states[0])
 
     def test_nothing_of_the_model_changes(self) -> None:
         decoder = make("llama")

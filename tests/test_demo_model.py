@@ -34,7 +34,12 @@ def opened() -> OpenModel:
 def naive_cosines(opened: OpenModel, topics_file: Path, n: int) -> torch.Tensor:
     """All hidden states from hooks on the layers, kept; plain cosine a token, mean over all tokens."""
     windows = calibration_windows(
-        opened.decoder, opened.tokenizer, text=[str(topics_file)], dataset=None, report=Reporter(quiet=True), **SETTINGS
+        opened.decoder,
+        opened.tokenizer,
+        text=[str(topics_file)],
+        dataset=None,
+        progress=Reporter(quiet=True),
+        **SETTINGS,
     )
     layers = opened.model.model.layers
     kept: list[list[torch.Tensor]] = [[] for _ in range(31)]

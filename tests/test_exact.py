@@ -21,7 +21,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.observe.stream import observe
 from lowrise.progress import Reporter
-from lowrise.select.repaired import choose_repaired, choose_repaired_span
+from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
 from lowrise.select.taylor import choose_by_taylor
 from repairs import repair
 from tiny import windows
@@ -80,8 +80,8 @@ def _representations(_decoder: Decoder) -> None:
 
 def _finalists(decoder: Decoder) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lowrise.select.repaired._one_gap", lambda *_search: [1, 4])
-        assert choose_repaired(decoder, windows(), windows(4), 2, 1, QUIET).scores["finalists"]
+        patch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: [1, 4])
+        assert choose_by_refit(decoder, windows(), windows(4), 2, 1, QUIET).scores["finalists"]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def _finalists(decoder: Decoder) -> None:
         lambda decoder: observe(decoder, windows(), QUIET),
         lambda decoder: perplexity(decoder, windows(), QUIET),
         lambda _decoder: choose_by_taylor(Decoder(tiny.model("llama", num_hidden_layers=8)), windows(4), 1, QUIET),
-        lambda decoder: choose_repaired(decoder, windows(), windows(4), 2, 1, QUIET),
-        lambda decoder: choose_repaired_span(decoder, windows(), windows(4), 2, 1, QUIET),
+        lambda decoder: choose_by_refit(decoder, windows(), windows(4), 2, 1, QUIET),
+        lambda decoder: choose_span_by_refit(decoder, windows(), windows(4), 2, 1, QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(64), 4, "refit", QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), 4, "fold", QUIET),
         lambda decoder: repair(Student(decoder, [0, 1, 2, 4, 5]), windows(), 4, "fold-cosine", QUIET),

@@ -120,19 +120,19 @@ class TestFamily:
         decoder = Decoder(model)
         with torch.no_grad():
             *_, (_, last) = decoder.states(ids)
-            assert torch.equal(decoder.leave(last, ids), logits(model, ids))
+            assert torch.equal(decoder.logits(last, ids), logits(model, ids))
 
     def test_running_parts_leaves_the_layers_in_place_even_when_it_fails(self, family: str) -> None:
         decoder = Decoder(tiny.model(family))
         stack = decoder.layers
         with pytest.raises((IndexError, RuntimeError)):
-            decoder.enter(torch.tensor([[10**6]]))
+            decoder.embed(torch.tensor([[10**6]]))
         assert decoder.layers is stack
 
     def test_training_the_layer_in_place_sees_causal_attention(self, family: str) -> None:
         """A later token must not change an earlier one's output when a layer runs with the recorded calls."""
         decoder = Decoder(tiny.model(family, attn_implementation="eager"))
-        h, calls = decoder.enter(tiny.ids(rows=1))
+        h, calls = decoder.embed(tiny.ids(rows=1))
         changed = h.clone()
         changed[:, -1] += 1
         with torch.no_grad():
@@ -204,9 +204,9 @@ def test_layers_that_return_a_list(tmp_path: Path) -> None:
     decoder = Decoder(model)
     with torch.no_grad():
         *_, (_, last) = decoder.states(ids)
-        assert torch.equal(decoder.leave(last, ids), logits(model, ids))
+        assert torch.equal(decoder.logits(last, ids), logits(model, ids))
         decoder.attach(random_network("ffn", 32, 48, "relu", 0), len(decoder))  # after the last layer: its output
-        assert not torch.equal(decoder.leave(last, ids), logits(model, ids))
+        assert not torch.equal(decoder.logits(last, ids), logits(model, ids))
 
 
 @pytest.mark.parametrize("preset", ["streamline-none", "streamline", "streamline-ffn", "laco-mean"])

@@ -17,12 +17,12 @@ import tiny
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from lowrise.select import repaired
 from lowrise.select.choice import spans_of
-from lowrise.select.repaired import choose_repaired
-from lowrise.select.repaired_trials import Search
+from lowrise.select.refit_search import choose_by_refit
+from lowrise.select.refit_trials import Search
 from repairs import repair
 from test_search import divergence, naive_trial, naive_write
 from tiny import windows, without
@@ -36,7 +36,7 @@ def both(fitted: Windows, deciding: Windows) -> Windows:
 
 
 def with_one_gap(monkeypatch: pytest.MonkeyPatch, layers: list[int]) -> None:
-    monkeypatch.setattr("lowrise.select.repaired._one_gap", lambda *_search: layers)
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: layers)
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def test_a_finalist_is_worth_what_it_is_once_it_is_repaired(
     with_one_gap(monkeypatch, [2, 3, 5])
     decoder, fitted, deciding = Decoder(tiny.model(family)), windows(24), windows(8, seed=1)
     before = copy.deepcopy(decoder.model.state_dict())
-    choice = choose_repaired(decoder, fitted, deciding, 3, 1, QUIET)
+    choice = choose_by_refit(decoder, fitted, deciding, 3, 1, QUIET)
     assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
     rounds = sorted(one["removed"] for one in choice.scores["rounds"])
     finalists = choice.scores["finalists"]
@@ -90,22 +90,22 @@ def test_the_one_gap_is_the_best_of_all_spans_or_of_all_shorter_ones_with_a_laye
         more.append((divergence(decoder, trial, left, deciding), sorted([*shorter, layer])))
     expected = min([best[k][:2], min(more)])[1]
     take_from_the_top(monkeypatch)
-    found = choose_repaired(decoder, fitted, deciding, k, 1, QUIET)
+    found = choose_by_refit(decoder, fitted, deciding, k, 1, QUIET)
     assert found.scores["finalists"][1]["spans"] == spans_of(expected)
 
 
 def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the rounds had taken the layers from the top, so that what has one gap differs from them."""
     rounds = [{"removed": layer, "loss": 9.0} for layer in (5, 1, 3)]
-    monkeypatch.setattr("lowrise.select.repaired._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
+    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
     rehearsed = iter([(2.0, 0.5), (2.5, 0.25)])
-    monkeypatch.setattr("lowrise.select.repaired.Search.rehearse", lambda *_: next(rehearsed))
+    monkeypatch.setattr("lowrise.select.refit_search.Search.rehearse", lambda *_: next(rehearsed))
 
 
 def test_the_lower_divergence_goes_and_not_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     with_one_gap(monkeypatch, [2, 3])
     take_from_the_top(monkeypatch)
-    choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 2, 1, QUIET)
+    choice = choose_by_refit(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 2, 1, QUIET)
     assert choice.spans == [(2, 4)]
     assert (choice.scores["layers"], choice.scores["loss"]["after"]) == ([2, 3], 2.5)
 
@@ -121,8 +121,8 @@ def spans_that_miss(monkeypatch: pytest.MonkeyPatch, by_length: dict[int, float]
     def trials(_search: Any, candidates: list[int], _bar: Any, **_how: Any) -> dict[int, Any]:
         return {one: SimpleNamespace(loss=1.0, divergence=more[one]) for one in candidates}
 
-    monkeypatch.setattr("lowrise.select.repaired.Search.span", span)
-    monkeypatch.setattr("lowrise.select.repaired.Search.trials", trials)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.span", span)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.trials", trials)
     take_from_the_top(monkeypatch)
     return tried
 
@@ -132,7 +132,7 @@ def test_a_layer_more_is_taken_only_where_the_whole_span_is_missed_more(
     whole: float, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spans_that_miss(monkeypatch, {2: 0.1, 3: whole}, {1: 0.4, 2: 0.4, 3: 0.3, 4: 0.4, 5: 0.2})
-    choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 3, 1, QUIET)
+    choice = choose_by_refit(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 3, 1, QUIET)
     assert choice.scores["finalists"][1]["spans"] == expected
 
 
@@ -148,9 +148,9 @@ def test_spans_are_tried_where_their_ends_are_most_alike(effort: int, monkeypatc
         cosines = [float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in ends]
         starts = sorted(range(len(cosines)), key=lambda start: -cosines[start])[:effort]
         expected += [(start + 1, start + 1 + n) for start in starts]
-    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 1)
+    monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 1)
     tried = spans_that_miss(monkeypatch, {2: 0.1, 3: 0.1}, dict.fromkeys(range(1, tiny.LAYERS), 0.2))
-    choose_repaired(decoder, windows(12), deciding, 3, effort, QUIET)
+    choose_by_refit(decoder, windows(12), deciding, 3, effort, QUIET)
     assert tried == expected
 
 
@@ -159,8 +159,8 @@ def test_a_search_that_begins_again_knows_nothing_of_what_it_tried() -> None:
     bar: Any = SimpleNamespace(advance=lambda *_note: None)
     found = []
     for gone in (1, None):
-        with Shelf() as shelf:
-            search = Search(decoder, fitted, deciding, shelf)
+        with ActivationStore() as store:
+            search = Search(decoder, fitted, deciding, store)
             if gone is not None:
                 search.remove([gone], search.trials([gone], bar)[gone])
                 search.trials([2, 3], bar)
@@ -174,10 +174,10 @@ def test_a_search_that_begins_again_knows_nothing_of_what_it_tried() -> None:
 @pytest.mark.parametrize(("k", "gap"), [(1, None), (2, "as the rounds")])
 def test_where_there_is_but_one_answer_nothing_is_repaired(k: int, gap: str | None, monkeypatch: Any) -> None:
     take_from_the_top(monkeypatch)
-    monkeypatch.setattr("lowrise.select.repaired.Search.rehearse", lambda *_: pytest.fail("repaired"))
+    monkeypatch.setattr("lowrise.select.refit_search.Search.rehearse", lambda *_: pytest.fail("repaired"))
     if gap is not None:
         with_one_gap(monkeypatch, [1, 5])
-    choice = choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, QUIET)
+    choice = choose_by_refit(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, QUIET)
     assert choice.scores["finalists"] == []
     assert choice.scores["loss"]["after"] == 9.0
     assert choice.scores["layers"] == [5, 1][:k]
@@ -197,7 +197,7 @@ def test_bars_end_where_the_search_does(k: int, gap: list[int] | None, monkeypat
             yield SimpleNamespace(advance=lambda *_note: steps.append(1))
             ended.append((title, len(steps), total))
 
-    choose_repaired(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, Counted(quiet=True))
+    choose_by_refit(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, Counted(quiet=True))
     assert [title for title, *_ in ended] == ["searching", *(["comparing"] if gap else [])]
     assert all(done == total for _, done, total in ended)
 
@@ -207,7 +207,7 @@ def test_plan_and_terminal_tell_what_was_repaired(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, quiet: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds = [{"removed": layer, "loss": 9.0} for layer in (4, 1)]
-    monkeypatch.setattr("lowrise.select.repaired._one_by_one", lambda *_: rounds)
+    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda *_: rounds)
     with_one_gap(monkeypatch, [2, 3])
     asked = ["--remove", "2", "--text", text_file, "--samples", "64", "--length", "32"]
     out = tmp_path / "plan.json"

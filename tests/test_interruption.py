@@ -258,7 +258,7 @@ def test_termination_while_it_trains(start: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_termination_while_it_writes(start: Start, long_text: Path, number: signal.Signals) -> None:
-    """Asked to end, or its terminal closed."""
+    """ComparisonRequest to end, or its terminal closed."""
     running = start("--preset", "streamline-none", "--eval-text", long_text)
     running.until_it_writes()
     status = running.send(number)

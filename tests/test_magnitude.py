@@ -140,10 +140,10 @@ def test_a_tied_head_stays_tied_and_says_the_same(family: str) -> None:
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     h, ids = torch.randn(2, 24, 32, generator=torch.Generator().manual_seed(0)), tiny.ids()
     with torch.no_grad():
-        expected, embedded = decoder.leave(h, ids), decoder.enter(ids)[0]
+        expected, embedded = decoder.logits(h, ids), decoder.embed(ids)[0]
         repaired = magnitude.repair(task_of(Student(decoder, tiny.without(0))))
-        assert torch.allclose(decoder.leave(h, ids), expected, atol=1e-5 * float(expected.abs().max()))
-        found = decoder.enter(ids)[0]
+        assert torch.allclose(decoder.logits(h, ids), expected, atol=1e-5 * float(expected.abs().max()))
+        found = decoder.embed(ids)[0]
     assert len(repaired.fits) == 1
     ratio = float(found.norm() / embedded.norm())
     assert abs(ratio - 1) > 1e-2
@@ -176,7 +176,7 @@ def test_a_merged_layer_before_the_gap_is_scaled_as_merged() -> None:
     student = student_of(decoder, [Merge(start=1, stop=3, rule="mean", weights=[0.5, 0.5], norms="keep")])
     fitted, _ = states_of(dense, tiny.windows())
     with torch.no_grad():
-        h, calls = dense.enter(tiny.windows().ids)
+        h, calls = dense.embed(tiny.windows().ids)
         merged = student.step(1, dense.step(0, h, calls), calls)[:-HELD_OUT].flatten(0, 1).double()
     ratio = naive_ratio({**fitted, 2: merged}, 2, 3)
     magnitude.repair(task_of(student))

@@ -16,8 +16,8 @@ import tiny
 from lowrise.edit.merge import Mix, merge, mix_of
 from lowrise.edit.student import student_of
 from lowrise.errors import PlanError
-from lowrise.model.alike import kinds
 from lowrise.model.decoder import Decoder
+from lowrise.model.same_architecture import kinds
 from lowrise.plan import Merge, rule_weights
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "olmo2"]

@@ -45,13 +45,13 @@ def by_hand(folder: Path, maps: dict[int, torch.Tensor], gone: tuple[int, ...]) 
     """Logits of the dense layers one by one, the stream multiplied in front of those in `maps`."""
     decoder, ids = Decoder(AutoModelForCausalLM.from_pretrained(folder)), tiny.ids()
     with torch.no_grad():
-        h, calls = decoder.enter(ids)
+        h, calls = decoder.embed(ids)
         for layer in range(tiny.LAYERS + 1):
             if layer in maps:
                 h = h @ maps[layer]
             if layer < tiny.LAYERS and layer not in gone:
                 h = decoder.step(layer, h, calls)
-        return decoder.leave(h, ids)
+        return decoder.logits(h, ids)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_maps_act_where_layers_are_gone_in_memory_and_after_plain_loading(
     assert torch.equal(logits(loaded, tiny.ids()), in_memory)
     decoder = Decoder(loaded)
     assert [network.kind for network in decoder.networks] == ["linear"] * len(places)
-    assert decoder.storeys == len(decoder) == tiny.LAYERS - len(gone)
+    assert decoder.depth == len(decoder) == tiny.LAYERS - len(gone)
 
 
 def test_a_checkpoint_of_maps_is_written_the_same_again(tiny_folder: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_older_output_with_its_own_networks_file_opens(tiny_folder: Path, tmp
     (out / "lowrise_networks.py").write_text(OLDER_NETWORKS, encoding="utf-8")
     opened = open_model(str(out), device="cpu", trust_remote_code=True)
     assert torch.equal(logits(opened.model, tiny.ids()), in_memory)
-    assert opened.decoder.storeys == 5
+    assert opened.decoder.depth == 5
     with pytest.raises(ModelError, match="make it anew with --form portable"):
         refuse_network(opened.decoder)
 

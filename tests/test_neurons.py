@@ -11,12 +11,12 @@ from torch import Tensor
 
 import tiny
 from lowrise.edit.gram import Gram
-from lowrise.edit.neurons import MOST_INPUTS, WHILE_CHOOSING, adopt, blocks, cheapest_out
+from lowrise.edit.neurons import MOST_INPUTS, WHILE_CHOOSING, blocks, obs_selection, transplant_block
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import mlp_write
 from lowrise.model.neurons import chosen, neurons_apart, parameters
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from naive import apart, naive_refit
 from repairs import repair
@@ -76,7 +76,7 @@ def test_the_rows_that_go_cost_least_when_all_others_make_up_for_them(monkeypatc
     rows = list(range(12))
     while len(rows) > 6:
         rows.remove(min(rows, key=lambda row: cost([other for other in rows if other != row])))
-    found = cheapest_out(fit, matrix, 6)
+    found = obs_selection(fit, matrix, 6)
     assert found is not None
     assert found.tolist() == rows
 
@@ -84,7 +84,7 @@ def test_the_rows_that_go_cost_least_when_all_others_make_up_for_them(monkeypatc
 def test_sums_that_say_nothing_choose_nothing() -> None:
     silent = Gram(4, 2, torch.device("cpu"))
     silent.add(torch.zeros(8, 4), torch.ones(8, 2))
-    assert cheapest_out(silent, torch.ones(4, 2, dtype=torch.float64), 2) is None
+    assert obs_selection(silent, torch.ones(4, 2, dtype=torch.float64), 2) is None
 
 
 @torch.no_grad()
@@ -182,7 +182,7 @@ def test_neurons_taken_over_meet_the_dense_state_better_on_tokens_of_their_own(
         decoder.layers[3].get_parameter(write.parameter).mul_(4)  # an MLP that is missed
         targets: dict[int, Tensor] = dict(decoder.states(other.ids))
         repair(Student(decoder, [0, 1, 2, 4, 5]), tokens, HELD_OUT, "refit", QUIET)
-        h, calls = decoder.enter(other.ids)
+        h, calls = decoder.embed(other.ids)
         for layer in (0, 1, 2):
             h = decoder.step(layer, h, calls)
         return float((h - targets[4]).square().sum())
@@ -204,19 +204,21 @@ def test_what_two_layers_lend_is_never_more_than_there_is() -> None:
     decoder.layers[1].get_parameter("mlp.down_proj.weight").mul_(0.1)
     for layer in (1, 2, 3):
         decoder.layers[layer].get_parameter("self_attn.o_proj.weight").zero_()
-    lenders = []
+    donors = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("lowrise.edit.neurons.adopt", lambda *args: lenders.append(args[1]) or adopt(*args))
+        patched.setattr(
+            "lowrise.edit.neurons.transplant_block", lambda *args: donors.append(args[1]) or transplant_block(*args)
+        )
         fit, *_ = repair(Student(decoder, [0, 1, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)
-    assert lenders == [2, 3]
+    assert donors == [2, 3]
     assert 0 < fit.neurons <= decoder.config.intermediate_size
 
 
 @torch.no_grad()
 def test_what_lies_on_disk_does_not_grow_with_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
-    leave = Shelf.__exit__
-    monkeypatch.setattr(Shelf, "__exit__", lambda self, *of: (kept.append(self._end), leave(self, *of))[1])
+    leave = ActivationStore.__exit__
+    monkeypatch.setattr(ActivationStore, "__exit__", lambda self, *of: (kept.append(self._end), leave(self, *of))[1])
     for layers in (6, 9):
         decoder = Decoder(tiny.model("llama", num_hidden_layers=layers))
         repair(Student(decoder, [one for one in range(layers) if one != 1]), windows(8), HELD_OUT, "refit", QUIET)
@@ -225,7 +227,7 @@ def test_what_lies_on_disk_does_not_grow_with_depth(monkeypatch: pytest.MonkeyPa
 
 @torch.no_grad()
 def test_sums_that_are_no_numbers_take_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when a lender's neuron overflows on held-out tokens alone."""
+    """As when a donor's neuron overflows on held-out tokens alone."""
 
     class Overflown(Gram):
         def keeping(self, rows: Tensor, matrix: Tensor) -> Gram:

@@ -13,16 +13,16 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from lowrise.edit.gram import solve, two_grams, weight_of
+from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.refit import _pass_dense, _refit_attention_write
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import DAMPING, Write, attention_of, mlp_of
 from lowrise.edit.writing import STEPS, held_out_error, refit_write, sums
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured, check_writes
-from lowrise.model.refittable import check_refit
-from lowrise.observe.shelf import Shelf
+from lowrise.model.refittable import refit_support
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from repairs import repair
 from ridges import HELD_OUT, best_ridge
@@ -51,11 +51,11 @@ def writes(decoder: Decoder, layer: int) -> tuple[Write, Write]:
 
 
 @pytest.fixture
-def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
+def layerwise(request: pytest.FixtureRequest) -> Iterator[LayerwisePass]:
     """Before the gap [3, 4) of a tiny model, the dense model behind it."""
     decoder = make(getattr(request, "param", "gemma2"))
-    with torch.no_grad(), Shelf() as shelf:
-        made = Sweep(Student(decoder, without(3)), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+    with torch.no_grad(), ActivationStore() as store:
+        made = LayerwisePass(Student(decoder, without(3)), windows(64), HELD_OUT, store, LAYER, mixed=False)
         for number, _, calls in made.batches():
             made.dense(number, calls)
         yield made
@@ -66,7 +66,7 @@ def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
 @pytest.mark.parametrize("family", NORMED)
 def test_what_is_written_is_linear_in_what_stands_for_the_matrix(family: str, dtype: torch.dtype) -> None:
     decoder = make(family, dtype)
-    h, calls = decoder.enter(tiny.ids())
+    h, calls = decoder.embed(tiny.ids())
     for write in writes(decoder, LAYER):
         assert write.norm is not None
         wrote: list[Tensor] = []
@@ -83,7 +83,7 @@ def test_what_is_written_is_linear_in_what_stands_for_the_matrix(family: str, dt
 def test_they_are_refit_and_not_folded(family: str) -> None:
     with pytest.raises(ModelError, match=rf"repair of family {family}.*choose a preset that repairs nothing"):
         check_writes(make(family))
-    assert check_refit(make(family))
+    assert refit_support(make(family))
 
 
 @pytest.mark.parametrize("which", ["post_attention_layernorm", "post_feedforward_layernorm"])
@@ -95,16 +95,16 @@ def test_a_norm_that_is_another_is_found_out_by_trying(which: str, how: str) -> 
         module.register_forward_pre_hook(lambda _module, args: (args[0] - args[0].mean(-1, keepdim=True),))
     else:
         module.register_forward_hook(lambda _module, _args, out: out + 1)
-    assert not check_refit(decoder)
+    assert not refit_support(decoder)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sweep", NORMED, indirect=True)
-def test_a_step_is_the_regression_of_what_the_layer_misses(sweep: Sweep) -> None:
+@pytest.mark.parametrize("layerwise", NORMED, indirect=True)
+def test_a_step_is_the_regression_of_what_the_layer_misses(layerwise: LayerwisePass) -> None:
     """Written plainly: A/rms(y) toward what is missing, divided by what the norm scales by; the scale grows as rms."""
-    decoder, layer = sweep.decoder, sweep.decoder.layers[LAYER]
+    decoder, layer = layerwise.decoder, layerwise.decoder.layers[LAYER]
     target = dict(decoder.states(windows(64).ids))[STOP]
-    h, calls = decoder.enter(windows(64).ids)
+    h, calls = decoder.embed(windows(64).ids)
     for one in range(LAYER):
         h = decoder.step(one, h, calls)
     _, write = writes(decoder, LAYER)
@@ -120,52 +120,54 @@ def test_a_step_is_the_regression_of_what_the_layer_misses(sweep: Sweep) -> None
     counts = (1 / target.norm(dim=-1))[:-HELD_OUT]
     squares = (short @ (weight + x)).square().mean(-1)[:-HELD_OUT]
     grown = ((counts * squares).sum() / counts.sum()).sqrt()
-    solution, change = refit_write(sweep)
+    solution, change = refit_write(layerwise)
     assert change is None
-    assert solution.after == pytest.approx(held_out_error(sweep), rel=1e-6)
+    assert solution.after == pytest.approx(held_out_error(layerwise), rel=1e-6)
     assert solution.after < solution.before
-    assert torch.allclose(sweep.parameter(write.matrix.parameter), write.matrix.weight(weight + x), atol=1e-3)
-    new = write.norm.scale(sweep.parameter(write.norm.parameter))
+    assert torch.allclose(layerwise.parameter(write.matrix.parameter), write.matrix.weight(weight + x), atol=1e-3)
+    new = write.norm.scale(layerwise.parameter(write.norm.parameter))
     assert torch.allclose(new, grown * scale, rtol=1e-3)
 
 
 @torch.no_grad()
-def test_a_step_that_is_none_changes_nothing(sweep: Sweep) -> None:
-    _, write = writes(sweep.decoder, LAYER)
+def test_a_step_that_is_none_changes_nothing(layerwise: LayerwisePass) -> None:
+    _, write = writes(layerwise.decoder, LAYER)
     fit, _ = two_grams(write.own.shape, write.own.device)
     with captured(write.matrix.module) as inputs:
-        for number, _, calls in sweep.batches():
-            sweep.run(number, calls)()
+        for number, _, calls in layerwise.batches():
+            layerwise.run(number, calls)()
     for a in inputs:
         fit.add(write.given(a.flatten(0, -2)), torch.zeros(a[..., 0].numel(), write.own.shape[1]))
     for name, value in write.moved(torch.zeros_like(write.own), fit, torch.float32).items():
-        assert torch.allclose(value, sweep.parameter(name), rtol=1e-4, atol=1e-4), name
+        assert torch.allclose(value, layerwise.parameter(name), rtol=1e-4, atol=1e-4), name
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("helps", [*STEPS, None])
 def test_the_first_share_of_a_step_that_helps_is_taken(
-    sweep: Sweep, helps: float | None, monkeypatch: pytest.MonkeyPatch
+    layerwise: LayerwisePass, helps: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = held_out_error(sweep)
+    before = held_out_error(layerwise)
     errors = iter([before + 1.0] * (len(STEPS) if helps is None else STEPS.index(helps)) + [before / 2] * 9)
     monkeypatch.setattr("lowrise.edit.writing.held_out_error", lambda _site: next(errors))
-    _, write = writes(sweep.decoder, LAYER)
-    fit, _ = sums(sweep, write, weight_of)
-    solution, _ = refit_write(sweep)
+    _, write = writes(layerwise.decoder, LAYER)
+    fit, _ = sums(layerwise, write, weight_of)
+    solution, _ = refit_write(layerwise)
     taken = write.moved(solution.change, fit, torch.float32)
     if helps is None:
         assert (solution.ridge, solution.before) == (None, solution.after)
-        taken = {name: sweep.decoder.layers[LAYER].get_parameter(name) for name in taken}
+        taken = {name: layerwise.decoder.layers[LAYER].get_parameter(name) for name in taken}
     else:
         assert solution.after == before / 2
-        assert float(solution.change.norm()) == pytest.approx(helps * float(whole_step(sweep.decoder).norm()), rel=1e-5)
-    assert all(torch.allclose(sweep.parameter(name), value, rtol=1e-5) for name, value in taken.items())
+        assert float(solution.change.norm()) == pytest.approx(
+            helps * float(whole_step(layerwise.decoder).norm()), rel=1e-5
+        )
+    assert all(torch.allclose(layerwise.parameter(name), value, rtol=1e-5) for name, value in taken.items())
 
 
 def whole_step(decoder: Decoder) -> Tensor:
-    with Shelf() as shelf:
-        made = Sweep(Student(decoder, without(3)), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+    with ActivationStore() as store:
+        made = LayerwisePass(Student(decoder, without(3)), windows(64), HELD_OUT, store, LAYER, mixed=False)
         for number, _, calls in made.batches():
             made.dense(number, calls)
         return solve(*sums(made, writes(decoder, LAYER)[1], weight_of)).change
@@ -173,11 +175,13 @@ def whole_step(decoder: Decoder) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("gap", [True, False])
-def test_the_error_of_attentions_step_is_measured(sweep: Sweep, gap: bool) -> None:
+def test_the_error_of_attentions_step_is_measured(layerwise: LayerwisePass, gap: bool) -> None:
     """Before a gap of what leaves the layer, else of the stream behind attention."""
-    decoder = sweep.decoder
-    with Shelf() as shelf:
-        made = Sweep(Student(decoder, without(3) if gap else without(1)), windows(64), HELD_OUT, shelf, 0, mixed=False)
+    decoder = layerwise.decoder
+    with ActivationStore() as store:
+        made = LayerwisePass(
+            Student(decoder, without(3) if gap else without(1)), windows(64), HELD_OUT, store, 0, mixed=False
+        )
         while made.layer < LAYER:
             made.pass_on()
         _pass_dense(made, True, [])
@@ -212,8 +216,8 @@ def test_one_small_scale_does_not_spoil_the_step(family: str, small: float) -> N
             v = norm.scale(weight)
             v[0] = scale
             weight.copy_(norm.weight(v))
-        with Shelf() as shelf:
-            made = Sweep(Student(decoder, without(3)), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+        with ActivationStore() as store:
+            made = LayerwisePass(Student(decoder, without(3)), windows(64), HELD_OUT, store, LAYER, mixed=False)
             for number, _, calls in made.batches():
                 made.dense(number, calls)
             solution, _ = refit_write(made)
@@ -233,7 +237,7 @@ def test_norms_are_known_whatever_the_precision_and_however_little_they_let_thro
     assert norm is not None
     weight = decoder.layers[0].get_parameter(norm.parameter)
     weight.copy_(norm.weight(0.03 * norm.scale(weight)))
-    assert check_refit(decoder)
+    assert refit_support(decoder)
 
 
 class _WithoutWeight(torch.nn.Module):
@@ -247,7 +251,7 @@ def test_a_norm_of_another_kind_is_no_error(norm: torch.nn.Module, dtype: torch.
     decoder = make("gemma2", dtype)
     for layer in decoder.layers:
         layer.post_feedforward_layernorm = copy.deepcopy(norm).to(dtype)
-    assert not check_refit(decoder)
+    assert not refit_support(decoder)
 
 
 @torch.no_grad()
@@ -259,7 +263,7 @@ def test_a_cut_is_repaired(family: str) -> None:
 
     def apart() -> float:
         """From the dense model's last state, of tokens that nothing was fitted to."""
-        h, calls = decoder.enter(fresh.ids)
+        h, calls = decoder.embed(fresh.ids)
         for layer in student.layers:
             h = student.step(layer, h, calls)
         return float(((h - targets[tiny.LAYERS]).square().sum(-1) * weight_of(targets[tiny.LAYERS])).mean())

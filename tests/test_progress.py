@@ -53,9 +53,9 @@ class Held:
         self._monkeypatch = monkeypatch
         say = Reporter.say
 
-        def noted(report: Reporter, text: str) -> None:
+        def noted(progress: Reporter, text: str) -> None:
             self.said += 1
-            say(report, text)
+            say(progress, text)
 
         monkeypatch.setattr(Reporter, "say", noted)
 
@@ -81,13 +81,13 @@ RUN = [
     "lowrise.pipeline.opening.open_model",
     "lowrise.pipeline.opening.text_windows",
     "lowrise.pipeline.opening.calibration_windows",
-    "lowrise.select.repaired.choose_repaired_span",
+    "lowrise.select.refit_search.choose_span_by_refit",
     "lowrise.pipeline.measuring.model_identity",
     "lowrise.pipeline.measuring.continuations",
-    "lowrise.edit.layerwise.Sweep",
+    "lowrise.edit.layerwise.LayerwisePass",
     "lowrise.edit.refit.turn",
-    "lowrise.edit.refit.descend",
-    "lowrise.edit.descent.held_out_error",
+    "lowrise.edit.refit.reconstruct_block",
+    "lowrise.edit.block_reconstruction.held_out_error",
     "lowrise.pipeline.building.save_and_prove",
     "lowrise.pipeline.building.build_report",
 ]
@@ -139,21 +139,21 @@ def test_quiet_is_silent(monkeypatch: pytest.MonkeyPatch, main: Main, tiny_folde
 
 
 def on_a_terminal() -> tuple[Reporter, io.StringIO]:
-    report, screen = Reporter(), io.StringIO()
-    report.console = Console(file=screen, force_terminal=True, width=100, highlight=False, soft_wrap=True)
-    return report, screen
+    progress, screen = Reporter(), io.StringIO()
+    progress.console = Console(file=screen, force_terminal=True, width=100, highlight=False, soft_wrap=True)
+    return progress, screen
 
 
 def test_the_seconds_of_a_stage_pass_on_a_terminal() -> None:
-    report, screen = on_a_terminal()
-    with report.stage("open"):
+    progress, screen = on_a_terminal()
+    with progress.stage("open"):
         time.sleep(1.3)
     assert all(f"open: {seconds} s" in screen.getvalue() for seconds in (0, 1))
 
 
 def test_the_seconds_of_a_bar_pass_on_a_terminal_between_two_steps() -> None:
-    report, screen = on_a_terminal()
-    with report.stage("repair"), report.bar("repairing", 3) as bar:
+    progress, screen = on_a_terminal()
+    with progress.stage("repair"), progress.bar("repairing", 3) as bar:
         bar.advance(10, "layer 3")
         time.sleep(1.3)
     assert all(f"0:00:0{seconds}" in screen.getvalue() for seconds in (0, 1))
@@ -161,11 +161,11 @@ def test_the_seconds_of_a_bar_pass_on_a_terminal_between_two_steps() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_terminal_gets_lines_only_where_nothing_is_drawn() -> None:
-    report, screen = on_a_terminal()
-    with report.working("measure"):
+    progress, screen = on_a_terminal()
+    with progress.working("measure"):
         time.sleep(0.2)
         before = screen.getvalue()
-        with report.stage("open"):
+        with progress.stage("open"):
             time.sleep(0.2)
     assert "measure: 0 s" in before
     assert "measure" not in screen.getvalue()[len(before) :]

@@ -19,7 +19,7 @@ from lowrise.measure.perplexity import perplexity
 from lowrise.model import families
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import check_writes, mlp_write, reads
-from lowrise.model.refittable import check_refit
+from lowrise.model.refittable import refit_support
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
 from naive import apart, naive_fold, naive_refit
@@ -123,7 +123,7 @@ def test_a_stream_that_is_turned_is_read_as_it_was() -> None:
     own = decoder.layers[5].get_parameter("self_attn.q_proj.weight").clone()
     student = Student(decoder, without(4))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("lowrise.edit.refit.check_refit", lambda _decoder: False)  # reads alone
+        patched.setattr("lowrise.edit.refit.refit_support", lambda _decoder: False)  # reads alone
         repair(student, tokens, HELD_OUT, "refit", QUIET)
     read = decoder.layers[5].get_parameter("self_attn.q_proj.weight")
     assert torch.allclose(read, own @ turn.T, atol=1e-3)
@@ -163,7 +163,7 @@ def test_other_families_are_refit_too(name: str) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, name)(**SMALL, **OTHERS[name], bos_token_id=0, eos_token_id=1)
     decoder = Decoder(AutoModelForCausalLM.from_config(config).eval())
-    assert check_refit(decoder)
+    assert refit_support(decoder)
     before = copy.deepcopy(decoder.layers.state_dict())
     fits = repair(Student(decoder, [0, 1, 3]), windows(64), HELD_OUT, "refit", QUIET)
     assert [(fit.layer, fit.written) for fit in fits] == [(1, True), (3, True)]
@@ -242,7 +242,7 @@ def test_a_factor_is_as_good_as_larger_matrices(how: Any, family: str) -> None:
         for layer in decoder.layers:
             for name in ("self_attn.o_proj", "mlp.down_proj"):
                 layer.get_submodule(name).weight.div_(factor)
-        assert check_refit(decoder)
+        assert refit_support(decoder)
         student = Student(decoder, without(2, 3))
         fits = repair(student, windows(64), HELD_OUT, how, QUIET)
         assert fits[0].after < fits[0].before  # type: ignore[operator]

@@ -277,8 +277,8 @@ def test_layers_do_not_hang_on_a_text_beside_enough_that_the_model_wrote(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two texts the calibration differs, and what the search found does not: it looked at neither."""
-    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 8 * 32)
-    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 32)
+    monkeypatch.setattr("lowrise.select.refit_search.FIT_TOKENS", 8 * 32)
+    monkeypatch.setattr("lowrise.select.refit_search.HELD_OUT_TOKENS", 32)
     words = text_file.read_text(encoding="utf-8").split()
     other = tmp_path / "other.txt"
     other.write_text(" ".join(reversed(words)), encoding="utf-8")

@@ -16,7 +16,7 @@ import pytest
 
 import tiny
 from lowrise import pipeline
-from lowrise.compare.child import Ended
+from lowrise.compare.child import StepResult
 from lowrise.compare.folder import Row
 from lowrise.errors import OutputError
 from lowrise.plan import read_plan
@@ -103,17 +103,17 @@ def command(model: Path, text_file: Path) -> Callable[..., Callable[[Path], Any]
             given["windows"] = 1
         recipe = build_recipe(given)
 
-        def start(out: Path, fresh: bool = False, report: Reporter | None = None) -> Any:
-            report = report or Reporter(quiet=True)
+        def start(out: Path, fresh: bool = False, progress: Reporter | None = None) -> Any:
+            progress = progress or Reporter(quiet=True)
             if name == "run":
-                return pipeline.run(recipe, out, False, report, fresh)
+                return pipeline.run(recipe, out, False, progress, fresh)
             if name == "plan":
-                return pipeline.make_plan(recipe, report, out, False, fresh)
+                return pipeline.make_plan(recipe, progress, out, False, fresh)
             if name == "observe":
-                return pipeline.observe_model(recipe, out, False, report, fresh)
+                return pipeline.observe_model(recipe, out, False, progress, fresh)
             plan = read_plan(out.with_name("plan.json"))
             planned = recipe_of_plan(plan, {"model": str(model), "device": "cpu"}, "plan.json")
-            return pipeline.apply(plan, planned, out, False, report, fresh)
+            return pipeline.apply(plan, planned, out, False, progress, fresh)
 
         return start
 
@@ -208,7 +208,7 @@ def test_another_recipe_leaves_it_alone_and_says_so(
 ) -> None:
     (work,) = work_of(killed)
     before = {path.name: path.read_bytes() for path in work.iterdir()}
-    command("layers", seed=1)(killed, report=Reporter())
+    command("layers", seed=1)(killed, progress=Reporter())
     assert work_of(killed) == [work]
     assert {path.name: path.read_bytes() for path in work.iterdir()} == before
     assert str(work) in capfd.readouterr().err
@@ -238,7 +238,7 @@ def test_what_is_damaged_is_named_and_made_anew(
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(kept, work)
             differs = damage(work / name)
-            start(killed, report=Reporter(quiet=True))
+            start(killed, progress=Reporter(quiet=True))
             said = capfd.readouterr().err
             assert ("is damaged: made anew" in said) == (differs and not unused(name, kept)), (name, said)
             assert made(killed) == expected
@@ -280,7 +280,7 @@ def test_a_row_of_a_comparison_goes_on_until_it_ends_of_itself(tmp_path: Path, s
     row.begin()
     assert {path.name for path in row.place.iterdir()} == {work.name, "row.yaml"}
     row.log.write_text("lowrise: it was refused")
-    row.end(Ended(status, row.log, 1.0), keep=False)
+    row.end(StepResult(status, row.log, 1.0), keep=False)
     assert work.exists() == stays
 
 
@@ -296,7 +296,7 @@ def test_an_interrupted_run_says_where_it_stands(
 
     monkeypatch.setattr(Work, "keep", stopping)
     with pytest.raises(SystemExit):
-        command("layers")(tmp_path / "out", report=Reporter())
+        command("layers")(tmp_path / "out", progress=Reporter())
     (work,) = work_of(tmp_path / "out")
     expected = f"what is done is kept in {work} (the plan last); the same command goes on from there"
     assert capfd.readouterr().err.splitlines()[-1] == expected

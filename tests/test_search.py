@@ -11,15 +11,15 @@ import torch
 
 import tiny
 from lowrise.calibration import Windows
+from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Sweep
 from lowrise.edit.writing import refit_write
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import mlp_write
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
-from lowrise.select.repaired import choose_repaired, choose_repaired_span
+from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
 from naive import naive_adopt, through
 from ridges import best_ridge
 from tiny import windows, without
@@ -33,8 +33,8 @@ def make(family: str) -> Decoder:
 
 
 def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
-    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
+    monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 2)
+    choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
     assert sorted(choice.scores["layers"]) == list(range(1, tiny.LAYERS))
     tried = [sum(loss is not None for loss in one["losses"]) for one in choice.scores["rounds"]]
     assert tried == [2, 2, 2, 2, 1]
@@ -49,27 +49,27 @@ def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPa
         reached = sum(adds[layer] for layer in removed)
         return {one: SimpleNamespace(loss=0.0, divergence=reached + adds[one]) for one in candidates}
 
-    monkeypatch.setattr("lowrise.select.repaired.SHORTLIST", 2)
-    monkeypatch.setattr("lowrise.select.repaired.Search.trials", trials)
-    monkeypatch.setattr("lowrise.select.repaired._one_gap", lambda *_search: removed)
-    monkeypatch.setattr("lowrise.select.repaired.Search.remove", lambda _search, gone, _trial: removed.extend(gone))
-    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 3, 1, QUIET)
+    monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 2)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.trials", trials)
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: removed)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.remove", lambda _search, gone, _trial: removed.extend(gone))
+    choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), 3, 1, QUIET)
     tried = [[n for n, value in enumerate(one["losses"]) if value is not None] for one in choice.scores["rounds"]]
     assert tried == [[1, 2], [2, 3], [3, 4]]
 
 
 def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial far enough below the gap that was made last would be what it was before it."""
-    monkeypatch.setattr("lowrise.select.repaired_trials.neurons_apart", lambda _decoder: False)
+    monkeypatch.setattr("lowrise.select.refit_trials.neurons_apart", lambda _decoder: False)
     solved: list[int] = []
 
     def counted(place: Any, ridges: Any) -> Any:
         solved.append(place.layer)
         return refit_write(place, ridges)
 
-    monkeypatch.setattr("lowrise.select.repaired_trials.refit_write", counted)
-    monkeypatch.setattr("lowrise.select.repaired._one_gap", lambda *_search: [1, 2])  # the rounds alone
-    choice = choose_repaired(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
+    monkeypatch.setattr("lowrise.select.refit_trials.refit_write", counted)
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: [1, 2])  # the rounds alone
+    choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
     gone = choice.scores["rounds"][0]["removed"]
     again = [one for one in range(1, tiny.LAYERS) if one >= gone - 1 and one != gone]
     assert solved == [*range(tiny.LAYERS - 1), *(one - 1 if one - 1 != gone else gone - 1 for one in again)]
@@ -77,10 +77,10 @@ def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of windows longer than it needs, the first part of each; every other one of those is cut short."""
-    monkeypatch.setattr("lowrise.select.repaired.LENGTH", 16)
+    monkeypatch.setattr("lowrise.select.refit_search.LENGTH", 16)
     monkeypatch.setattr("lowrise.calibration.tokens.SHORT", 8)
-    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 128)
-    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 64)
+    monkeypatch.setattr("lowrise.select.refit_search.FIT_TOKENS", 128)
+    monkeypatch.setattr("lowrise.select.refit_search.HELD_OUT_TOKENS", 64)
     decoder, fitted, deciding = make("llama"), windows(8), windows(4, seed=1)
     seen, enter = set(), decoder.enter
 
@@ -89,7 +89,7 @@ def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.Mo
         return enter(ids)
 
     monkeypatch.setattr(decoder, "enter", watched)
-    choose_repaired(decoder, fitted, deciding, 1, 1, QUIET)
+    choose_by_refit(decoder, fitted, deciding, 1, 1, QUIET)
     firsts = [tuple(row[:8].tolist()) for rows in (fitted.ids, deciding.ids) for row in rows]
     assert {start for length, start in seen if length == 16} == set(firsts[::2])
     assert {start for length, start in seen if length == 8} > set(firsts[1::2])
@@ -97,10 +97,10 @@ def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.Mo
 
 def divergence(dense: Decoder, decoder: Decoder, layers: list[int], tokens: Windows) -> float:
     """Mean KL over positions of the dense model's 64 likeliest tokens and all the others as one."""
-    h, calls = decoder.enter(tokens.ids)
+    h, calls = decoder.embed(tokens.ids)
     for layer in layers:
         h = decoder.step(layer, h, calls)
-    q = decoder.leave(h, tokens.ids).double().softmax(-1)[:, :-1]
+    q = decoder.logits(h, tokens.ids).double().softmax(-1)[:, :-1]
     p = dense.model(input_ids=tokens.ids).logits.double().softmax(-1)[:, :-1]
     top = p.topk(64).indices
     p, q = (torch.cat([one.gather(-1, top), 1 - one.gather(-1, top).sum(-1, keepdim=True)], -1) for one in (p, q))
@@ -136,10 +136,10 @@ def naive_write(trial: Decoder, below: list[int], target: torch.Tensor, tokens: 
 def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a naive search: a copy a trial, repaired in place, its loss measured from the embeddings."""
     moves = family == "llama"
-    monkeypatch.setattr("lowrise.select.repaired_trials.neurons_apart", lambda _decoder: moves)
+    monkeypatch.setattr("lowrise.select.refit_trials.neurons_apart", lambda _decoder: moves)
     moved = 0
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
-    choice = choose_repaired(decoder, tokens, deciding, 3, 1, QUIET)
+    choice = choose_by_refit(decoder, tokens, deciding, 3, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
     kept, model = without(), copy.deepcopy(decoder.model)
     for round_ in choice.scores["rounds"]:
@@ -166,9 +166,9 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(
     family: str, solved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy a trial; where writes cannot be solved, a trial is a drop."""
-    monkeypatch.setattr("lowrise.select.repaired_trials.check_refit", lambda _decoder: solved)
+    monkeypatch.setattr("lowrise.select.refit_trials.refit_support", lambda _decoder: solved)
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)
-    choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
+    choice = choose_span_by_refit(decoder, tokens, deciding, 2, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
     losses: list[float | None] = [None]
     divergences: list[float | None] = [None]
@@ -185,11 +185,11 @@ def test_the_search_for_a_span_takes_what_trying_every_span_takes(
     assert choice.scores["loss"]["after"] == choice.scores["losses"][best]
 
 
-@pytest.mark.parametrize("choose", [choose_repaired, choose_repaired_span])
+@pytest.mark.parametrize("choose", [choose_by_refit, choose_span_by_refit])
 def test_searches_look_at_what_the_model_wrote_before_any_text(choose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a mix that holds enough of it nothing else: the scores are those of the written windows alone."""
-    monkeypatch.setattr("lowrise.select.repaired.FIT_TOKENS", 6 * 32)
-    monkeypatch.setattr("lowrise.select.repaired.HELD_OUT_TOKENS", 2 * 32)
+    monkeypatch.setattr("lowrise.select.refit_search.FIT_TOKENS", 6 * 32)
+    monkeypatch.setattr("lowrise.select.refit_search.HELD_OUT_TOKENS", 2 * 32)
     mixed = []
     for rows, seed in ((6, 0), (2, 1)):
         ids = torch.cat([windows(rows, seed).ids, windows(rows, seed + 2).ids])
@@ -202,16 +202,16 @@ def test_searches_look_at_what_the_model_wrote_before_any_text(choose: Any, monk
 @torch.no_grad()
 def test_behind_a_norm_trials_take_the_step_that_a_repair_takes() -> None:
     decoder, tokens, deciding = make("gemma2"), windows(12), windows(4, seed=1)
-    choice = choose_repaired_span(decoder, tokens, deciding, 2, 1, QUIET)
+    choice = choose_span_by_refit(decoder, tokens, deciding, 2, 1, QUIET)
     both = Windows(torch.cat([tokens.ids, deciding.ids]), "test", 0)
     losses: list[float | None] = [None]
     for start in range(1, tiny.LAYERS - 1):
         trial = Student(Decoder(copy.deepcopy(decoder.model)), without(start, start + 1))
-        with Shelf() as shelf:
-            sweep = Sweep(trial, both, len(deciding), shelf, start - 1, mixed=False)
-            for number, _, calls in sweep.batches():
-                sweep.dense(number, calls)
-            refit_write(sweep, (1e-2, 1e-1, 1.0))
+        with ActivationStore() as store:
+            layerwise = LayerwisePass(trial, both, len(deciding), store, start - 1, mixed=False)
+            for number, _, calls in layerwise.batches():
+                layerwise.dense(number, calls)
+            refit_write(layerwise, (1e-2, 1e-1, 1.0))
         losses.append(trial.loss(deciding))
     assert choice.scores["bridged"]
     assert choice.scores["losses"] == pytest.approx(losses, abs=1e-4)
@@ -220,6 +220,6 @@ def test_behind_a_norm_trials_take_the_step_that_a_repair_takes() -> None:
 def test_the_search_for_a_span_changes_nothing_and_never_takes_the_first_layer() -> None:
     decoder = make("llama")
     before = copy.deepcopy(decoder.model.state_dict())
-    choice = choose_repaired_span(decoder, windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
+    choice = choose_span_by_refit(decoder, windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
     assert choice.spans == [(1, tiny.LAYERS)]
     assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())

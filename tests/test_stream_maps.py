@@ -93,16 +93,16 @@ def test_a_patch_brings_channels_to_their_magnitude(gaps: list[tuple[int, int]],
     task = task_of(Student(decoder, without(gaps)))
     repaired = (linear_patch.repair_diagonal if diagonal else linear_patch.repair)(task)
     assert close(maps_of(repaired), {stop: naive_patch(fitted, start, stop, h) for start, stop in gaps})
-    assert isinstance(task.report, Heard)
-    assert task.report.said == []
+    assert isinstance(task.progress, Heard)
+    assert task.progress.said == []
 
 
 def test_where_no_hadamard_matrix_is_known_it_is_said() -> None:
     decoder = Decoder(tiny.model("gpt2", hidden_size=52))
     task = task_of(Student(decoder, tiny.without(2)))
     repaired = linear_patch.repair(task)
-    assert isinstance(task.report, Heard)
-    assert task.report.said == ["no Hadamard matrix of order 52 is known here: a random orthogonal one stands for it"]
+    assert isinstance(task.progress, Heard)
+    assert task.progress.said == ["no Hadamard matrix of order 52 is known here: a random orthogonal one stands for it"]
     (found,) = maps_of(repaired).values()
     assert torch.allclose(found, found.T, atol=1e-6)
 
@@ -154,7 +154,7 @@ def test_a_merged_layer_before_the_gap_is_what_the_map_starts_from(method: Metho
     fitted, _ = states_of(dense, tiny.windows())
     student = student_of(decoder, [Merge(start=1, stop=3, rule="mean", weights=[0.5, 0.5], norms="keep")])
     with torch.no_grad():
-        h, calls = dense.enter(tiny.windows().ids)
+        h, calls = dense.embed(tiny.windows().ids)
         merged = student.step(1, dense.step(0, h, calls), calls)[:-HELD_OUT].flatten(0, 1).double()
     repaired = method(task_of(student))
     starts = {**fitted, 2: merged}

@@ -78,7 +78,7 @@ def test_one_epoch_takes_every_window_once() -> None:
 
 def test_pairs_are_the_dense_states_at_both_ends() -> None:
     decoder, data = Decoder(tiny.model()), windows()
-    found = collect_pairs(decoder, data, 1, 4, limit=10**9, report=QUIET)
+    found = collect_pairs(decoder, data, 1, 4, limit=10**9, progress=QUIET)
     with torch.no_grad():
         states = dict(decoder.states(data.ids))
     assert torch.allclose(found.inputs, states[1], atol=1e-6)
@@ -88,9 +88,9 @@ def test_pairs_are_the_dense_states_at_both_ends() -> None:
 def test_pairs_on_disk_equal_pairs_in_memory_and_have_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs.tempfile, "tempdir", str(tmp_path))
     decoder, data = Decoder(tiny.model()), windows()
-    on_disk = collect_pairs(decoder, data, 1, 4, limit=0, report=QUIET)
+    on_disk = collect_pairs(decoder, data, 1, 4, limit=0, progress=QUIET)
     assert list(tmp_path.iterdir()) == []
-    assert torch.equal(on_disk.inputs, collect_pairs(decoder, data, 1, 4, limit=10**9, report=QUIET).inputs)
+    assert torch.equal(on_disk.inputs, collect_pairs(decoder, data, 1, 4, limit=10**9, progress=QUIET).inputs)
 
 
 @pytest.mark.parametrize(("text", "size"), [("0", 0), ("800M", 800 * 2**20), ("1.5g", 3 * 2**29), ("2GiB", 2**31)])
@@ -188,7 +188,7 @@ class TestPortable:
         chosen = edit(network, "portable", epochs=1)
         trainee = make_trainee(decoder, chosen, 0)
         train(decoder, trainee, data, chosen.training, 0, QUIET)
-        h, calls = decoder.enter(tiny.ids(rows=1))
+        h, calls = decoder.embed(tiny.ids(rows=1))
         with torch.no_grad():
             whole = decoder.step(1, h, calls)
             changed = decoder.step(1, torch.cat([h[:, :1] + 1, h[:, 1:]], dim=1), calls)
@@ -211,8 +211,10 @@ def test_a_portable_ffn_in_a_gated_mlp_keeps_gate_and_up_equal(family: str) -> N
     chosen = edit("ffn", "portable", epochs=3)
     train(decoder, make_trainee(decoder, chosen, 0), data, chosen.training, 0, QUIET)
     mlp = decoder.layers[1].mlp
-    gate, up = mlp.gate_up_proj.weight.chunk(2) if family == "phi3" else (mlp.gate_proj.weight, mlp.up_proj.weight)
-    assert torch.equal(gate, up)
+    held_out_loss, up = (
+        mlp.gate_up_proj.weight.chunk(2) if family == "phi3" else (mlp.gate_proj.weight, mlp.up_proj.weight)
+    )
+    assert torch.equal(held_out_loss, up)
 
 
 @pytest.mark.parametrize("network", ["ffn", "swiglu"])
@@ -225,18 +227,18 @@ def test_a_published_network_acts_where_the_span_was(network: str, span: tuple[i
     promised = parameters_after(decoder, [chosen])
     trainee = make_trainee(decoder, chosen, seed=0)
     with torch.no_grad():
-        h, calls = decoder.enter(ids)
+        h, calls = decoder.embed(ids)
         for layer in range(span[0]):
             h = decoder.step(layer, h, calls)
         h = trainee.forward(h, calls)
         for layer in range(span[1], tiny.LAYERS):
             h = decoder.step(layer, h, calls)
-        expected = decoder.leave(h, ids)
+        expected = decoder.logits(h, ids)
         trainee.install()
         found = model(input_ids=ids, use_cache=False).logits
     assert torch.allclose(found, expected, atol=1e-6)
     assert decoder.parameters() == promised
-    assert decoder.storeys == tiny.LAYERS - (span[1] - span[0]) + 1
+    assert decoder.depth == tiny.LAYERS - (span[1] - span[0]) + 1
 
 
 def test_the_network_depends_on_the_seed_and_leaves_the_global_generator_alone() -> None:

@@ -55,9 +55,9 @@ def _working(command: str, quiet: bool) -> Iterator[Reporter]:
     """What a command reports with: no part of it is silent for long, the import of what is heavy included."""
     from lowrise.progress import Reporter
 
-    report = Reporter(quiet)
-    with report.working(command):
-        yield report
+    progress = Reporter(quiet)
+    with progress.working(command):
+        yield progress
 
 
 def _show(results: Results, as_json: bool, path: Path | None) -> None:
@@ -89,10 +89,10 @@ def run(
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, [*inputs_of(settings), recipe])
-    with _working("run", quiet) as report:
+    with _working("run", quiet) as progress:
         from lowrise import pipeline
 
-        results = pipeline.run(settings, out, force, report, fresh)
+        results = pipeline.run(settings, out, force, progress, fresh)
     _show(results, as_json, out)
 
 
@@ -111,10 +111,10 @@ def plan(
     """Choose what to do to which layers, and write it down."""
     settings = recipe_of(recipe, given, model=model)
     check_file(out, force, [*inputs_of(settings), recipe])
-    with _working("plan", quiet) as report:
+    with _working("plan", quiet) as progress:
         from lowrise import pipeline
 
-        made = pipeline.make_plan(settings, report, out, force, fresh).to_json()
+        made = pipeline.make_plan(settings, progress, out, force, fresh).to_json()
     typer.echo(made if as_json else f"written to {out}", nl=not as_json)
 
 
@@ -137,10 +137,10 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
-    with _working("apply", quiet) as report:
+    with _working("apply", quiet) as progress:
         from lowrise import pipeline
 
-        results = pipeline.apply(planned, settings, out, force, report, fresh)
+        results = pipeline.apply(planned, settings, out, force, progress, fresh)
     _show(results, as_json, out)
 
 
@@ -159,10 +159,10 @@ def measure(
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
         check_file(out, force, [*inputs_of(settings), dense])
-    with _working("measure", quiet) as report:
+    with _working("measure", quiet) as progress:
         from lowrise import pipeline
 
-        results = pipeline.measure(settings, dense, report)
+        results = pipeline.measure(settings, dense, progress)
     if out is not None:
         write_file(out.resolve(), results.to_json() + "\n")
     _show(results, as_json, out)
@@ -191,8 +191,8 @@ def compare(
 
     names, sizes, settings = read_lists(presets, remove, given_layers(recipe, given, model=model))
     asked = ask(names, sizes, settings, where=str(recipe or ""))
-    with _working("compare", quiet) as report:
-        results = compare_presets(asked, out, force, keep, report, where=str(recipe or ""))
+    with _working("compare", quiet) as progress:
+        results = compare_presets(asked, out, force, keep, progress, where=str(recipe or ""))
     if as_json:
         typer.echo(results.to_json())
         return
@@ -203,10 +203,10 @@ def compare(
 @app.command(hidden=True)
 def prepare(folder: Path, asked: Path) -> None:
     """The first step of `compare`, in a process of its own."""
-    with _working("prepare", quiet=False) as report:
+    with _working("prepare", quiet=False) as progress:
         from lowrise.compare.preparing import prepare as prepare_comparison
 
-        prepare_comparison(folder, asked, report)
+        prepare_comparison(folder, asked, progress)
 
 
 @app.command()
@@ -223,10 +223,10 @@ def observe(
     """How alike a model's layers are, in outputs and weights: numbers as JSON, and pictures."""
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, inputs_of(settings))
-    with _working("observe", quiet) as report:
+    with _working("observe", quiet) as progress:
         from lowrise import pipeline
 
-        found = pipeline.observe_model(settings, out, force, report, fresh)
+        found = pipeline.observe_model(settings, out, force, progress, fresh)
     typer.echo(found.to_json(indent=None) if as_json else f"written to {out}")
 
 

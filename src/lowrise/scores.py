@@ -142,7 +142,7 @@ class GreedyScores(_Scores):
     rounds: list[Round] = Field(min_length=1)
 
 
-class RepairedScores(_Scores):
+class RefitScores(_Scores):
     """finalists: whole choices that were repaired in the end, if several were (select/repaired.py)."""
 
     criterion: Literal["repaired"]
@@ -153,7 +153,7 @@ class RepairedScores(_Scores):
     tokens: Tokens | None = None
 
 
-class RepairedSpanScores(_Scores):
+class RefitSpanScores(_Scores):
     """divergences, losses: by where a span of `span` layers starts, None where not tried (select/repaired.py)."""
 
     criterion: Literal["repaired-span"]
@@ -165,7 +165,7 @@ class RepairedSpanScores(_Scores):
     tokens: Tokens | None = None
 
 
-class CollapseScores(_Scores):
+class MergeSearchScores(_Scores):
     """Every merge that was tried, in order (select/collapse.py). threshold: None where none was asked for."""
 
     criterion: Literal["collapse"]
@@ -216,9 +216,9 @@ Scores = (
     | AngularScores
     | TaylorScores
     | GreedyScores
-    | RepairedScores
-    | RepairedSpanScores
-    | CollapseScores
+    | RefitScores
+    | RefitSpanScores
+    | MergeSearchScores
     | TailScores
     | RandomScores
     | LorpScores

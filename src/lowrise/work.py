@@ -47,11 +47,11 @@ class Work:
         self,
         out: Path | None = None,
         key: str = "",
-        report: Reporter | None = None,
+        progress: Reporter | None = None,
         seconds: Callable[[], dict[str, float]] = dict,
         name: str = "",
     ) -> None:
-        self._out, self._key, self._report, self._seconds, self._name = out, key, report, seconds, name
+        self._out, self._key, self._report, self._seconds, self._name = out, key, progress, seconds, name
         self._folder = None if out is None else out.with_name(f".{out.name}.{key}.work")
         self._last = [""]  # what was kept last, in words; one for all parts
 
@@ -117,7 +117,7 @@ class Work:
             self._folder.mkdir(exist_ok=True)
         return self._folder / f"{self._name}{name}"
 
-    def begin(self, report: Reporter, fresh: bool) -> None:
+    def begin(self, progress: Reporter, fresh: bool) -> None:
         """Say what lies there already, of this run and of others for the same output. fresh: this run's goes."""
         if self._out is None or self._folder is None or not self._out.parent.is_dir():
             return
@@ -125,10 +125,10 @@ class Work:
             self.remove()
         found = siblings(self._out, "work")
         if self._folder in found:
-            report.say(f"going on with what is kept in {self._folder}")
+            progress.say(f"going on with what is kept in {self._folder}")
         others = [str(one) for one in found if one != self._folder]
         if others:
-            report.say(f"other runs for {self._out} were not finished, and stay: {', '.join(others)}")
+            progress.say(f"other runs for {self._out} were not finished, and stay: {', '.join(others)}")
 
     def seconds(self) -> dict[str, float]:
         """What the run had taken when the last of the records was kept, by stage and in `total`."""
@@ -138,13 +138,13 @@ class Work:
         times: list[dict[str, float]] = [one["seconds"] for one in found]
         return max(times, key=lambda one: one.get("total", 0.0), default={})
 
-    def stopped(self, report: Reporter) -> None:
+    def stopped(self, progress: Reporter) -> None:
         """Say where an interrupted run stands."""
         if self._folder is None or not self._folder.is_dir():
-            report.say("nothing is kept as yet: the same command begins anew")
+            progress.say("nothing is kept as yet: the same command begins anew")
         else:
             last = f" ({self._last[0]} last)" if self._last[0] else ""
-            report.say(f"what is done is kept in {self._folder}{last}; the same command goes on from there")
+            progress.say(f"what is done is kept in {self._folder}{last}; the same command goes on from there")
 
     def remove(self) -> None:
         """The folder goes by one rename: whatever ends this process meanwhile, no part of it is found again."""

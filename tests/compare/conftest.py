@@ -11,7 +11,7 @@ import pytest
 from comparisons import SMALL, Arguments
 from lowrise import cli
 from lowrise.compare import steps
-from lowrise.compare.child import Ended
+from lowrise.compare.child import StepResult
 
 _TASK = """
 task: tiny_words
@@ -48,14 +48,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("lowrise.compare.draw_comparison", lambda *_: [])
     monkeypatch.setattr("lowrise.compare.comparison_page", lambda *_: "")
 
-    def step(arguments: list[str], log: Path, title: str, _report: object) -> Ended:
+    def step(arguments: list[str], log: Path, title: str, _report: object) -> StepResult:
         titles.append(title.rpartition(": ")[2])
         with log.open("w") as said, redirect_stdout(said), redirect_stderr(said), monkeypatch.context() as patched:
             patched.setattr(sys, "argv", ["lowrise", *arguments])
             try:
                 cli.main()
             except SystemExit as ended:
-                return Ended(int(ended.code or 0), log, 1.0)
+                return StepResult(int(ended.code or 0), log, 1.0)
         raise AssertionError("main ends in SystemExit")
 
     monkeypatch.setattr(steps, "run_step", step)

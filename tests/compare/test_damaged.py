@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from comparisons import Arguments, row_states
-from lowrise.compare.child import Ended
+from lowrise.compare.child import StepResult
 from refusals import Main, assert_one_line
 
 ONE = ["--presets", "streamline-none", "--remove", "1"]
@@ -84,8 +84,8 @@ def test_a_row_is_not_done_without_its_results(
 
     sound = steps.run_step
 
-    def empty(arguments: list[str], log: Path, title: str, report: object) -> Ended:
-        ended = sound(arguments, log, title, report)  # type: ignore[arg-type]
+    def empty(arguments: list[str], log: Path, title: str, progress: object) -> StepResult:
+        ended = sound(arguments, log, title, progress)  # type: ignore[arg-type]
         if arguments[0] == "run":
             (Path(arguments[-1]) / "lowrise" / "results.json").write_text("{")
         return ended

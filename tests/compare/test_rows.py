@@ -14,8 +14,8 @@ import tiny
 from comparisons import SMALL, Arguments, row_states
 from lowrise.calibration.stored import stored_tokens
 from lowrise.compare import steps
-from lowrise.compare.asked import ask
-from lowrise.compare.child import Ended
+from lowrise.compare.child import StepResult
+from lowrise.compare.request import ask
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
 from lowrise.report.comparison_page import comparison_page
@@ -174,11 +174,11 @@ def test_a_row_that_was_killed_is_a_row_too_and_is_tried_again(
 ) -> None:
     sound = steps.run_step
 
-    def killed(arguments: list[str], log: Path, title: str, report: Any) -> Ended:
+    def killed(arguments: list[str], log: Path, title: str, progress: Any) -> StepResult:
         if "laco" not in title:
-            return sound(arguments, log, title, report)
+            return sound(arguments, log, title, progress)
         log.write_text("half a line")
-        return Ended(-signal.SIGKILL, log, 1.0)
+        return StepResult(-signal.SIGKILL, log, 1.0)
 
     monkeypatch.setattr(steps, "run_step", killed)
     assert main(*asked, "--remove", "2")[0] == 0

@@ -234,11 +234,11 @@ def comparison(mutator: Mutator, base: Path, box: Path) -> Case:
 
 @contextlib.contextmanager
 def _without_steps() -> Iterator[None]:
-    from lowrise.compare.child import Ended
+    from lowrise.compare.child import StepResult
 
-    def step(_arguments: object, log: Path, *_: object) -> Ended:
+    def step(_arguments: object, log: Path, *_: object) -> StepResult:
         log.write_text("lowrise: not here\n", encoding="utf-8")
-        return Ended(1, log, 0.0)
+        return StepResult(1, log, 0.0)
 
     with mock.patch("lowrise.compare.steps.run_step", step), mock.patch("lowrise.compare.draw_comparison"):
         yield

@@ -21,7 +21,7 @@ from refusals import Main
 
 
 @pytest.mark.parametrize(
-    ("kind", "storeys", "charts"),
+    ("kind", "depth", "charts"),
     [
         ("layer", {"s-replaced": 3, "s-network": 1, "s-kept": 6}, {"spans", "pairs", "layers", "norms", "training-0"}),
         ("none", {"s-dropped": 2, "s-kept": 8}, {"spans", "pairs", "layers", "norms"}),
@@ -33,11 +33,11 @@ from refusals import Main
     ],
 )
 def test_the_page_shows_the_house_and_the_curves(
-    finished: dict[str, Path], kind: str, storeys: dict[str, int], charts: set[str]
+    finished: dict[str, Path], kind: str, depth: dict[str, int], charts: set[str]
 ) -> None:
     """Storeys of both houses: six before, four after; the legend draws each kind once more."""
     page = page_of(finished[kind])
-    assert {name: len(page.of_class(name)) - 1 for name in storeys} == storeys
+    assert {name: len(page.of_class(name)) - 1 for name in depth} == depth
     assert {id.removeprefix("chart-") for id in page.ids() if id.startswith("chart-")} == charts
     drawn = next(json.loads(text) for attributes, text in page.scripts if attributes.get("id") == "charts")
     assert {item["target_id"] for item in drawn} == {f"chart-{name}" for name in charts}
@@ -196,7 +196,7 @@ def test_odd_numbers_do_not_stop_a_page(main: Main, folder: Path, odd: float) ->
 
 
 def test_a_house_of_any_height_stands(tiny_plan_of: Callable[[int], Any]) -> None:
-    from lowrise.report.house import build_house
+    from lowrise.report.layer_diagram import build_house
 
     for layers in (2, 12, 126):
         house = build_house(tiny_plan_of(layers))

@@ -65,9 +65,9 @@ def calibrate(
         "bos": bos,
     }
     recipe = build_recipe(settings)
-    with model.at_work() as opened, reporting(progress, "calibrate") as report:
-        made = stages.calibrated(recipe, opened, report)
-    model.warnings += report.warnings
+    with model.at_work() as opened, reporting(progress, "calibrate") as reporter:
+        made = stages.calibrated(recipe, opened, reporter)
+    model.warnings += reporter.warnings
     return Calibrated(**_fields(made), settings=settings)
 
 

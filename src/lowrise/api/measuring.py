@@ -83,9 +83,9 @@ def measure(
         layer_caches(subject.opened.decoder)  # refuses a model that cannot be timed
     if names or recipe.eval_text:
         _check_same_tokens(subject, dense)
-    with reporting(progress, "measure") as report:
-        run = Run(recipe, report, "measure")
-        loaded = stages.loaded_tasks(recipe, report)
+    with reporting(progress, "measure") as reporter:
+        run = Run(recipe, reporter, "measure")
+        loaded = stages.loaded_tasks(recipe, reporter)
         after = _measured(subject, run, loaded)
         reference = dense if isinstance(dense, Results) else _dense_model(dense, subject, progress)
         if isinstance(reference, Results):
@@ -96,8 +96,8 @@ def measure(
         if speed:
             other = reference.opened.decoder if isinstance(reference, Model) else None
             results = with_speed(run, results, subject.opened.decoder, other)
-        tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, report)
-    made = MeasuredResults(**results.given(), **_of_edits(subject, report))
+        tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, reporter)
+    made = MeasuredResults(**results.given(), **_of_edits(subject, reporter))
     made._measured = after
     return made
 
@@ -107,10 +107,10 @@ def _measured(model: Model, run: Run, tasks: TaskSet) -> Measured:
         return stages.measured(run, opened, tasks)
 
 
-def _of_edits(model: Model, report: Reporter) -> dict[str, Any]:
+def _of_edits(model: Model, reporter: Reporter) -> dict[str, Any]:
     """What `run` notes of the edits, too."""
     found = {name: value for name, value in came_of_edits(model.curves, model.fits).items() if value}
-    warnings = [*model.warnings, *report.warnings]
+    warnings = [*model.warnings, *reporter.warnings]
     return {**found, "warnings": warnings} if warnings else found
 
 

@@ -186,9 +186,9 @@ def open(
         "allow_pickle": allow_pickle,
     }
     recipe = build_recipe(settings)
-    with reporting(progress, "open") as report:
-        model = Model(stages.opened_from(recipe, report), settings)
-    model.warnings += report.warnings
+    with reporting(progress, "open") as reporter:
+        model = Model(stages.opened_from(recipe, reporter), settings)
+    model.warnings += reporter.warnings
     return model
 
 

@@ -68,9 +68,9 @@ def plan(
         if stages.looks_at_sentences(recipe) and recipe.repair == "none":
             expected = f"text=[...] and no tokens, since {recipe.preset} looks at sentences and fits nothing"
             raise TextError("tokens", expected, f"windows of {tokens.length} tokens", "leave them out")
-    with model.at_work(), reporting(progress, "plan") as report:
-        made = stages.planned(recipe, opened, tokens, report)
-    model.warnings += report.warnings
+    with model.at_work(), reporting(progress, "plan") as reporter:
+        made = stages.planned(recipe, opened, tokens, reporter)
+    model.warnings += reporter.warnings
     return made if tokens is None or tokens.source != GIVEN else _not_written(made, tokens)
 
 
@@ -98,15 +98,15 @@ def apply(
     """
     opened = model.unedited()
     wanted = _counted(read_plan(Path(plan)) if isinstance(plan, str | Path) else plan, model)
-    with model.at_work(), reporting(progress, "apply") as report:
+    with model.at_work(), reporting(progress, "apply") as reporter:
         check_plan(wanted, opened)
         windows, recipe = _to_fit_on(wanted, model, tokens, paths(text))
         if windows is None and wanted.is_fitted:
-            windows = stages.calibrated(recipe, opened, report)
+            windows = stages.calibrated(recipe, opened, reporter)
         disagreement = own_disagreement(opened.decoder) if model.wrapped else 0.0
-        done, curves, fits = stages.edited(wanted, opened, windows, recipe, report)
+        done, curves, fits = stages.edited(wanted, opened, windows, recipe, reporter)
     model.note(done, curves, fits, disagreement)
-    model.warnings += report.warnings
+    model.warnings += reporter.warnings
     return model
 
 

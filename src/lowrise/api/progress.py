@@ -92,9 +92,9 @@ class EventReporter(Reporter):
 @contextmanager
 def reporting(progress: Progress, name: str) -> Iterator[Reporter]:
     """What a function of the API reports with. name: of the function, for signs of life."""
-    report = _reporter(progress)
-    with silenced_transformers(), report.working(name):
-        yield report
+    reporter = _reporter(progress)
+    with silenced_transformers(), reporter.working(name):
+        yield reporter
 
 
 def _reporter(progress: Progress) -> Reporter:

@@ -32,8 +32,8 @@ def run(
     (4, 6)
     """
     settings = build_recipe(_opening(model), keys_of(recipe))
-    with reporting(progress, "run") as report:
-        return pipeline.run(settings, Path(out), force, report)
+    with reporting(progress, "run") as reporter:
+        return pipeline.run(settings, Path(out), force, reporter)
 
 
 def compare(
@@ -61,8 +61,8 @@ def compare(
     """
     layers = [_opening(model), keys_of(recipe)]
     asked = ask([*presets], [str(size) for size in remove], layers, where="")
-    with reporting(progress, "compare") as report:
-        return compare_presets(asked, Path(out), force, keep, report)
+    with reporting(progress, "compare") as reporter:
+        return compare_presets(asked, Path(out), force, keep, reporter)
 
 
 def _opening(model: Model | str | Path) -> dict[str, Any]:

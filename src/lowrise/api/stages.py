@@ -32,24 +32,24 @@ from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 
 
-def opened_from(recipe: Recipe, report: Reporter) -> OpenModel:
-    with report.stage("open"):
+def opened_from(recipe: Recipe, reporter: Reporter) -> OpenModel:
+    with reporter.stage("open"):
         opened = open_from(recipe)
-    tell_notes(opened, report)
+    tell_notes(opened, reporter)
     return opened
 
 
-def calibrated(recipe: Recipe, opened: OpenModel, report: Reporter) -> Windows:
-    return calibrate(Run(recipe, report), opened)
+def calibrated(recipe: Recipe, opened: OpenModel, reporter: Reporter) -> Windows:
+    return calibrate(Run(recipe, reporter), opened)
 
 
 def looks_at_sentences(recipe: Recipe) -> bool:
     return method("criterion", recipe.select).looks_at == "sentences"
 
 
-def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, report: Reporter) -> Plan:
+def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, reporter: Reporter) -> Plan:
     """windows: None where they are made as the recipe says. Where sentences are looked at they are fitted on alone."""
-    run = Run(recipe, report, "plan")
+    run = Run(recipe, reporter, "plan")
     k = layers_to_take_out(run, opened)
     if windows is None or looks_at_sentences(recipe):
         looked_at = windows_or_sentences(run, opened)
@@ -60,20 +60,20 @@ def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, report: 
 
 
 def edited(
-    plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, report: Reporter
+    plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, reporter: Reporter
 ) -> tuple[Plan, list[TrainingCurve], list[Fit]]:
     """In place. The plan with what the edits did to the loss, if there are windows to measure it on."""
-    run = Run(recipe, report, "apply")
-    gate = None if windows is None else gate_of(run, plan, opened, windows)
+    run = Run(recipe, reporter, "apply")
+    held_out_loss = None if windows is None else gate_of(run, plan, opened, windows)
     curves, fits = edit_model(run, plan, opened, windows)
-    if gate is not None:
-        plan = gate.noted(plan, opened.decoder)
+    if held_out_loss is not None:
+        plan = held_out_loss.noted(plan, opened.decoder)
     return plan, curves, fits
 
 
-def loaded_tasks(recipe: Recipe, report: Reporter) -> TaskSet:
-    with report.stage("tasks"):
-        return load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+def loaded_tasks(recipe: Recipe, reporter: Reporter) -> TaskSet:
+    with reporter.stage("tasks"):
+        return load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, reporter)
 
 
 def measured(run: Run, opened: OpenModel, tasks: TaskSet) -> Measured:
@@ -88,8 +88,8 @@ def saved(opened: OpenModel, plan: Plan | None, out: Path, force: bool, dense: f
     dense: as of `save_and_keep`.
     """
     inputs = [] if opened.place is None else [opened.place]
-    with reporting(progress, "save") as report, claimed(out, force, inputs), output_folder(out, force) as folder:
-        with report.stage("write"):
+    with reporting(progress, "save") as reporter, claimed(out, force, inputs), output_folder(out, force) as folder:
+        with reporter.stage("write"):
             if opened.place is None:
                 save_and_keep(opened, folder, out=out, dense=dense)
             else:

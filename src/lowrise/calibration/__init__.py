@@ -32,7 +32,7 @@ def calibration_windows(
     samples: int,
     length: int,
     seed: int,
-    report: Reporter,
+    progress: Reporter,
     written: float = 0.0,
     bos: Bos = "auto",
 ) -> Windows:
@@ -44,7 +44,7 @@ def calibration_windows(
     """
     length = min(length, decoder.max_length)
     prefix = leading_tokens(tokenizer, bos)
-    how: dict[str, Any] = {"length": length, "seed": seed, "report": report, "prefix": prefix}
+    how: dict[str, Any] = {"length": length, "seed": seed, "report": progress, "prefix": prefix}
     if not text and dataset is None:
         ids = write_windows(decoder, tokenizer, samples=samples, **how)
         return Windows(ids, _WRITTEN, seed, prefix=len(prefix))
@@ -66,7 +66,7 @@ def _read_windows(
     samples: int,
     length: int,
     seed: int,
-    report: Reporter,
+    progress: Reporter,
     prefix: tuple[int, ...],
 ) -> Windows:
     texts: tuple[TextRecord, ...] = ()
@@ -86,7 +86,7 @@ def _read_windows(
     ids = behind(prefix, sample(pack(streams, length - len(prefix)), samples, seed))
     windows = Windows(ids, source, seed, prefix=len(prefix), texts=texts)
     if len(windows) < samples:
-        report.say(f"{source} fills {len(windows)} windows of {length} tokens, not {samples}: all are used")
+        progress.say(f"{source} fills {len(windows)} windows of {length} tokens, not {samples}: all are used")
     return windows
 
 

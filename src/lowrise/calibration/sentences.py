@@ -75,7 +75,7 @@ def calibration_sentences(
     words: int,
     length: int,
     seed: int,
-    report: Reporter,
+    progress: Reporter,
     bos: Bos = "auto",
 ) -> Sentences:
     """The first `words` words of `samples` lines of files or of a dataset, or rows that the model writes itself.
@@ -89,7 +89,7 @@ def calibration_sentences(
     prefix = leading_tokens(tokenizer, bos)
     if not text and dataset is None:
         tokens = min(words + 1, decoder.max_length)
-        how: dict[str, Any] = {"length": tokens, "seed": seed, "report": report, "prefix": prefix}
+        how: dict[str, Any] = {"length": tokens, "seed": seed, "report": progress, "prefix": prefix}
         ids = write_windows(decoder, tokenizer, samples=samples, **how)
         mask = torch.ones_like(ids, dtype=torch.bool)
         return Sentences(ids, mask, "written by the model", seed, length, len(prefix))
@@ -111,7 +111,7 @@ def calibration_sentences(
     if not rows:
         raise TextError(source, "one sentence of two tokens at least", "none", "give text with sentences in it")
     if len(rows) < samples:
-        report.say(f"{source} has {len(rows)} usable sentences, not the {samples} asked for: all are used")
+        progress.say(f"{source} has {len(rows)} usable sentences, not the {samples} asked for: all are used")
     ids, mask = pad_right(rows)
     check_prefix(prefix, decoder)
     check_known(ids, decoder, source)

@@ -93,7 +93,7 @@ class Windows:
             return self
         return self._rows(self.written.argsort(descending=True, stable=True))
 
-    def marked(self, special: Sequence[int]) -> Windows:
+    def with_special_tokens(self, special: Sequence[int]) -> Windows:
         """The same with one token of each window's text, never its first, overwritten by one of `special`, in turn.
 
         Text of plain files holds no separators, and what a model does at them, often a massive activation, is then

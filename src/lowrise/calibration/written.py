@@ -60,7 +60,7 @@ def write_windows(
     samples: int,
     length: int,
     seed: int,
-    report: Reporter,
+    progress: Reporter,
     prefix: tuple[int, ...] = (),
 ) -> Tensor:
     """(samples, length) token ids sampled from the model, the same for the same seed and machine.
@@ -80,8 +80,8 @@ def write_windows(
     uniform = torch.rand(samples, length - len(prefix), generator=torch.Generator().manual_seed(seed))
     rows = _rows_at_once(decoder, length)
     done = []
-    report.say(f"the model writes its own text, {samples} windows of {length} tokens")
-    with report.bar("writing", samples * length) as bar:
+    progress.say(f"the model writes its own text, {samples} windows of {length} tokens")
+    with progress.bar("writing", samples * length) as bar:
         for first in range(0, samples, rows):
             batch = min(rows, samples - first)
             cache = _reserved_cache(decoder, length)

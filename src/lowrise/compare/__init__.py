@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 from lowrise.called import called
-from lowrise.compare.asked import Asked, ask, check_same, no_comparison, read_lists
 from lowrise.compare.folder import (
     ASKED,
     PREPARED,
@@ -21,6 +20,7 @@ from lowrise.compare.folder import (
     mend_question,
     prepared_of,
 )
+from lowrise.compare.request import ComparisonRequest, ask, check_same, no_comparison, read_lists
 from lowrise.compare.steps import finish_rows, measure_dense, prepare
 from lowrise.errors import StepError
 from lowrise.files import check_output, held, output_folder, write_file, writing
@@ -39,7 +39,9 @@ __all__ = ["ask", "compare", "read_lists"]
 called(__name__)
 
 
-def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, where: str = "") -> Comparison:
+def compare(
+    asked: ComparisonRequest, out: Path, force: bool, keep: bool, progress: Reporter, where: str = ""
+) -> Comparison:
     """All rows that are not finished yet, then tables and pictures. Returns compare.json.
 
     where: the recipe file, if there is one. What is damaged in a folder that is there is named and made anew.
@@ -52,21 +54,21 @@ def compare(asked: Asked, out: Path, force: bool, keep: bool, report: Reporter, 
         _check(out, force, inputs)
         begun_before = out.exists() and not force
         if begun_before:
-            mend_question(out, report)
+            mend_question(out, progress)
             check_same(out, asked)
-            mend(out, report)
+            mend(out, progress)
         else:
-            _begin(asked, out, force, report)
+            _begin(asked, out, force, progress)
         try:
             rows = _rows(asked, out)
             if begun_before and not (rows and all(row.finished for row in rows)):
-                _check_again(asked, out, report)
+                _check_again(asked, out, progress)
                 rows = _rows(asked, out)
-            measure_dense(asked, out, report)
-            for _row in finish_rows(rows, keep, report):
+            measure_dense(asked, out, progress)
+            for _row in finish_rows(rows, keep, progress):
                 write_tables(_results(rows, out, asked), out)
         except SystemExit:
-            report.say(f"what is finished is kept in {out}; the same command goes on from there")
+            progress.say(f"what is finished is kept in {out}; the same command goes on from there")
             raise
         results = _results(rows, out, asked)
         write_tables(results, out)
@@ -88,25 +90,25 @@ def _check(out: Path, force: bool, inputs: list[str | None]) -> None:
         check_output(out, force, inputs)
 
 
-def _begin(asked: Asked, out: Path, force: bool, report: Reporter) -> None:
+def _begin(asked: ComparisonRequest, out: Path, force: bool, progress: Reporter) -> None:
     """Make the folder, with everything checked and the calibration tokens in it, whole or not at all."""
     with output_folder(out, force) as folder:
         (folder / ASKED).write_text(asked.to_json(), encoding="utf-8")
-        prepare(folder, folder / ASKED, report)
+        prepare(folder, folder / ASKED, progress)
 
 
-def _check_again(asked: Asked, out: Path, report: Reporter) -> None:
+def _check_again(asked: ComparisonRequest, out: Path, progress: Reporter) -> None:
     """In a folder that is there: that the model is still the same, and the tokens that added rows need."""
     wanted = out / WANTED
     try:
         write_file(wanted, asked.to_json())
-        prepare(out, wanted, report)
+        prepare(out, wanted, progress)
         wanted.replace(out / ASKED)
     finally:
         wanted.unlink(missing_ok=True)
 
 
-def _rows(asked: Asked, out: Path) -> list[Row]:
+def _rows(asked: ComparisonRequest, out: Path) -> list[Row]:
     """In their order; none while a size that was added has not been counted in layers."""
     removed = (prepared_of(out) or {"removed": {}})["removed"]
     if any(str(recipe.remove) not in removed for recipe in asked.recipes):
@@ -114,7 +116,7 @@ def _rows(asked: Asked, out: Path) -> list[Row]:
     return [Row(out, recipe, removed[str(recipe.remove)]) for recipe in asked.recipes]
 
 
-def _results(rows: list[Row], out: Path, asked: Asked) -> Comparison:
+def _results(rows: list[Row], out: Path, asked: ComparisonRequest) -> Comparison:
     kept = {"text", "dataset", "seed", "length", "windows", "eval_text", "tasks", "task_dir", "limit", "fewshot"}
     settings = asked.recipes[0].model_dump(include=kept)
     prepared, dense = prepared_of(out), dense_of(out)

@@ -17,7 +17,7 @@ _GLANCE = 0.5  # seconds between two looks at what it says
 
 
 @dataclass(frozen=True)
-class Ended:
+class StepResult:
     """How a step ended. status: its exit status, or minus the signal that killed it."""
 
     status: int
@@ -42,15 +42,15 @@ class Ended:
         return f"crashed with exit status {self.status}: {lines[-1] if lines else 'it said nothing'}"
 
 
-def run_step(arguments: list[str], log: Path, title: str, report: Reporter) -> Ended:
+def run_step(arguments: list[str], log: Path, title: str, progress: Reporter) -> StepResult:
     """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process."""
-    command = [sys.executable, "-P", "-m", "lowrise.attached", *arguments]
+    command = [sys.executable, "-P", "-m", "lowrise.child_process", *arguments]
     began = time.monotonic()
     remove(log)  # a link or a pipe in its place would be followed, or waited for
     with log.open("xb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
         try:
-            with report.waiting(title) as show:
+            with progress.waiting(title) as show:
                 while process.poll() is None:
                     show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
                     _wait(process, _GLANCE)
@@ -62,7 +62,7 @@ def run_step(arguments: list[str], log: Path, title: str, report: Reporter) -> E
                     process.wait()
             if process.stdin is not None:
                 process.stdin.close()
-    return Ended(process.returncode, log, time.monotonic() - began)
+    return StepResult(process.returncode, log, time.monotonic() - began)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:

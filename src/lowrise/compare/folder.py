@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lowrise.compare.child import Ended
+from lowrise.compare.child import StepResult
 from lowrise.errors import InputError
 from lowrise.files import held, write_file, writing
 from lowrise.files.sealed import is_damaged, read_object, read_state, write_state
@@ -61,7 +61,7 @@ def is_comparison(folder: Path) -> bool:
 
 
 def read_question(file: Path) -> dict[str, Any] | None:
-    """What was asked for, as `Asked.to_json` writes it; None for anything else."""
+    """What was asked for, as `ComparisonRequest.to_json` writes it; None for anything else."""
     found = read_object(file)
     if found is None or found.get("format") != 1:
         return None
@@ -71,20 +71,20 @@ def read_question(file: Path) -> dict[str, Any] | None:
     return found if isinstance(files, dict) and all(isinstance(one, str) for one in files.values()) else None
 
 
-def mend_question(folder: Path, report: Reporter) -> None:
+def mend_question(folder: Path, progress: Reporter) -> None:
     """Put back what was asked for, where that is damaged and a copy of it is whole."""
     prepared = prepared_of(folder)
     if prepared is not None and read_question(folder / ASKED) is None:
-        report.warn(f"{folder / ASKED} is damaged: written anew from {PREPARED}")
+        progress.warn(f"{folder / ASKED} is damaged: written anew from {PREPARED}")
         write_file(folder / ASKED, json.dumps(prepared["asked"], indent=2) + "\n")
 
 
-def mend(folder: Path, report: Reporter) -> None:
+def mend(folder: Path, progress: Reporter) -> None:
     """Name what is damaged and clear it away, so that it is made anew; so too, without a word, what is unfinished."""
     with writing(folder):
         for file in (folder / PREPARED, folder / DENSE, *sorted(folder.glob("rows/*/row.json"))):
             if is_damaged(file):
-                report.warn(f"{file} is damaged: made anew")
+                progress.warn(f"{file} is damaged: made anew")
                 remove(file)
         for place in (folder, folder / "calibration", folder / "dense", *folder.glob("rows/*")):
             for left in [*place.glob(".*.json.*.partial"), *place.glob("*.safetensors.*.partial")]:
@@ -152,7 +152,7 @@ class Row:
             (self.place / "row.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return ["run", "--recipe", str(self.place / "row.yaml"), "--out", str(self.model)]
 
-    def adopt(self, keep: bool) -> bool:
+    def transplant_block(self, keep: bool) -> bool:
         """Whether the row is finished. One whose output is whole becomes so: what waited for it was killed before
         noting it. What its end left undone is done.
         """
@@ -169,7 +169,7 @@ class Row:
             self._finish({"status": "done", "seconds": made["results"]["seconds"]["total"], **made}, keep)
         return made is not None
 
-    def end(self, ended: Ended, keep: bool) -> None:
+    def end(self, ended: StepResult, keep: bool) -> None:
         """Note how the run ended, and delete the checkpoint unless it is to be kept."""
         seconds, made = round(ended.seconds, 3), self._made() if ended.status == 0 else None
         if made is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lowrise.calibration.stored import store_tokens, stored_tokens
-from lowrise.compare.asked import read_asked
 from lowrise.compare.folder import ASKED, PREPARED, read_question, tokens_file, weights_of
+from lowrise.compare.request import read_asked
 from lowrise.errors import InputError, OutputError, RecipeError, TextError, reason
 from lowrise.files import writing
 from lowrise.files.sealed import write_state
@@ -24,7 +24,7 @@ from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
 
 
-def prepare(folder: Path, asked: Path, report: Reporter) -> None:
+def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
     """Check model, sizes and texts; make the tokens that are not there yet; write prepared.json.
 
     Rows whose criteria look at the same kind and number of tokens share one file. Raises InputError for a row that can
@@ -37,8 +37,8 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
         raise OutputError(asked, "settings of a comparison", reason(error), "begin anew with --force") from error
     first = recipes[0]
     ram_limit(first.max_ram)
-    tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, report)
-    clock = Clock(report)
+    tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, progress)
+    clock = Clock(progress)
     with clock.stage("open"):
         opened = open_from(first)
     check_tasks(tasks, opened, first.bos)
@@ -56,8 +56,8 @@ def prepare(folder: Path, asked: Path, report: Reporter) -> None:
     evaluation_texts(first, opened)
     for recipe in recipes:
         file = tokens_file(folder, recipe)
-        if not _whole(file, report):
-            made = windows_or_sentences(Run(recipe, report), opened)
+        if not _whole(file, progress):
+            made = windows_or_sentences(Run(recipe, progress), opened)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
                 partial = sibling(file, "partial")
@@ -76,14 +76,14 @@ def _check_row(recipe: Recipe, opened: OpenModel, net: int) -> None:
         raise RecipeError(where, error.expected, error.found, "leave out that preset or that size") from error
 
 
-def _whole(file: Path, report: Reporter) -> bool:
+def _whole(file: Path, progress: Reporter) -> bool:
     """Whether tokens are there already, as they were stored; if not so, they are made anew."""
     if not file.exists():
         return False
     try:
         stored_tokens(str(file))
     except TextError as error:
-        report.warn(f"{file} is damaged: made anew ({error})")
+        progress.warn(f"{file} is damaged: made anew ({error})")
         return False
     return True
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lowrise.compare.asked import Asked
 from lowrise.compare.child import run_step
 from lowrise.compare.folder import DENSE, Row, dense_of
+from lowrise.compare.request import ComparisonRequest
 from lowrise.errors import OutputError, StepError
 from lowrise.files import writing
 from lowrise.files.sealed import write_state
@@ -32,41 +32,41 @@ _MEASURING = (
 )
 
 
-def prepare(folder: Path, asked: Path, report: Reporter) -> None:
+def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
     """Raises StepError with the line of what cannot be done."""
-    report.say("checking model, sizes and texts; making the calibration tokens")
+    progress.say("checking model, sizes and texts; making the calibration tokens")
     log = folder / "prepare.txt"
-    _step(["prepare", str(folder), str(asked)], log, "preparing", report)
+    _step(["prepare", str(folder), str(asked)], log, "preparing", progress)
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("warning: "):
-            report.warn(line.removeprefix("warning: "))
+            progress.warn(line.removeprefix("warning: "))
 
 
-def measure_dense(asked: Asked, folder: Path, report: Reporter) -> None:
+def measure_dense(asked: ComparisonRequest, folder: Path, progress: Reporter) -> None:
     """Once for all rows."""
     if dense_of(folder) is not None:
         return
-    report.say("measuring the dense model")
+    progress.say("measuring the dense model")
     place = (folder / DENSE).parent
     with writing(place):
         remove(place)  # of an attempt that was interrupted
         place.mkdir()
     results = place / "results.json"
     arguments = ["measure", *_options(asked.recipes[0]), "--out", str(results)]
-    _step(arguments, place / "log.txt", "the dense model", report)
+    _step(arguments, place / "log.txt", "the dense model", progress)
     write_state(folder / DENSE, read_json(results, OutputError, "a measurement", "measure anew", lenient=True))
     remove(results)
 
 
-def finish_rows(rows: list[Row], keep: bool, report: Reporter) -> Iterator[Row]:
+def finish_rows(rows: list[Row], keep: bool, progress: Reporter) -> Iterator[Row]:
     """Run what is not finished, in order; each row as it ends. A row that fails is noted, and the next one begins."""
     for number, row in enumerate(rows, 1):
-        if row.adopt(keep):
+        if row.transplant_block(keep):
             continue
         where = f"row {number} of {len(rows)}: {row.title}"
-        report.say(f"{where}{_time_left(rows, number)}")
-        row.end(run_step(row.begin(), row.log, where, report), keep)
-        report.say(f"    {row_line(row.about())}")
+        progress.say(f"{where}{_time_left(rows, number)}")
+        row.end(run_step(row.begin(), row.log, where, progress), keep)
+        progress.say(f"    {row_line(row.about())}")
         yield row
 
 
@@ -86,8 +86,8 @@ def _options(recipe: Recipe) -> list[str]:
     return options
 
 
-def _step(arguments: list[str], log: Path, title: str, report: Reporter) -> None:
-    ended = run_step(arguments, log, title, report)
+def _step(arguments: list[str], log: Path, title: str, progress: Reporter) -> None:
+    ended = run_step(arguments, log, title, progress)
     if ended.status != 0:
         raise StepError(ended.reason, 1 if ended.killed else ended.status)
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lowrise.edit.context import RepairTask
 from lowrise.edit.gram import weight_of
+from lowrise.edit.layerwise_pass import batches_of
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import batches_of
 from lowrise.exact import exact, exact_sum
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def gaps_of(student: Student) -> list[Gap]:
 class Boundary:
     """One gap, and the stream about it, of all calibration tokens."""
 
-    def __init__(self, gap: Gap, shelf: Shelf, held: list[bool], device: torch.device) -> None:
-        self.gap, self.device, self._shelf, self._held = gap, device, shelf, held
+    def __init__(self, gap: Gap, store: ActivationStore, held: list[bool], device: torch.device) -> None:
+        self.gap, self.device, self._store, self._held = gap, device, store, held
 
     def pairs(
         self, held_out: bool, first: int | None = None, last: int | None = None
@@ -64,7 +64,7 @@ class Boundary:
         return total / max(1, tokens)
 
     def _state(self, layer: int, number: int) -> Tensor:
-        return self._shelf.get((layer - self.gap.start, number)).to(self.device).flatten(0, -2)
+        return self._store.get((layer - self.gap.start, number)).to(self.device).flatten(0, -2)
 
 
 @torch.no_grad()
@@ -78,31 +78,31 @@ def boundaries(task: RepairTask, *, every: bool = False) -> Iterator[Boundary]:
     gaps = gaps_of(student)
     parts = task.windows.cut(len(task.windows) - task.held_out)
     batches = batches_of(*parts, decoder.batch_tokens, mixed=False)
-    with Shelf() as shelf, task.report.bar("repairing", len(gaps)) as bar:
+    with ActivationStore() as store, task.progress.bar("repairing", len(gaps)) as bar:
         at = 0
         for gap in gaps:
             for number, (ids, _) in enumerate(batches):
-                h, calls = decoder.enter(ids)
+                h, calls = decoder.embed(ids)
                 if at:
-                    h = shelf.get(("dense", number)).to(decoder.device)
+                    h = store.get(("dense", number)).to(decoder.device)
                 for layer in range(at, gap.start):
                     before = h
                     h = decoder.step(layer, h, calls)
                 written = h
                 if gap.start - 1 in student.changed:
                     written = student.step(gap.start - 1, before, calls)
-                shelf.put((0, number), written)
+                store.put((0, number), written)
                 for layer in range(gap.start, gap.stop):
                     h = decoder.step(layer, h, calls)
                     if every or layer == gap.stop - 1:
-                        shelf.put((layer + 1 - gap.start, number), h)
-                shelf.put(("dense", number), h)
+                        store.put((layer + 1 - gap.start, number), h)
+                store.put(("dense", number), h)
             at = gap.stop
-            yield Boundary(gap, shelf, [held for _, held in batches], decoder.device)
+            yield Boundary(gap, store, [held for _, held in batches], decoder.device)
             bar.advance(task.windows.tokens, f"gap [{gap.start}, {gap.stop})")
 
 
-def settle(student: Student) -> None:
+def commit_all(student: Student) -> None:
     """What is changed in the student's layers is written to the decoder's, in place: merged layers are whole then."""
     for layer in list(student.changed):
-        student.settle(layer)
+        student.commit(layer)

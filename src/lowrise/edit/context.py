@@ -24,7 +24,7 @@ class RepairTask:
     student: Student
     windows: Windows
     held_out: int
-    report: Reporter
+    progress: Reporter
     work: Work = field(default_factory=Work)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fold import fold_gaps
 from lowrise.edit.gram import Solution
-from lowrise.edit.sweep import Sweep
+from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.write import Write
 from lowrise.edit.writing import runs
 from lowrise.exact import exact, exact_sum
@@ -31,13 +31,13 @@ def repair(task: RepairTask) -> Repaired:
     return fold_gaps(task, _turned)
 
 
-def _turned(sweep: Sweep, write: Write) -> Solution:
-    own, of_held = write.own, [held for _, held, _, _ in runs(sweep)]
+def _turned(layerwise: LayerwisePass, write: Write) -> Solution:
+    own, of_held = write.own, [held for _, held, _, _ in runs(layerwise)]
 
     def tokens(held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for number, of_this in enumerate(of_held):
             if of_this == held:
-                parts = (sweep.get(what, number).float().flatten(0, -2) for what in ("inputs", "out", "dense"))
+                parts = (layerwise.get(what, number).float().flatten(0, -2) for what in ("inputs", "out", "dense"))
                 inputs, out, target = parts
                 yield inputs @ own, out, target
 

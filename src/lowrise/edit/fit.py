@@ -10,7 +10,8 @@ class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
     neurons: how many of its MLP's were taken over from layers that go. descended: whether it then followed a
-    gradient (`edit/descent.py`). written: whether what it writes was solved in closed form, or only what it reads.
+    gradient (`edit/block_reconstruction.py`). written: whether what it writes was solved in closed form, or only what
+    it reads.
     before, after: mean error of a held-out token: ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are
     counted, ‖E‖² of `fold` and of a trained network, 1 - cos of `fold-cosine`. None where nothing but reads changed,
     which are not measured by h[stop].

@@ -14,17 +14,17 @@ from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, fold
 from lowrise.edit.layerwise import repair_layers
+from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.repair import gaps
-from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import Write, mlp_of
 from lowrise.edit.writing import sums
 
-Solve = Callable[[Sweep, Write], Solution]
+Solve = Callable[[LayerwisePass, Write], Solution]
 
 
 def repair(task: RepairTask) -> Repaired:
     """T by least squares (equation 5)."""
-    return fold_gaps(task, lambda sweep, write: fold(*sums(sweep, write, None), write.own))
+    return fold_gaps(task, lambda layerwise, write: fold(*sums(layerwise, write, None), write.own))
 
 
 def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
@@ -37,30 +37,30 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
     student = task.student
     bottom, before_gaps = student.layers[0], [layer for layer, _ in gaps(student)]
     if bottom > 0:
-        task.report.warn(f"no layer stands before the gap [0, {bottom}): it is dropped, not repaired")
+        task.progress.warn(f"no layer stands before the gap [0, {bottom}): it is dropped, not repaired")
     if not before_gaps:
         return Repaired([])
     start = bottom if bottom > 0 else before_gaps[0]
     swept = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
 
-    def step(sweep: Sweep) -> Fit | None:
-        layer, stop = sweep.layer, sweep.stop
+    def step(layerwise: LayerwisePass) -> Fit | None:
+        layer, stop = layerwise.layer, layerwise.stop
         if layer not in before_gaps:
-            sweep.pass_on()
+            layerwise.pass_on()
             return None
-        found = _fold_layer(sweep, solve)
+        found = _fold_layer(layerwise, solve)
         return Fit(layer, stop, found.ridge, found.before, found.after)
 
     return Repaired(repair_layers(task, swept, step, mixed=False))
 
 
-def _fold_layer(sweep: Sweep, solve: Solve) -> Solution:
+def _fold_layer(layerwise: LayerwisePass, solve: Solve) -> Solution:
     """The dense model to the end of the gap; the student through the layer before it, with its new matrix."""
-    write = mlp_of(sweep.decoder, sweep.layer, sweep.parameter)
-    for number, _, calls in sweep.batches():
-        sweep.dense(number, calls)
-    solution = solve(sweep, write)
+    write = mlp_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
+    for number, _, calls in layerwise.batches():
+        layerwise.dense(number, calls)
+    solution = solve(layerwise, write)
     change: Tensor = solution.change
-    sweep.leave_layer(sweep.move(write.matrix, write.own, change))
-    sweep.up()
+    layerwise.leave_layer(layerwise.update(write.matrix, write.own, change))
+    layerwise.advance()
     return solution

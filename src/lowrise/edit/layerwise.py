@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from lowrise.edit.context import RepairTask
 from lowrise.edit.fit import Fit
+from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Sweep
-from lowrise.observe.shelf import LastingShelf, Shelf
+from lowrise.observe.activation_store import ActivationStore, LastingShelf
 from lowrise.work import Work
 
 # What both models have come to, on the shelf: all that the next layer needs of the layers before it.
@@ -18,7 +18,7 @@ _LASTING = ("student", "dense")
 
 
 def repair_layers(
-    task: RepairTask, layers: list[int], step: Callable[[Sweep], Fit | None], *, mixed: bool
+    task: RepairTask, layers: list[int], step: Callable[[LayerwisePass], Fit | None], *, mixed: bool
 ) -> list[Fit]:
     """`step` at each of the student's `layers`, which follow each other up to the last that is repaired: it repairs the
     layer at hand, or passes it, and both models go on to the next. What it found, where it found something.
@@ -27,43 +27,45 @@ def repair_layers(
     it: while the next layer is worked on, those of two layers lie on disk. mixed: as of `batches_of`.
     """
     work = task.work.part("repair")
-    with _shelf(work) as shelf, task.report.bar("repairing", len(layers)) as bar:
-        fits = _restored(task.student, work, layers, shelf)
+    with _store(work) as store, task.progress.bar("repairing", len(layers)) as bar:
+        fits = _restored(task.student, work, layers, store)
         done = len(fits)
         if done:
             bar.advance(0, "kept from before", steps=done)
         left = layers[done:]
         if left:
-            sweep = Sweep(task.student, task.windows, task.held_out, shelf, left[0], mixed=mixed, resumed=done > 0)
+            layerwise = LayerwisePass(
+                task.student, task.windows, task.held_out, store, left[0], mixed=mixed, resumed=done > 0
+            )
         for layer in left:
-            fit = step(sweep)
-            if isinstance(shelf, LastingShelf):
-                value = {"fit": None if fit is None else asdict(fit), "states": shelf.mark()}
-                work.keep(_name(layer), value, sweep.settled, what=f"layer {layer} of the repair")
-            sweep.settled = {}
+            fit = step(layerwise)
+            if isinstance(store, LastingShelf):
+                value = {"fit": None if fit is None else asdict(fit), "states": store.mark()}
+                work.keep(_name(layer), value, layerwise.settled, what=f"layer {layer} of the repair")
+            layerwise.settled = {}
             fits.append(fit)
             bar.advance(task.windows.tokens, f"layer {layer}")
-        if isinstance(shelf, LastingShelf):
-            shelf.remove()
+        if isinstance(store, LastingShelf):
+            store.remove()
     return [fit for fit in fits if fit is not None]
 
 
 @contextmanager
-def _shelf(work: Work) -> Iterator[Shelf]:
+def _store(work: Work) -> Iterator[ActivationStore]:
     if not work.keeps:
-        with Shelf() as shelf:
-            yield shelf
+        with ActivationStore() as store:
+            yield store
         return
-    with LastingShelf((work.place("states-0"), work.place("states-1")), _LASTING) as shelf:
-        yield shelf
+    with LastingShelf((work.place("states-0"), work.place("states-1")), _LASTING) as store:
+        yield store
 
 
-def _restored(student: Student, work: Work, layers: list[int], shelf: Shelf) -> list[Fit | None]:
+def _restored(student: Student, work: Work, layers: list[int], store: ActivationStore) -> list[Fit | None]:
     """What was found in the layers that are kept, from the first on, once they are put in place.
 
     They are of no use without the states behind the last one, unless it is the last of all.
     """
-    if not isinstance(shelf, LastingShelf):
+    if not isinstance(store, LastingShelf):
         return []
     fits, states = list[Fit | None](), []
     for layer in layers:
@@ -72,7 +74,7 @@ def _restored(student: Student, work: Work, layers: list[int], shelf: Shelf) -> 
             break
         fit, states = record.value["fit"], record.value["states"]
         fits.append(None if fit is None else Fit(**fit))
-    if fits and len(fits) < len(layers) and not shelf.restore(states):
+    if fits and len(fits) < len(layers) and not store.restore(states):
         work.distrust(_name(layers[len(fits) - 1]))
         fits = []
     for layer in layers[len(fits) :]:
@@ -82,7 +84,7 @@ def _restored(student: Student, work: Work, layers: list[int], shelf: Shelf) -> 
         assert record is not None
         for name, value in record.tensors.items():
             student.change(layer, name, value)
-        student.settle(layer)
+        student.commit(layer)
     return fits
 
 

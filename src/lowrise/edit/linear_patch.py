@@ -24,7 +24,7 @@ def repair(task: RepairTask) -> Repaired:
     d = task.student.decoder.hidden_size
     turned, found = rotation(d)
     if not found:
-        task.report.say(f"no Hadamard matrix of order {d} is known here: a random orthogonal one stands for it")
+        task.progress.say(f"no Hadamard matrix of order {d} is known here: a random orthogonal one stands for it")
     return _patched(task, turned)
 
 

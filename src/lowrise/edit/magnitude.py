@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from lowrise.edit.boundary import Boundary, Gap, boundaries, settle
+from lowrise.edit.boundary import Boundary, Gap, boundaries, commit_all
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.exact import exact
@@ -41,8 +41,8 @@ def repair(task: RepairTask) -> Repaired:
             made = scaled_layer(student.decoder, layer, by, lambda name, layer=layer: student.parameter(layer, name))  # type: ignore[misc]
             for name, value in made.items():
                 student.change(layer, name, value)
-            student.settle(layer)
-    settle(student)
+            student.commit(layer)
+    commit_all(student)
     scale_embeddings(student.decoder, math.prod(ratios.values()))
     return Repaired(fits)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from lowrise.edit.boundary import Boundary, gaps_of, settle
+from lowrise.edit.boundary import Boundary, commit_all, gaps_of
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.student import Student, layers_left
@@ -27,7 +27,7 @@ def repaired_by(task: RepairTask, solved: Iterable[tuple[Boundary, Tensor]]) -> 
         errors = boundary.error(), boundary.error(lambda x, w=exactly: x @ w)  # type: ignore[misc]
         fits.append(Fit(gap.start - 1, gap.stop, None, *errors))
         networks[gap.stop] = linear_network(matrix.to(decoder.device))
-    settle(task.student)
+    commit_all(task.student)
     return Repaired(fits, networks)
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrise.errors import PlanError
-from lowrise.model.alike import difference
 from lowrise.model.decoder import Decoder
+from lowrise.model.same_architecture import difference
 from lowrise.plan import Merge, rule_weights
 from lowrise.settings import Norms, Rule
 

@@ -2,7 +2,7 @@
 
 Adjacent layers hold twice the neurons that one has room for, and many matter little. Let A (tokens, 2k) be what both
 MLPs' output matrices are given: the layer's own neurons and those of a dropped one, the latter on the layer's own
-stream, turned into the dropped layer's input by a map T as in `edit/reading.py`. Of the ridge regression of A toward
+stream, turned into the dropped layer's input by a map T as in `edit/input_map.py`. Of the ridge regression of A toward
 h[stop] neurons are taken out as optimal brain surgery does (Hassibi and Stork, NIPS 1992): always those whose absence
 costs least when all others make up for it, until k are left. They become the layer's MLP.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lowrise.edit.gram import RIDGES, Gram, damped_factor, solve, two_grams, weight_of
-from lowrise.edit.reading import turn
-from lowrise.edit.sweep import Site
+from lowrise.edit.input_map import turn
+from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
 from lowrise.model.matrices import captured, input_of, mlp_write, reads
 from lowrise.model.neurons import chosen, neuron_count, parameters, turned
@@ -27,7 +27,7 @@ MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are
 
 
 def blocks(neurons: int) -> list[slice]:
-    """The lender's k `neurons`, so many at a time as fit into MOST_INPUTS beside the layer's own, k / 4 at least.
+    """The donor's k `neurons`, so many at a time as fit into MOST_INPUTS beside the layer's own, k / 4 at least.
 
     Blocks are as even as can be: each costs two passes, and the largest decides about memory.
     """
@@ -35,20 +35,23 @@ def blocks(neurons: int) -> list[slice]:
     return [slice(neurons * one // count, neurons * (one + 1) // count) for one in range(count)]
 
 
-def take_over(site: Site, lender: int, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
-    """The student's layer takes over neurons of the dense layer `lender`: what `adopt` gives for every block it asks.
+def transplant(context: LayerContext, donor: int, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
+    """The student's layer takes over neurons of the dense layer `donor`: of every block, what `transplant_block` gives.
 
-    what: where the input of the lender's MLP lies on the shelf. Blocks of which none is wanted are left out. Of a
+    what: where the input of the donor's MLP lies in the store. Blocks of which none is wanted are left out. Of a
     token, the student's layer is run to its MLP once, and twice a block.
     """
-    change = turn(site, what, reads(site.decoder, site.layer)[1]).change
-    theirs = turned(site.decoder, lender, change)
-    asked = (adopt(site, lender, block, theirs, ridges) for block in blocks(neuron_count(site.decoder, site.layer)))
+    change = turn(context, what, reads(context.decoder, context.layer)[1]).change
+    theirs = turned(context.decoder, donor, change)
+    asked = (
+        transplant_block(context, donor, block, theirs, ridges)
+        for block in blocks(neuron_count(context.decoder, context.layer))
+    )
     return [rows for rows in asked if rows is not None]
 
 
-def adopt(
-    site: Site, other: int, block: slice, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
+def transplant_block(
+    context: LayerContext, other: int, block: slice, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
 ) -> Tensor | None:
     """The student's layer takes over neurons of the dense layer `other`; (k,) that it then has, its own counted first.
 
@@ -56,23 +59,26 @@ def adopt(
     student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than its
     own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
     """
-    student, layer = site.student, site.layer
-    write = mlp_write(site.decoder, layer)
+    student, layer = context.student, context.layer
+    write = mlp_write(context.decoder, layer)
     own = write.matrix(student.parameter(layer, write.parameter)).float()
-    lent = write.matrix(site.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
+    lent = write.matrix(context.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
     k, d = own.shape
     fit, held_out = two_grams((k + len(lent), d), own.device)
-    for number, held, calls in site.batches():
+    for number, held, calls in context.batches():
         with captured(write.module) as inputs:
-            out = site.run(number, calls)().float()
-        a = inputs[0].flatten(0, -2), input_of(write.module, site.run(number, calls, theirs)).flatten(0, -2)[:, block]
-        target = site.target(number)
+            out = context.run(number, calls)().float()
+        a = (
+            inputs[0].flatten(0, -2),
+            input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, block],
+        )
+        target = context.target(number)
         missing = target.float() - out - (a[1].float() @ lent).view_as(out)
         (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
     both = torch.cat([own, lent])
     matrix = exact(both)
     alone = torch.arange(k, device=matrix.device)
-    rows = cheapest_out(fit, matrix, k)
+    rows = obs_selection(fit, matrix, k)
     if rows is None:
         return None
     plain, solution = (
@@ -81,13 +87,13 @@ def adopt(
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
     of_both = torch.where(rows < k, rows, rows + block.start)
-    for name, axis in parameters(site.decoder, layer).items():
+    for name, axis in parameters(context.decoder, layer).items():
         student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, of_both, k))
-    site.move(write, both[rows.to(both.device)], solution.change)
+    context.update(write, both[rows.to(both.device)], solution.change)
     return rows
 
 
-def cheapest_out(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
+def obs_selection(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     """(keep,): rows of `matrix` (k, d) that stay, ascending; the sums are of what is missing with all of them there.
 
     With C = AᵀA + λ·m and w the regression of all rows that are left, the loss of row j costs ‖w_j‖² / (C⁻¹)_jj. None

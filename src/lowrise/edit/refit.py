@@ -10,7 +10,8 @@ missing behind it, the change of W is argmin Σ ‖A·X - E‖²/‖h‖, h the 
 The MLP's write aims at h[stop], stop the next layer that is kept. Attention's aims at the dense layer's stream behind
 its attention; but before a gap, where there is no such state, at h[stop] too, solved together with the MLP's write,
 whose part is not kept: what the MLP can make up for is not attention's to learn. Before a gap the layer also takes over
-neurons of those that go (`edit/neurons.py`), and all its matrices then follow a gradient (`edit/descent.py`).
+neurons of those that go (`edit/neurons.py`), and then block reconstruction trains all its matrices
+(`edit/block_reconstruction.py`).
 
 Where a norm stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, GLM-4), the solution is a step,
 taken as far as held-out tokens like it (`edit/write.py`), and no neurons move. Where something else stands there, the
@@ -27,22 +28,22 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from lowrise.edit.block_reconstruction import reconstruct_block
 from lowrise.edit.context import Repaired, RepairTask
-from lowrise.edit.descent import descend
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Gram, Solution, solve, two_grams, weight_of
+from lowrise.edit.input_map import fold_input_map, turn
 from lowrise.edit.layerwise import repair_layers
-from lowrise.edit.neurons import take_over
-from lowrise.edit.reading import read_through, turn
+from lowrise.edit.layerwise_pass import LayerwisePass
+from lowrise.edit.neurons import transplant
 from lowrise.edit.repair import gaps
-from lowrise.edit.sweep import Sweep
 from lowrise.edit.write import Write, attention_of, mlp_of
 from lowrise.edit.writing import mean_error, refit_write, step
-from lowrise.model.alike import same_neurons
-from lowrise.model.decoder import Call
+from lowrise.model.decoder import LayerArguments
 from lowrise.model.matrices import captured, input_of, reads
 from lowrise.model.neurons import neuron_count, neurons_apart
-from lowrise.model.refittable import check_refit
+from lowrise.model.refittable import refit_support
+from lowrise.model.same_architecture import same_neurons
 
 
 def repair(task: RepairTask) -> Repaired:
@@ -52,7 +53,7 @@ def repair(task: RepairTask) -> Repaired:
     then on. On disk lie, of all tokens, one state of both, the inputs of one layer's matrices and those of the MLPs in
     the gap behind it; in memory one batch, two matrices' sums, one layer's new parameters, while neurons move four
     float64 matrices of up to (2k, 2k), k neurons a layer (`edit/neurons.py`), and then, with Adam's moments, a layer
-    six times in float32 (`edit/descent.py`).
+    six times in float32 (`edit/block_reconstruction.py`).
     """
     student = task.student
     bottom, found = student.layers[0], gaps(student)
@@ -60,8 +61,8 @@ def repair(task: RepairTask) -> Repaired:
         return Repaired([])
     start = bottom if bottom > 0 else found[0][0]
     swept = [layer for layer in student.layers if layer >= start]
-    writes = check_refit(student.decoder)
-    return Repaired(repair_layers(task, swept, lambda sweep: refit_layer(sweep, writes), mixed=True))
+    writes = refit_support(student.decoder)
+    return Repaired(repair_layers(task, swept, lambda layerwise: refit_layer(layerwise, writes), mixed=True))
 
 
 def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:
@@ -69,109 +70,111 @@ def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:
     return solve(fit, held_out)
 
 
-def refit_layer(sweep: Sweep, writes: bool) -> Fit:
+def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
     """Solve the layer at hand, and both models go on to the next.
 
-    writes: whether what layers write can be solved (`check_refit`); then the layer may take over neurons of those that
-    are gone behind it, one after the other until one has nothing to give. Returned is what came of the MLP's write, but
-    before a gap with `before` as it was before the attention's; without `writes`, where only reads are solved, what
-    came of the descent. Of a token, the dense layer is run once, the student's twice and to its MLP twice more; before
-    a gap also once and twice a block of neurons for every lender that is asked, and once an epoch of the descent: a
-    matrix is solved on what the matrices before it have become.
+    writes: whether what layers write can be solved (`refit_support`); then the layer may take over neurons of those
+    that are gone behind it, one after the other until one has nothing to give. Returned is what came of the MLP's
+    write, but before a gap with `before` as it was before the attention's; without `writes`, where only reads are
+    solved, what came of block reconstruction. Of a token, the dense layer is run once, the student's twice and to its
+    MLP twice more; before a gap also once and twice a block of neurons for every donor that is asked, and once an epoch
+    of block reconstruction: a matrix is solved on what the matrices before it have become.
     """
-    layer, stop = sweep.layer, sweep.stop
-    attention, mlp = reads(sweep.decoder, layer)
-    lenders = _lenders(sweep) if writes else []
-    _pass_dense(sweep, writes, lenders)
-    read_through(sweep, attention, turn(sweep, "attention", attention))
-    first = _refit_attention_write(sweep) if writes else None
-    read_through(sweep, mlp, turn(sweep, _mlp_of(sweep, layer), mlp))
+    layer, stop = layerwise.layer, layerwise.stop
+    attention, mlp = reads(layerwise.decoder, layer)
+    donors = _donors(layerwise) if writes else []
+    _pass_dense(layerwise, writes, donors)
+    fold_input_map(layerwise, attention, turn(layerwise, "attention", attention))
+    first = _refit_attention_write(layerwise) if writes else None
+    fold_input_map(layerwise, mlp, turn(layerwise, _mlp_of(layerwise, layer), mlp))
     if first is None:
-        met = descend(sweep) if sweep.gap else None
-        sweep.pass_student()
+        met = reconstruct_block(layerwise) if layerwise.gap else None
+        layerwise.pass_student()
         if met is None:
             return Fit(layer, stop, None, None, None, written=False)
         return Fit(layer, stop, None, *met, descended=met[1] < met[0], written=False)
-    others = torch.zeros(neuron_count(sweep.decoder, layer), dtype=torch.bool)  # whether a neuron is another layer's
-    for lender in lenders:
-        taken = take_over(sweep, lender, _mlp_of(sweep, lender))
+    others = torch.zeros(
+        neuron_count(layerwise.decoder, layer), dtype=torch.bool
+    )  # whether a neuron is another layer's
+    for donor in donors:
+        taken = transplant(layerwise, donor, _mlp_of(layerwise, donor))
         if not taken:
             break
         for rows in taken:
             others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
-    solved = None if others.any() else refit_write(sweep)  # neurons that were chosen come with their write solved
+    solved = None if others.any() else refit_write(layerwise)  # neurons that were chosen come with their write solved
     descended = False
-    if sweep.gap:
-        before, after = descend(sweep)
+    if layerwise.gap:
+        before, after = reconstruct_block(layerwise)
         descended = after < before
     if solved is None or descended:
-        solved = refit_write(sweep)
+        solved = refit_write(layerwise)
     last, change = solved
     if change is None:
-        sweep.carry()
+        layerwise.propagate()
     else:
-        sweep.leave_layer(change)
-    before = first.before if sweep.gap else last.before
-    sweep.up()
+        layerwise.leave_layer(change)
+    before = first.before if layerwise.gap else last.before
+    layerwise.advance()
     return Fit(layer, stop, last.ridge, before, last.after, int(others.sum()), descended)
 
 
-def _lenders(sweep: Sweep) -> list[int]:
+def _donors(layerwise: LayerwisePass) -> list[int]:
     """Of the layers that are gone right behind the one at hand, those whose neurons it could take over."""
-    between = range(sweep.layer + 1, sweep.stop) if sweep.gap and neurons_apart(sweep.decoder) else ()
-    return [other for other in between if same_neurons(sweep.decoder, sweep.layer, other)]
+    between = range(layerwise.layer + 1, layerwise.stop) if layerwise.gap and neurons_apart(layerwise.decoder) else ()
+    return [other for other in between if same_neurons(layerwise.decoder, layerwise.layer, other)]
 
 
-def _mlp_of(sweep: Sweep, layer: int) -> Hashable:
+def _mlp_of(layerwise: LayerwisePass, layer: int) -> Hashable:
     """Where on the shelf the input of a dense layer's MLP lies: the same few places for every layer of the student."""
-    return "mlp", layer - sweep.layer
+    return "mlp", layer - layerwise.layer
 
 
-def _pass_dense(sweep: Sweep, writes: bool, lenders: list[int]) -> None:
-    """The dense model to h[stop]. On the shelf lies what this layer's matrices and the lenders' MLPs were given, and,
+def _pass_dense(layerwise: LayerwisePass, writes: bool, donors: list[int]) -> None:
+    """The dense model to h[stop]. On the shelf lies what this layer's matrices and the donors' MLPs were given, and,
     if no gap follows, the stream behind this layer's attention, but for its bias.
     """
-    decoder, layer = sweep.decoder, sweep.layer
+    decoder, layer = layerwise.decoder, layerwise.layer
     readers: dict[Hashable, nn.Module] = {"attention": reads(decoder, layer)[0][0].module}
-    readers |= {_mlp_of(sweep, one): reads(decoder, one)[1][0].module for one in (layer, *lenders)}
-    write = attention_of(decoder, layer, decoder.layers[layer].get_parameter) if writes and not sweep.gap else None
-    for number, _, calls in sweep.batches():
+    readers |= {_mlp_of(layerwise, one): reads(decoder, one)[1][0].module for one in (layer, *donors)}
+    write = attention_of(decoder, layer, decoder.layers[layer].get_parameter) if writes and not layerwise.gap else None
+    for number, _, calls in layerwise.batches():
         with ExitStack() as stack:
             given = {what: stack.enter_context(captured(module)) for what, module in readers.items()}
             if write is not None:
                 entering = stack.enter_context(captured(decoder.layers[layer]))
                 heads = stack.enter_context(captured(write.matrix.module))
-            h = sweep.dense(number, calls)
+            h = layerwise.dense(number, calls)
         for what, (value,) in given.items():
-            sweep.put(what, number, value.view(*h.shape[:-1], -1))
+            layerwise.put(what, number, value.view(*h.shape[:-1], -1))
         if write is not None:
             wrote = write.given(heads[0].flatten(0, -2)).float() @ write.own
-            sweep.put("attended", number, entering[0] + wrote.to(h.dtype).view_as(h))
+            layerwise.put("attended", number, entering[0] + wrote.to(h.dtype).view_as(h))
 
 
-def _refit_attention_write(sweep: Sweep) -> Solution:
-    write = attention_of(sweep.decoder, sweep.layer, sweep.parameter)
-    beside = mlp_of(sweep.decoder, sweep.layer, sweep.parameter) if sweep.gap else None
+def _refit_attention_write(layerwise: LayerwisePass) -> Solution:
+    write = attention_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
+    beside = mlp_of(layerwise.decoder, layerwise.layer, layerwise.parameter) if layerwise.gap else None
     k, d = write.own.shape
     fit, held_out = two_grams((k if beside is None else k + len(beside.own), d), write.own.device)
-    for number, held, calls in sweep.batches():
-        a, target, missing = _behind_attention(sweep, write, beside, number, calls)
+    for number, held, calls in layerwise.batches():
+        a, target, missing = _behind_attention(layerwise, write, beside, number, calls)
         (held_out if held else fit).add(a, missing, weight_of(target))
     solution = solve(fit, held_out)
     if write.norm is None:
-        sweep.move(write.matrix, write.own, solution.change[:k])
+        layerwise.update(write.matrix, write.own, solution.change[:k])
         return solution
 
     def error() -> float:
-        now = attention_of(sweep.decoder, sweep.layer, sweep.parameter)
-        return mean_error(_behind_attention(sweep, now, beside, *each)[1:] for each in sweep.held_out())
+        now = attention_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
+        return mean_error(_behind_attention(layerwise, now, beside, *each)[1:] for each in layerwise.held_out())
 
     alone = Solution(solution.change[:k], solution.ridge, solution.before, solution.after)
-    return step(sweep, write, fit, alone, error)
+    return step(layerwise, write, fit, alone, error)
 
 
 def _behind_attention(
-    sweep: Sweep, write: Write, beside: Write | None, number: int, calls: list[Call]
+    layerwise: LayerwisePass, write: Write, beside: Write | None, number: int, calls: list[LayerArguments]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(what attention's `write`, and the MLP's `beside` it, is given, the target, what is missing of it), of a batch.
 
@@ -179,12 +182,12 @@ def _behind_attention(
     """
     if beside is not None:
         with captured(write.matrix.module) as heads, captured(beside.matrix.module) as neurons:
-            out = sweep.run(number, calls)().float()
+            out = layerwise.run(number, calls)().float()
         inputs = (one.given(each[0].flatten(0, -2)) for one, each in ((write, heads), (beside, neurons)))
-        a, target = torch.cat([*inputs], 1), sweep.target(number)
+        a, target = torch.cat([*inputs], 1), layerwise.target(number)
     else:
-        with captured(sweep.decoder.layers[sweep.layer]) as entering:
-            a = write.given(input_of(write.matrix.module, sweep.run(number, calls)).flatten(0, -2))
-        target = sweep.get("attended", number)
+        with captured(layerwise.decoder.layers[layerwise.layer]) as entering:
+            a = write.given(input_of(write.matrix.module, layerwise.run(number, calls)).flatten(0, -2))
+        target = layerwise.get("attended", number)
         out = entering[0].float() + (a.float() @ write.own).view_as(target)
     return a, target, target.float() - out

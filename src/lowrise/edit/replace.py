@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrise.errors import RecipeError
-from lowrise.model.decoder import Call, Decoder
+from lowrise.model.decoder import Decoder, LayerArguments
 from lowrise.model.networks import SpanNetwork, random_network
 from lowrise.plan import Replace
 
@@ -32,7 +32,7 @@ class Trainee:
 
     module: nn.Module
     parameters: list[nn.Parameter]
-    forward: Callable[[Tensor, list[Call]], Tensor]
+    forward: Callable[[Tensor, list[LayerArguments]], Tensor]
     install: Callable[[], None]
     before_step: Callable[[], None] = _nothing
 
@@ -134,21 +134,21 @@ def _make_portable(decoder: Decoder, edit: Replace, seed: int) -> Callable[[], N
                 _initialise(parameter, fan_in=_fan_in(layer.get_submodule(name)))
     if edit.network == "swiglu" or not names.gated:
         return _nothing
-    gate, up = _halves([weight.detach() for weight in inputs])
-    up.copy_(gate)
+    held_out_loss, up = _halves([weight.detach() for weight in inputs])
+    up.copy_(held_out_loss)
 
     def share_gradients() -> None:
-        gate, up = _halves([weight.grad for weight in inputs if weight.grad is not None])
-        gate.add_(up)
-        up.copy_(gate)
+        held_out_loss, up = _halves([weight.grad for weight in inputs if weight.grad is not None])
+        held_out_loss.add_(up)
+        up.copy_(held_out_loss)
 
     return share_gradients
 
 
 def _halves(matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Gate and up, (intermediate, hidden) each, of two matrices or of one that holds both."""
-    gate, up = matrices if len(matrices) == 2 else matrices[0].chunk(2, dim=0)
-    return gate, up
+    """HeldOutLoss and up, (intermediate, hidden) each, of two matrices or of one that holds both."""
+    held_out_loss, up = matrices if len(matrices) == 2 else matrices[0].chunk(2, dim=0)
+    return held_out_loss, up
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.merge import Mix, check_alike, mixed_parameters
-from lowrise.model.decoder import Call, Decoder
+from lowrise.model.decoder import Decoder, LayerArguments
 from lowrise.observe.loss import next_token_loss
 from lowrise.plan import Drop, Merge, Replace
 
@@ -26,7 +26,7 @@ class Student:
         self.decoder, self.layers = decoder, layers
         self.changed = changed if changed is not None else {}
 
-    def step(self, layer: int, h: Tensor, calls: list[Call]) -> Tensor:
+    def step(self, layer: int, h: Tensor, calls: list[LayerArguments]) -> Tensor:
         """What enters the original layer `layer` → what leaves it, (batch, tokens, hidden)."""
         return self.decoder.step(layer, h, calls, self.changed.get(layer))
 
@@ -45,7 +45,7 @@ class Student:
         """Mean next-token cross-entropy, natural log."""
         total = 0.0
         for ids in windows.batches(self.decoder.batch_tokens):
-            h, calls = self.decoder.enter(ids)
+            h, calls = self.decoder.embed(ids)
             for layer in self.layers:
                 h = self.step(layer, h, calls)
             total += next_token_loss(self.decoder, h[:, windows.skipped :], ids[:, windows.skipped :])
@@ -56,7 +56,7 @@ class Student:
         self.changed.setdefault(layer, {})[name] = value
 
     @torch.no_grad()
-    def settle(self, layer: int) -> None:
+    def commit(self, layer: int) -> None:
         """Put what is changed in `layer` into the decoder's own layer, in place: the dense one is no more."""
         for name, value in self.changed.pop(layer, {}).items():
             self.decoder.layers[layer].get_parameter(name).copy_(value)

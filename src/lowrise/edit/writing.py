@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowrise.edit.gram import RIDGES, Gram, Solution, solve, two_grams, weight_of
-from lowrise.edit.sweep import Site
+from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.write import Write, mlp_of
 from lowrise.exact import exact_sum
 from lowrise.model.matrices import captured, mlp_output
@@ -20,66 +20,66 @@ from lowrise.model.matrices import captured, mlp_output
 STEPS = (1.0, 0.5, 0.25)
 
 
-def refit_write(site: Site, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor | None]:
+def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor | None]:
     """The MLP's write, solved by ridge regression; and its matrix's change (k, d) as rounded, None where a norm stands
     behind it. On the shelf: as `runs` leaves it.
     """
-    write = mlp_of(site.decoder, site.layer, site.parameter)
-    fit, held_out = sums(site, write, weight_of)
+    write = mlp_of(context.decoder, context.layer, context.parameter)
+    fit, held_out = sums(context, write, weight_of)
     solution = solve(fit, held_out, ridges)
     if write.norm is None:
-        return solution, site.move(write.matrix, write.own, solution.change)
-    return step(site, write, fit, solution, lambda: held_out_error(site)), None
+        return solution, context.update(write.matrix, write.own, solution.change)
+    return step(context, write, fit, solution, lambda: held_out_error(context)), None
 
 
-def step(site: Site, write: Write, fit: Gram, solution: Solution, error: Callable[[], float]) -> Solution:
+def step(context: LayerContext, write: Write, fit: Gram, solution: Solution, error: Callable[[], float]) -> Solution:
     """As much of `solution` as is taken behind a norm, of a `write` of the layer at hand. fit: what it was solved on.
 
     error: mean error of a held-out token, by the layer as it then is.
     """
     if solution.ridge is None:
         return solution
-    before = {name: site.parameter(name) for name in write.paths}
+    before = {name: context.parameter(name) for name in write.paths}
     for share in STEPS:
-        site.take(write.moved(share * solution.change, fit, site.decoder.dtype))
+        context.set_weights(write.moved(share * solution.change, fit, context.decoder.dtype))
         after = error()
         if after < solution.before:
             return Solution(share * solution.change, solution.ridge, solution.before, after)
-    site.take(before)
+    context.set_weights(before)
     return Solution(torch.zeros_like(solution.change), None, solution.before, solution.before)
 
 
-def sums(site: Site, write: Write, weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
+def sums(context: LayerContext, write: Write, weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
     """Of what the MLP's `write` is given and of what the layer misses of its target, of fitted and of held-out tokens.
 
     weight: of targets (..., d), what a token counts (...). On the shelf: as `runs` leaves it.
     """
-    fit, held_out = two_grams(write.own.shape, site.decoder.device)
-    for number, held, inputs, out in runs(site):
-        target = site.target(number)
+    fit, held_out = two_grams(write.own.shape, context.decoder.device)
+    for number, held, inputs, out in runs(context):
+        target = context.target(number)
         counts = None if weight is None else weight(target)
         (held_out if held else fit).add(write.given(inputs), target.float() - out.float(), counts)
     return fit, held_out
 
 
-def runs(site: Site) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
+def runs(context: LayerContext) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
     """(number, whether it is held out, what the MLP's matrix is given, what leaves the layer), of every batch.
 
     Of those gone through, the latter two then lie on the shelf as "inputs" and "out".
     """
-    write = mlp_output(site.decoder, site.layer)
-    for number, held, calls in site.batches():
+    write = mlp_output(context.decoder, context.layer)
+    for number, held, calls in context.batches():
         with captured(write.module) as given:
-            out = site.run(number, calls)()
+            out = context.run(number, calls)()
         inputs = given[0].view(*out.shape[:-1], -1)
-        site.put("inputs", number, inputs)
-        site.put("out", number, out)
+        context.put("inputs", number, inputs)
+        context.put("out", number, out)
         yield number, held, inputs, out
 
 
-def held_out_error(site: Site, instead: Mapping[str, Tensor] | None = None) -> float:
+def held_out_error(context: LayerContext, instead: Mapping[str, Tensor] | None = None) -> float:
     """Mean ‖out - h[stop]‖²/‖h[stop]‖ of a held-out token, by the layer as it is, but for what `instead` gives."""
-    behind = ((site.target(number), site.run(number, calls, instead)()) for number, calls in site.held_out())
+    behind = ((context.target(number), context.run(number, calls, instead)()) for number, calls in context.held_out())
     return mean_error((target, target.float() - out.float()) for target, out in behind)
 
 

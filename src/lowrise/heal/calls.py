@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrise.model.decoder import Call, Decoder
+from lowrise.model.decoder import Decoder, LayerArguments
 
 
 @torch.no_grad()
-def full_window_calls(decoder: Decoder, rows: int, length: int) -> list[Call]:
+def full_window_calls(decoder: Decoder, rows: int, length: int) -> list[LayerArguments]:
     """The model's own calls of its layers for so many full windows: causal on every attention backend."""
     ids = torch.zeros(rows, length, dtype=torch.long)
-    return [Call(_to_float32(call.args), _to_float32(call.kwargs)) for call in decoder.enter(ids)[1]]
+    return [LayerArguments(_to_float32(call.args), _to_float32(call.kwargs)) for call in decoder.embed(ids)[1]]
 
 
 def _to_float32(value: Any) -> Any:

@@ -16,7 +16,7 @@ from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.heal.schedule import Schedule, make_schedule
 from lowrise.heal.state import Progress, TrainingState
-from lowrise.model.decoder import Call, Decoder
+from lowrise.model.decoder import Decoder, LayerArguments
 from lowrise.progress import Reporter
 from lowrise.settings import Loss, Training
 from lowrise.work import Work
@@ -52,7 +52,7 @@ def train(
     pairs: Pairs,
     settings: Training,
     seed: int,
-    report: Reporter,
+    progress: Reporter,
     work: Work | None = None,
 ) -> TrainingCurve:
     """Train in place and leave the weights that did best on the held-out windows, which are the last ones of `pairs`
@@ -76,7 +76,7 @@ def train(
         first = run.evaluate(validation)
         done = Progress(points=[(0, first)], best=first, best_weights=_copy(trainee))
     rows_left = enumerate(_batches(count, schedule, seed))
-    with report.bar("training", schedule.steps) as bar:
+    with progress.bar("training", schedule.steps) as bar:
         if done.step:
             bar.advance(0, "kept from before", steps=done.step)
         for step, rows in islice(rows_left, done.step, None):
@@ -124,7 +124,7 @@ class _Run:
         self._decoder, self._trainee, self._pairs, self._loss = decoder, trainee, pairs, loss
         self._length = pairs.inputs.shape[1]
         self._piece = max(1, _MICRO_TOKENS // self._length)
-        self._calls: dict[int, list[Call]] = {}
+        self._calls: dict[int, list[LayerArguments]] = {}
 
     def backward(self, rows: list[int]) -> float:
         """Mean loss over `rows`, its gradient accumulated."""
@@ -162,7 +162,7 @@ class _Run:
             return squares.mean()
         return (squares.sum(-1) / target.square().sum(-1)).mean()
 
-    def _calls_for(self, rows: int) -> list[Call]:
+    def _calls_for(self, rows: int) -> list[LayerArguments]:
         if rows not in self._calls:
             self._calls[rows] = full_window_calls(self._decoder, rows, self._length)
         return self._calls[rows]

@@ -45,7 +45,7 @@ def ram_limit(max_ram: str | None) -> int:
     return int(size)
 
 
-def collect_pairs(decoder: Decoder, windows: Windows, start: int, stop: int, limit: int, report: Reporter) -> Pairs:
+def collect_pairs(decoder: Decoder, windows: Windows, start: int, stop: int, limit: int, progress: Reporter) -> Pairs:
     """The pairs of every window from one forward pass that ends at layer `stop`.
 
     limit: bytes; above it the pairs lie in a file that has no name any more, so that no crash can leave it behind.
@@ -57,9 +57,9 @@ def collect_pairs(decoder: Decoder, windows: Windows, start: int, stop: int, lim
     if size <= limit:
         store = torch.empty(shape, dtype=decoder.dtype)
     else:
-        report.say(f"training pairs take {size / 2**30:.1f} GiB, more than --max-ram: kept on disk for the run")
+        progress.say(f"training pairs take {size / 2**30:.1f} GiB, more than --max-ram: kept on disk for the run")
         store = _on_disk(count, size, decoder.dtype).view(shape)
-    with torch.no_grad(), report.bar("pairs", len(windows)) as bar:
+    with torch.no_grad(), progress.bar("pairs", len(windows)) as bar:
         row = 0
         for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids, stop):

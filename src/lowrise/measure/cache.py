@@ -40,7 +40,7 @@ class Cache:
     """
 
     folder: Path
-    report: Reporter
+    progress: Reporter
 
     def read(self, key: dict[str, Any]) -> Any | None:
         """The value kept under `key`, or None."""
@@ -65,13 +65,13 @@ class Cache:
         try:
             write_file(self._file(key), json.dumps(entry) + "\n")
         except OutputError as error:
-            self.report.say(f"this measurement is not kept: {error}")  # the result itself is whole
+            self.progress.say(f"this measurement is not kept: {error}")  # the result itself is whole
 
     def _file(self, key: dict[str, Any]) -> Path:
         return self.folder / f"{digest({'format': FORMAT, **key})}.json"
 
     def _distrust(self, file: Path, reason: str) -> None:
-        self.report.warn(f"the kept measurement {file} is not trusted ({reason}): measured again")
+        self.progress.warn(f"the kept measurement {file} is not trusted ({reason}): measured again")
 
 
 def digest(value: Any) -> str:

@@ -74,15 +74,15 @@ class Harness(HFLM):  # type: ignore[misc]
         self.batch_size_per_gpu = rows_at_once(self._decoder, longest)
 
 
-def evaluate(lm: Harness, loaded: LoadedTask, limit: int | None, report: Reporter) -> TaskAnswers:
+def evaluate(lm: Harness, loaded: LoadedTask, limit: int | None, progress: Reporter) -> TaskAnswers:
     """All samples of a task, or the first `limit`, as `lm_eval` on the command line would score them."""
     task = loaded.task
     task.set_fewshot_seed(FEWSHOT_SEED)
-    with report.bar(loaded.name, loaded.requests) as bar:
+    with progress.bar(loaded.name, loaded.requests) as bar:
         lm.set_cache_hook(_Advance(bar, lm))
         asked = {"tasks": {loaded.name: task}, "groups": {}, "group_map": {}}
         try:
-            with quiet_lm_eval(report), _seeded():
+            with quiet_lm_eval(progress), _seeded():
                 results = lm_eval.evaluate(lm, asked, limit=limit)
         except AssertionError as error:  # lm-eval's word for items that do not fit the model's positions
             room = f"items that the model's {lm.max_length} positions can hold"

@@ -17,7 +17,7 @@ _ROUNDS = 5  # that count; one more goes before them, to warm up
 
 
 @torch.no_grad()
-def decode_times(decoder: Decoder, report: Reporter) -> tuple[float, float]:
+def decode_times(decoder: Decoder, progress: Reporter) -> tuple[float, float]:
     """Seconds that one more token of one row takes in a layer, the mean of all, and outside of them.
 
     Measured while the model writes as `speed` lets it write, medians over rounds. The model is left as it was.
@@ -25,7 +25,7 @@ def decode_times(decoder: Decoder, report: Reporter) -> tuple[float, float]:
     prompt, new = shape_of([decoder])
     ids = prompts([decoder], prompt)[:1].to(decoder.device)
     inside, whole = [], []
-    with ExitStack() as stack, report.bar("timing", 1 + _ROUNDS) as bar:
+    with ExitStack() as stack, progress.bar("timing", 1 + _ROUNDS) as bar:
         timer = _LayerTimer(decoder)
         for layer in decoder.layers:
             stack.callback(layer.register_forward_pre_hook(timer.enter).remove)

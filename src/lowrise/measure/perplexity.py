@@ -16,14 +16,14 @@ from lowrise.progress import Reporter
 
 
 @torch.no_grad()
-def perplexity(decoder: Decoder, windows: Windows, report: Reporter) -> dict[str, Any]:
+def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[str, Any]:
     """exp of the mean next-token cross-entropy (natural log) over all tokens of each window that have one before them.
 
     What the tokenizer put in front of the text, BOS, is context and not predicted. Sums are in float64.
     """
     total = 0.0
     rows = rows_at_once(decoder, windows.length)
-    with report.bar("perplexity", len(windows)) as bar:
+    with progress.bar("perplexity", len(windows)) as bar:
         for ids in windows.batches(rows * windows.length):
             ids = ids.to(decoder.device)
             logits = decoder.model(input_ids=ids, use_cache=False).logits

@@ -11,7 +11,7 @@ from lowrise.progress import Reporter
 
 
 @contextmanager
-def quiet_lm_eval(report: Reporter | None = None) -> Iterator[None]:
+def quiet_lm_eval(progress: Reporter | None = None) -> Iterator[None]:
     """Nothing of lm-eval on stdout or stderr; to `report` goes what it warns of a model's input (too long), once."""
     everything, models = logging.getLogger("lm_eval"), logging.getLogger("lm_eval.models")
     before = everything.level, models.level, models.propagate
@@ -28,8 +28,8 @@ def quiet_lm_eval(report: Reporter | None = None) -> Iterator[None]:
         everything.setLevel(before[0])
         models.setLevel(before[1])
         models.propagate = before[2]
-    if report is not None and heard.messages:
-        report.warn(f"lm-eval: {heard.messages[0]} ({len(heard.messages)} such)")
+    if progress is not None and heard.messages:
+        progress.warn(f"lm-eval: {heard.messages[0]} ({len(heard.messages)} such)")
 
 
 class _Heard(logging.Handler):

@@ -17,7 +17,7 @@ def size(decoder: Decoder, dtype: torch.dtype) -> MeasuredModel:
     }
     total = decoder.parameters()
     return MeasuredModel(
-        layers=decoder.storeys,
+        layers=decoder.depth,
         parameters=total,
         parameters_embeddings=sum(embeddings.values()),
         bytes=total * dtype.itemsize,

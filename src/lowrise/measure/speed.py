@@ -38,7 +38,7 @@ class Timing:
 
 
 @torch.no_grad()
-def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> Speed:
+def speed(compressed: Decoder, dense: Decoder | None, progress: Reporter) -> Speed:
     """Tokens a second, time to the first token, bytes; with `dense` also the ratios and what was possible.
 
     Prompts are the same random tokens for both; the models are left as they were. `ideal` holds the ratio that the
@@ -48,7 +48,7 @@ def speed(compressed: Decoder, dense: Decoder | None, report: Reporter) -> Speed
     prompt, new = shape_of(decoders.values())
     ids = prompts(decoders.values(), prompt)
     memory = {name: _memory(decoder, ids, new) for name, decoder in decoders.items()}
-    timings = _alternate(decoders, ids, new, report)
+    timings = _alternate(decoders, ids, new, progress)
     paces = {name: Pace(**memory[name], **_rates(timings[name], prompt, new)) for name in decoders}
     settings = SpeedSettings(
         prompt_tokens=prompt,
@@ -90,11 +90,11 @@ def _memory(decoder: Decoder, ids: Tensor, new: int) -> dict[str, int]:
 
 
 def _alternate(
-    decoders: dict[str, Decoder], ids: Tensor, new: int, report: Reporter
+    decoders: dict[str, Decoder], ids: Tensor, new: int, progress: Reporter
 ) -> dict[str, dict[int, list[Timing]]]:
     """Timings by model and batch; entries of the same index were neighbours in time."""
     timings: dict[str, dict[int, list[Timing]]] = {name: {batch: [] for batch in _BATCHES} for name in decoders}
-    with report.bar("speed", len(_BATCHES) * (1 + _ROUNDS) * len(decoders)) as bar:
+    with progress.bar("speed", len(_BATCHES) * (1 + _ROUNDS) * len(decoders)) as bar:
         for batch in _BATCHES:
             for turn in range(1 + _ROUNDS):
                 for name, decoder in decoders.items():

@@ -67,7 +67,7 @@ NO_TASKS = TaskSet({}, {}, None)
 
 
 def load_tasks(
-    names: list[str], task_dir: str | None, limit: int | None, fewshot: int | None, report: Reporter
+    names: list[str], task_dir: str | None, limit: int | None, fewshot: int | None, progress: Reporter
 ) -> TaskSet:
     """The tasks of `names`: lm-eval's own or those of `task_dir`, which come first; `papers` is both papers' list.
 
@@ -82,11 +82,11 @@ def load_tasks(
     manager = _manager(names, task_dir)
     leaves: dict[str, list[LoadedTask]] = {}
     groups: dict[str, Any] = {}
-    for name in _expanded(names, manager, task_dir, report):
+    for name in _expanded(names, manager, task_dir, progress):
         with quiet_lm_eval(), _usable(name):
             found = manager.load([name])
         group = found["groups"].get(name)
-        tasks = {leaf: _load(leaf, task, limit, fewshot, report) for leaf, task in found["tasks"].items()}
+        tasks = {leaf: _load(leaf, task, limit, fewshot, progress) for leaf, task in found["tasks"].items()}
         if group is not None and group.has_aggregation:
             leaves[name], groups[name] = list(tasks.values()), group
         else:  # a tag, or a group without an average of its own, stands for its tasks
@@ -123,7 +123,7 @@ def _manager(names: list[str], task_dir: str | None) -> Any:
     return manager
 
 
-def _expanded(names: list[str], manager: Any, task_dir: str | None, report: Reporter) -> list[str]:
+def _expanded(names: list[str], manager: Any, task_dir: str | None, progress: Reporter) -> list[str]:
     """`papers` becomes what there is of its list; each name once."""
     expanded: list[str] = []
     for name in names:
@@ -137,22 +137,22 @@ def _expanded(names: list[str], manager: Any, task_dir: str | None, report: Repo
             raise TaskError("--tasks: papers", "local_* tasks of the papers", f"none in {task_dir}", "check the folder")
         if missing:
             where = "lm-eval" if task_dir is None else task_dir
-            report.warn(f"of the papers' list, {where} has no task for {', '.join(missing)}")
+            progress.warn(f"of the papers' list, {where} has no task for {', '.join(missing)}")
         expanded += [str(task) for task in there.values()]
     return list(dict.fromkeys(expanded))
 
 
-def _load(name: str, task: Any, limit: int | None, fewshot: int | None, report: Reporter) -> LoadedTask:
+def _load(name: str, task: Any, limit: int | None, fewshot: int | None, progress: Reporter) -> LoadedTask:
     """Settings as lm-eval's command line gives them, then all requests built, checked and hashed."""
     fixed = task.get_config("num_fewshot")
     if fewshot is None:
         task.set_config("num_fewshot", fixed or 0)
     elif fixed == 0 and fewshot > 0:
-        report.warn(f"{name} fixes its number of examples at 0: --fewshot {fewshot} does not hold for it")
+        progress.warn(f"{name} fixes its number of examples at 0: --fewshot {fewshot} does not hold for it")
     else:
         task.set_config("num_fewshot", fewshot)
     if task.get_config("num_fewshot") and not _has_examples(task):
-        report.warn(f"the examples in front of {name}'s items are test items too, for it has no others")
+        progress.warn(f"the examples in front of {name}'s items are test items too, for it has no others")
     task.set_fewshot_seed(FEWSHOT_SEED)
     if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
         kind = "one that runs code the model writes" if getattr(task, "UNSAFE_CODE", False) else "one with pictures"

@@ -44,12 +44,12 @@ class Method:
     Of criteria. decides_number: it may say itself how many layers go, and has k None where no size is asked for.
     one_span: it always answers one. takes_network: one, in whose place a network may stand.
 
-    Of repairs. marked: its windows are overwritten by a special token each (`Windows.marked`). on_networks: solves the
-    last matrix of a trained network too, `(fitted, held_out: Gram, matrix (k, d)) -> Solution`; None: it does not.
-    parameters: what it adds to the model, `(decoder, edits) -> int`; None: nothing. did: what it did, for the page, the
-    card and the terminal; {layers} is `layer 3` or `layers 3, 5`, {matrices} `matrix` or `matrices`, {first} the lowest
-    of the layers. did_reading: the same where none of the layers could be solved in what it writes. did_to_network: the
-    same of a trained network.
+    Of repairs. special_tokens: its windows are overwritten by a special token each (`Windows.with_special_tokens`).
+    on_networks: solves the last matrix of a trained network too, `(fitted, held_out: Gram, matrix (k, d)) ->
+    Solution`; None: it does not. parameters: what it adds to the model, `(decoder, edits) -> int`; None: nothing.
+    did: what it did, for the page, the card and the terminal; {layers} is `layer 3` or `layers 3, 5`, {matrices}
+    `matrix` or `matrices`, {first} the lowest of the layers. did_reading: the same where none of the layers could be
+    solved in what it writes. did_to_network: the same of a trained network.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Method:
     decides_number: bool = False
     one_span: bool = False
     takes_network: bool = False
-    marked: bool = False
+    special_tokens: bool = False
     on_networks: str | None = None
     parameters: str | None = None
     did: str = "layers that are left were repaired from {first} on"

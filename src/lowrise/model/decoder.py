@@ -29,7 +29,7 @@ _ACCELERATOR_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerArguments:
     """How the model called one layer, the residual stream left out."""
 
     args: tuple[Any, ...]
@@ -44,7 +44,7 @@ class _Recorder(nn.Module):
         self._layer = (layer,)  # in a tuple: not a submodule of ours
         self._as_tuple, self._inject = as_tuple, inject
         self.stream: Tensor | None = None
-        self.call: Call | None = None
+        self.call: LayerArguments | None = None
 
     def __getattr__(self, name: str) -> Any:
         """Some models read a layer's attributes (its attention type) before they call it."""
@@ -58,7 +58,7 @@ class _Recorder(nn.Module):
             stream, args = args[0], args[1:]
         else:
             stream = kwargs.pop("hidden_states")
-        self.stream, self.call = stream, Call(args, kwargs)
+        self.stream, self.call = stream, LayerArguments(args, kwargs)
         out = stream if self._inject is None else self._inject
         return (out,) if self._as_tuple else out
 
@@ -104,7 +104,7 @@ class Decoder:
         return list(several) if several is not None else [one] if one is not None else []
 
     @property
-    def storeys(self) -> int:
+    def depth(self) -> int:
         """Decoder layers, and a trained network in a span's place counts as one. A linear map does not."""
         return len(self) + sum(network.kind != "linear" for network in self.networks)
 
@@ -148,7 +148,7 @@ class Decoder:
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
-    def enter(self, ids: Tensor, instead: Mapping[str, Tensor] | None = None) -> tuple[Tensor, list[Call]]:
+    def embed(self, ids: Tensor, instead: Mapping[str, Tensor] | None = None) -> tuple[Tensor, list[LayerArguments]]:
         """ids (batch, tokens) → h[0] (batch, tokens, hidden) and the call of every layer, nothing computed between.
 
         instead: parameters of the base model by name that stand in for its own during this call.
@@ -163,7 +163,9 @@ class Decoder:
         assert stream is not None
         return stream, [recorder.call for recorder in recorders if recorder.call is not None]
 
-    def step(self, layer: int, h: Tensor, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Tensor:
+    def step(
+        self, layer: int, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """h[layer] → h[layer + 1], both (batch, tokens, hidden), by the layer's own code.
 
         instead: parameters by name that stand in for the layer's own during this call.
@@ -178,20 +180,20 @@ class Decoder:
 
     def states(self, ids: Tensor, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(l, h[l]) for l = 0..stop (default: all, h[L] BEFORE the final norm), one forward pass, one at a time."""
-        h, calls = self.enter(ids)
+        h, calls = self.embed(ids)
         yield 0, h
         for layer in range(len(self) if stop is None else stop):
             h = self.step(layer, h, calls)
             yield layer + 1, h
 
-    def leave(self, h: Tensor, ids: Tensor) -> Tensor:
+    def logits(self, h: Tensor, ids: Tensor) -> Tensor:
         """h[L] (batch, tokens, hidden) → logits (batch, tokens, vocabulary): the model's own final norm and head."""
         with self._recorders(inject=h):
             logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits
         assert isinstance(logits, Tensor)
         return logits
 
-    def finish(self, h: Tensor, ids: Tensor) -> Tensor:
+    def final_norm(self, h: Tensor, ids: Tensor) -> Tensor:
         """h[L] (batch, tokens, hidden) → the state that the head reads: the model's own final norm, no head."""
         with self._recorders(inject=h):
             state = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state

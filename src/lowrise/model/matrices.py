@@ -19,14 +19,14 @@ _REMEDY = "choose a preset that repairs nothing, such as streamline-none, and no
 
 @dataclass(frozen=True)
 class Matrix:
-    """module: the matrix's own; parameter: the path of its weight in the layer; inward: weight stored as (k, d).
+    """module: the matrix's own; parameter: the path of its weight in the layer; input_first: weight stored as (k, d).
 
     factor: what the layer multiplies by, of what the module makes.
     """
 
     module: nn.Module
     parameter: str
-    inward: bool
+    input_first: bool
     factor: float = 1.0
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -34,13 +34,13 @@ class Matrix:
 
         In the weight's own precision, but times a factor in float32.
         """
-        matrix = weight if self.inward else weight.T
+        matrix = weight if self.input_first else weight.T
         return matrix if self.factor == 1 else self.factor * matrix.float()
 
     def weight(self, matrix: Tensor) -> Tensor:
         """W (k, d) → as the module stores it."""
         own = matrix if self.factor == 1 else matrix / self.factor
-        return (own if self.inward else own.T).contiguous()
+        return (own if self.input_first else own.T).contiguous()
 
     def moved(self, own: Tensor, change: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(W + change as the module stores it, the change that is left when W is rounded to `dtype`).
@@ -110,7 +110,7 @@ def _matrix(decoder: Decoder, layer: int, name: str, factor: str | None = None) 
         found = "none of that name" if module is None else f"a {type(module).__name__} without a matrix"
         raise ModelError(f"{decoder.where}: {name}", "a linear module", found, _REMEDY)
     times = 1.0 if factor is None else float(getattr(decoder.layers[layer], factor))
-    return Matrix(module, f"{name}.weight", inward=not isinstance(module, nn.Linear), factor=times)
+    return Matrix(module, f"{name}.weight", input_first=not isinstance(module, nn.Linear), factor=times)
 
 
 def check_writes(decoder: Decoder) -> None:
@@ -121,7 +121,7 @@ def check_writes(decoder: Decoder) -> None:
     writes, and must write that much more.
     """
     write, *_ = [mlp_write(decoder, layer) for layer in range(len(decoder))]
-    h, calls = decoder.enter(some_tokens(decoder))
+    h, calls = decoder.embed(some_tokens(decoder))
     weight = decoder.layers[0].get_parameter(write.parameter)
     with captured(write.module) as inputs, torch.no_grad():
         out = decoder.step(0, h, calls).float()

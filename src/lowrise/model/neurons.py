@@ -15,7 +15,7 @@ def parameters(decoder: Decoder, layer: int) -> dict[str, int]:
     """Paths in the layer, of all that leads into its neurons, and the axis along which one neuron follows the other."""
     found = {}
     for matrix in reads(decoder, layer)[1]:
-        found[matrix.parameter] = 1 if matrix.inward else 0
+        found[matrix.parameter] = 1 if matrix.input_first else 0
         if getattr(matrix.module, "bias", None) is not None:
             found[matrix.parameter.removesuffix("weight") + "bias"] = 0
     return found
@@ -65,7 +65,7 @@ def neurons_apart(decoder: Decoder) -> bool:
         changed[name] = chosen(
             value, torch.zeros_like(value), axis, torch.where(back < count // 2, back, back + count), count
         )
-    h, calls = decoder.enter(some_tokens(decoder))
+    h, calls = decoder.embed(some_tokens(decoder))
 
     def made(instead: dict[str, Tensor] | None) -> Tensor:
         return input_of(write.module, lambda: decoder.step(0, h, calls, instead)).flatten(0, -2).float()

@@ -72,7 +72,7 @@ def norms_as_known(decoder: Decoder) -> bool:
         if weights != ["weight"] or getattr(matrix.module, "bias", None) is not None:
             return False
     parameter = decoder.layers[0].get_parameter
-    h, calls = decoder.enter(some_tokens(decoder))
+    h, calls = decoder.embed(some_tokens(decoder))
     weight = parameter(mlp.parameter)
     larger = mlp.weight(TIMES * mlp.scale(weight)).to(weight.dtype)
     with ExitStack() as stack:

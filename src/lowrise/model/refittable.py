@@ -8,7 +8,7 @@ from lowrise.model.matrices import attention_write, check_writes, reads
 from lowrise.model.norms import norms_as_known
 
 
-def check_refit(decoder: Decoder) -> bool:
+def refit_support(decoder: Decoder) -> bool:
     """Whether layers can be refit in what they write too, or in what they read alone.
 
     They can where `check_writes` passes and where a norm stands behind the matrices that is as `model/norms.py` says.

@@ -83,7 +83,7 @@ def _tried(decoder: Decoder, by: float) -> tuple[Tensor, Tensor]:
     weights = [embedding.weight for embedding in _embeddings(decoder)]
     named = decoder.model.base_model.named_parameters()
     instead = {name: _times(own, by) for name, own in named if any(own is one for one in weights)}
-    h, calls = decoder.enter(some_tokens(decoder), instead)
+    h, calls = decoder.embed(some_tokens(decoder), instead)
     out = decoder.step(0, h, calls, scaled_layer(decoder, 0, by, decoder.layers[0].get_parameter))
     return h.float(), out.float() - h.float()
 
@@ -115,7 +115,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _added(decoder: Decoder, norm: nn.Module) -> float:
     """What the norm adds to its weight before it scales by it, 0 or 1: tried at a scale that tells them apart."""
-    h, _ = decoder.enter(some_tokens(decoder))
+    h, _ = decoder.embed(some_tokens(decoder))
     expected = norm(h).float() / _LOW
     for added in (0.0, 1.0):
         found = functional_call(norm, _norm_scaled(norm, 1 / _LOW, added), (h,)).float()

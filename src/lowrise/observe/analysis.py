@@ -15,7 +15,7 @@ from lowrise.results import Norms, Seen
 
 
 @torch.no_grad()
-def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> Seen:
+def analyse(decoder: Decoder, windows: Windows, progress: Reporter) -> Seen:
     """One forward pass a window and one look at the weights.
 
     input_output: (L,) mean over tokens of cos(h[l], h[l+1]) (LLM-Streamline, arXiv 2403.19135, figure 2).
@@ -25,7 +25,7 @@ def analyse(decoder: Decoder, windows: Windows, report: Reporter) -> Seen:
     """
     layers = len(decoder)
     similarity, flattened, massive = SpanSimilarity(layers), FlattenedSimilarity(layers), MassiveActivations(layers)
-    with report.bar("observing", len(windows)) as bar:
+    with progress.bar("observing", len(windows)) as bar:
         for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids):
                 similarity.add(layer, h)

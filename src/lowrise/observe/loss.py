@@ -26,7 +26,7 @@ def logits_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[tuple[
     step = max(1, _LOGITS // vocabulary // len(ids))
     for start in range(0, positions, step):
         piece = slice(start, min(start + step, positions))
-        yield piece, decoder.leave(h[:, piece], ids[:, piece]).float()
+        yield piece, decoder.logits(h[:, piece], ids[:, piece]).float()
 
 
 def losses_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[Tensor]:

@@ -65,12 +65,12 @@ def _rounded(values: Tensor) -> list[float]:
 
 
 @torch.no_grad()
-def observe(decoder: Decoder, windows: Windows, report: Reporter) -> Observation:
+def observe(decoder: Decoder, windows: Windows, progress: Reporter) -> Observation:
     """Similarity and angles over all spans, and massive activations, from one forward pass a window."""
     similarity = SpanSimilarity(len(decoder))
     massive = MassiveActivations(len(decoder))
     angular = AngularDistance(len(decoder))
-    with report.bar("observing", len(windows)) as bar:
+    with progress.bar("observing", len(windows)) as bar:
         for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids):
                 norm = torch.linalg.vector_norm(h.float(), dim=-1)

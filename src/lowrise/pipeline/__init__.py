@@ -40,42 +40,42 @@ from lowrise.results import Analysis, Results, Seen
 __all__ = ["apply", "make_plan", "measure", "observe_model", "run"]
 
 
-def run(recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Results:
+def run(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False) -> Results:
     """Everything: plan, edit, heal, write, and both models measured on the same windows. Returns results.json.
 
     What an earlier run of the same kind has kept beside `out` when it was killed is gone on with, unless `fresh`.
     """
     with claimed(out, force, inputs_of(recipe)) as alone:
-        run = Run(recipe, report, "run", out, force, alone, fresh)
+        run = Run(recipe, progress, "run", out, force, alone, fresh)
         with going_on(run):
             return _run(run)
 
 
 def _run(run: Run) -> Results:
-    recipe, report = run.recipe, run.report
-    with report.stage("tasks"):
-        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    recipe, progress = run.recipe, run.progress
+    with progress.stage("tasks"):
+        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     opened, k = open_for_planning(run)
-    tell_notes(opened, report)
+    tell_notes(opened, progress)
     check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
     windows = windows_or_sentences(run, opened)
     if not texts:
         texts = held_out_texts(recipe, windows)
     fitted_on = windows_to_fit(run, opened, windows)
-    plan, observation, gate = plan_edits(run, opened, k, windows, fitted_on)
+    plan, observation, held_out_loss = plan_edits(run, opened, k, windows, fitted_on)
     dense = measure_model(run, opened.decoder, opened, texts, tasks)
-    return apply_and_write(run, plan, opened, fitted_on, texts, dense, gate, observation)
+    return apply_and_write(run, plan, opened, fitted_on, texts, dense, held_out_loss, observation)
 
 
 def make_plan(
-    recipe: Recipe, report: Reporter, out: Path | None = None, force: bool = False, fresh: bool = False
+    recipe: Recipe, progress: Reporter, out: Path | None = None, force: bool = False, fresh: bool = False
 ) -> Plan:
     """Choose what to do to which layers; nothing is changed. out: a file that it is written to. fresh: as of `run`."""
     if out is None:
-        return _make_plan(Run(recipe, report, "plan"))
+        return _make_plan(Run(recipe, progress, "plan"))
     with claimed_file(out, force, inputs_of(recipe)) as alone:
-        run = Run(recipe, report, "plan", out, force, alone, fresh)
+        run = Run(recipe, progress, "plan", out, force, alone, fresh)
         with going_on(run):
             plan = _make_plan(run)
             write_file(out.resolve(), plan.to_json())
@@ -84,52 +84,52 @@ def make_plan(
 
 def _make_plan(run: Run) -> Plan:
     opened, k = open_for_planning(run)
-    tell_notes(opened, run.report)
+    tell_notes(opened, run.progress)
     windows = windows_or_sentences(run, opened)
     fitted_on = windows_to_fit(run, opened, windows)
     return plan_edits(run, opened, k, windows, fitted_on)[0]
 
 
-def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Results:
+def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False) -> Results:
     """Do what a plan says. Calibration tokens are made only if an edit is fitted, as the plan recorded them.
 
     fresh: as of `run`.
     """
     with claimed(out, force, inputs_of(recipe)) as alone:
-        run = Run(recipe, report, "apply", out, force, alone, fresh)
+        run = Run(recipe, progress, "apply", out, force, alone, fresh)
         with going_on(run):
             return _apply(run, plan)
 
 
 def _apply(run: Run, plan: Plan) -> Results:
-    recipe, report = run.recipe, run.report
+    recipe, progress = run.recipe, run.progress
     with run.clock.stage("open"):
         opened = open_from(recipe)
-    tell_notes(opened, report)
+    tell_notes(opened, progress)
     check_plan(plan, opened)
-    plan = tell_changes(check_counts(plan, opened.decoder), report)
+    plan = tell_changes(check_counts(plan, opened.decoder), progress)
     begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)
-    windows, gate = None, None
+    windows, held_out_loss = None, None
     if plan.is_fitted:
         windows = calibrate(run, opened)
-        gate = gate_of(run, plan, opened, windows)
+        held_out_loss = gate_of(run, plan, opened, windows)
     dense = measure_model(run, opened.decoder, opened, texts, NO_TASKS)
-    return apply_and_write(run, plan, opened, windows, texts, dense, gate)
+    return apply_and_write(run, plan, opened, windows, texts, dense, held_out_loss)
 
 
-def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> Results:
+def measure(recipe: Recipe, dense_source: str | None, progress: Reporter) -> Results:
     """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
-    run = Run(recipe, report, "measure")
-    with report.stage("tasks"):
-        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, report)
+    run = Run(recipe, progress, "measure")
+    with progress.stage("tasks"):
+        tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     if dense_source and (tasks or recipe.eval_text):
         check_same_tokens(recipe, dense_source)
     both, decoders = [], []
     for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
         with run.clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
-        tell_notes(opened, report)
+        tell_notes(opened, progress)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
         both.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False))
@@ -138,17 +138,17 @@ def measure(recipe: Recipe, dense_source: str | None, report: Reporter) -> Resul
     results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, run.clock)
     if recipe.speed:
         results = with_speed(run, results, decoders[0], decoders[1] if dense_source else None)
-    tell_collapse(results, {}, report)
+    tell_collapse(results, {}, progress)
     return results
 
 
-def observe_model(recipe: Recipe, out: Path, force: bool, report: Reporter, fresh: bool = False) -> Analysis:
+def observe_model(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False) -> Analysis:
     """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures.
 
     fresh: as of `run`.
     """
     with claimed(out, force, inputs_of(recipe)) as alone:
-        run = Run(recipe, report, "observe", out, force, alone, fresh)
+        run = Run(recipe, progress, "observe", out, force, alone, fresh)
         with going_on(run):
             return _observe_model(run)
 
@@ -157,7 +157,7 @@ def _observe_model(run: Run) -> Analysis:
     out = run.place
     with run.clock.stage("open"):
         opened = open_from(run.recipe)
-    tell_notes(opened, run.report)
+    tell_notes(opened, run.progress)
     begin_work(run, opened)
     windows = calibrate(run, opened)
     found = _seen(run, opened, windows)
@@ -174,6 +174,6 @@ def _seen(run: Run, opened: OpenModel, windows: Windows) -> Seen:
     if kept is not None:
         return Seen.model_validate(kept.value)
     with run.clock.stage("observe"):
-        found = analyse(opened.decoder, windows, run.report)
+        found = analyse(opened.decoder, windows, run.progress)
     run.work.keep("seen", found.model_dump(), what="what was observed")
     return found

@@ -18,8 +18,8 @@ from lowrise.edit.replace import make_trainee
 from lowrise.edit.student import layers_left
 from lowrise.files import output_folder, writing
 from lowrise.heal.mse import TrainingCurve, train
+from lowrise.heal.output_matrix import refit_output_matrix
 from lowrise.heal.pairs import collect_pairs, ram_limit
-from lowrise.heal.polish import polish
 from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.inherited import inherited_metadata
@@ -28,7 +28,7 @@ from lowrise.observe.stream import Observation
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
-from lowrise.pipeline.repairing import Gate, held_out_windows, repair_model, tell_fits
+from lowrise.pipeline.repairing import HeldOutLoss, held_out_windows, repair_model, tell_fits
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.report.curve import draw_training_curve
 from lowrise.report.edits import describe, describe_repair
@@ -43,7 +43,7 @@ def apply_and_write(
     windows: Windows | None,
     texts: dict[str, Windows],
     dense: Measured,
-    gate: Gate | None,
+    held_out_loss: HeldOutLoss | None,
     observation: Observation | None = None,
 ) -> Results:
     """The results, which lie in the folder too.
@@ -54,8 +54,8 @@ def apply_and_write(
     recipe, out, clock = run.recipe, run.place, run.clock
     compute = opened.decoder.dtype
     curves, fits = edit_model(run, plan, opened, windows)
-    if gate is not None and plan.scores.get("held_out", {}).get("after") is None:
-        plan = gate.noted(plan, opened.decoder)
+    if held_out_loss is not None and plan.scores.get("held_out", {}).get("after") is None:
+        plan = held_out_loss.noted(plan, opened.decoder)
     with output_folder(out, run.force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(opened, folder, out=out, compute=compute)
@@ -72,14 +72,14 @@ def apply_and_write(
             memory=results.memory | {f"{name}_until_written": value for name, value in until_written.items()},
             command="apply" if run.command == "apply" else "run",
             base=inherited_metadata(opened.place),
-            warnings=run.report.warnings,
+            warnings=run.progress.warnings,
             seconds=clock.total(),
         )
         with writing(out):
             _write_side_files(run, folder, plan, results, curves, observation)
             for name, text in build_report(folder).items():
                 (folder / name).write_text(text, encoding="utf-8")
-    tell_collapse(results, plan.scores, run.report)
+    tell_collapse(results, plan.scores, run.progress)
     return results
 
 
@@ -99,12 +99,12 @@ def edit_model(
     What drops and merges need is repaired before all of them, while no layer is gone; networks that a repair puts on
     the stream come after them.
     """
-    curves, decoder, report, clock = [], opened.decoder, run.report, run.clock
+    curves, decoder, progress, clock = [], opened.decoder, run.progress, run.clock
     left = layers_left(decoder, plan.edits)
     repaired = Repaired([]) if windows is None else repair_model(run, plan, opened, windows)
     fits = repaired.fits
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
-        report.say(describe(edit))
+        progress.say(describe(edit))
         assert windows is not None or edit.repair == "none"
         if isinstance(edit, Merge) and edit.repair != "none":
             decoder.drop(edit.start + 1, edit.stop)
@@ -117,22 +117,22 @@ def edit_model(
             continue
         assert windows is not None
         with clock.stage("pairs"):
-            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), report)
+            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
         with clock.stage("training"):
             trainee = make_trainee(decoder, edit, plan.calibration.seed)
             kept = run.work.part(f"span-{edit.start}")
-            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, report, kept))
+            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, progress, kept))
         if edit.repair != "none":
             with clock.stage("repair"):
-                fit = polish(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
-            tell_fits([fit], plan.model.layers, report)
+                fit = refit_output_matrix(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
+            tell_fits([fit], plan.model.layers, progress)
             fits.append(fit)
         del pairs
         trainee.install()
     attach_networks(decoder, left, repaired.networks)
     sentence = describe_repair(plan.edits, fits)
     if sentence is not None:
-        report.say(sentence)
+        progress.say(sentence)
     return curves, fits
 
 

@@ -14,7 +14,7 @@ from lowrise.progress import Reporter
 class Clock:
     """Seconds by stage, those of earlier attempts at the same run among them. report: shows the stage that goes on."""
 
-    report: Reporter
+    progress: Reporter
     seconds: dict[str, float] = field(default_factory=dict)
     _began: float = field(default_factory=time.perf_counter)
     _open: dict[str, float] = field(default_factory=dict)  # stages that go on, and since when
@@ -23,7 +23,7 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         self._open[name] = time.perf_counter()
         try:
-            with self.report.stage(name):
+            with self.progress.stage(name):
                 yield
         finally:
             began = self._open.pop(name)

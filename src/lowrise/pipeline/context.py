@@ -24,7 +24,7 @@ class Run:
     """
 
     recipe: Recipe
-    report: Reporter
+    progress: Reporter
     command: Command = "run"
     out: Path | None = None
     force: bool = False
@@ -34,7 +34,7 @@ class Run:
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
-        self.clock = Clock(self.report)
+        self.clock = Clock(self.progress)
 
     @property
     def place(self) -> Path:

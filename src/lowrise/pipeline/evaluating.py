@@ -29,7 +29,7 @@ def answer_tasks(
     tasks: TaskSet,
     cache: Cache,
     label: str,
-    report: Reporter,
+    progress: Reporter,
     bos: Bos = "auto",
 ) -> Answers:
     """What the model answers to every leaf task. label: what `lowrise cache` calls the model."""
@@ -46,10 +46,10 @@ def answer_tasks(
         kept = cache.read(key)
         if kept is not None:
             answers[loaded.name] = TaskAnswers.model_validate(kept)
-            report.say(f"{loaded.name}: {answers[loaded.name].n} items, kept from before")
+            progress.say(f"{loaded.name}: {answers[loaded.name].n} items, kept from before")
             continue
         lm = lm or harness.Harness(decoder, tokenizer, bos)
-        answers[loaded.name] = harness.evaluate(lm, loaded, tasks.limit, report)
+        answers[loaded.name] = harness.evaluate(lm, loaded, tasks.limit, progress)
         about = f"task {loaded.name}, {answers[loaded.name].n} items"
         cache.write(key, answers[loaded.name].model_dump(), {"what": about, "model": label})
     return answers

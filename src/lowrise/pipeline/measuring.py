@@ -51,25 +51,25 @@ def measure_model(
 
     What was measured before, of the same model on the same data, is not run again.
     """
-    report, clock, bos = run.report, run.clock, run.recipe.bos
-    cache = Cache(cache_folder(), report)
-    label = f"{opened.record.source}, {decoder.storeys} layers"
+    progress, clock, bos = run.progress, run.clock, run.recipe.bos
+    cache = Cache(cache_folder(), progress)
+    label = f"{opened.record.source}, {decoder.depth} layers"
     with clock.stage("measure"):
         identity = model_identity(decoder, opened.tokenizer) if texts or tasks or writes else {}
         values = {
-            name: _kept_perplexity(decoder, identity, windows.first(run.recipe.windows), cache, label, report)
+            name: _kept_perplexity(decoder, identity, windows.first(run.recipe.windows), cache, label, progress)
             for name, windows in texts.items()
         }
     summary = size(decoder, opened.save_dtype).but(perplexity=values)
     answers: Answers = {}
     if tasks:
         with clock.stage("tasks"):
-            answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, report, bos)
+            answers = answer_tasks(decoder, opened.tokenizer, identity, tasks, cache, label, progress, bos)
         summary = summary.but(tasks=task_rows(tasks, answers))
     samples: dict[str, str] = {}
     if writes:
         with clock.stage("samples"):
-            samples = _kept_samples(decoder, opened.tokenizer, identity, bos, cache, label, report)
+            samples = _kept_samples(decoder, opened.tokenizer, identity, bos, cache, label, progress)
     return Measured(summary, tasks, answers, samples)
 
 
@@ -107,22 +107,22 @@ def refuse_collapse(results: Results, scores: Mapping[str, Any]) -> None:
         raise RecipeError("--strict", expected, lost, "remove fewer layers, or choose another preset")
 
 
-def tell_collapse(results: Results, scores: Mapping[str, Any], report: Reporter) -> None:
+def tell_collapse(results: Results, scores: Mapping[str, Any], progress: Reporter) -> None:
     """The last word before results. Not among their `warnings`: pages and tables see it in the numbers."""
     found = collapse_notice(results.perplexity_ratio, scores)
     if found is not None:
-        report.alarm(f"{found.headline.upper()}: {found.text}")
+        progress.alarm(f"{found.headline.upper()}: {found.text}")
 
 
 def with_speed(run: Run, results: Results, compressed: Decoder, dense: Decoder | None) -> Results:
     """Last of all, so that `memory` says what the rest took, before both models were held for this."""
     with run.clock.stage("speed"):
-        timed = speed(compressed, dense, run.report)
+        timed = speed(compressed, dense, run.progress)
     return results.but(speed=timed, seconds=run.clock.total())
 
 
 def _kept_perplexity(
-    decoder: Decoder, identity: dict[str, Any], windows: Windows, cache: Cache, label: str, report: Reporter
+    decoder: Decoder, identity: dict[str, Any], windows: Windows, cache: Cache, label: str, progress: Reporter
 ) -> Perplexity:
     key = {
         "what": "perplexity",
@@ -133,16 +133,16 @@ def _kept_perplexity(
     }
     kept: dict[str, Any] | None = cache.read(key)
     if kept is None:
-        kept = perplexity(decoder, windows, report)
+        kept = perplexity(decoder, windows, progress)
         about = f"perplexity of {windows.source}, {len(windows)} windows of {windows.length}"
         cache.write(key, kept, {"what": about, "model": label})
     else:
-        report.say(f"perplexity of {windows.source}: kept from before")
+        progress.say(f"perplexity of {windows.source}: kept from before")
     return Perplexity(**kept)
 
 
 def _kept_samples(
-    decoder: Decoder, tokenizer: Any, identity: dict[str, Any], bos: Bos, cache: Cache, label: str, report: Reporter
+    decoder: Decoder, tokenizer: Any, identity: dict[str, Any], bos: Bos, cache: Cache, label: str, progress: Reporter
 ) -> dict[str, str]:
     """Prompts, their number of tokens and the way of writing are code, so the code is in the key."""
     code = files_sha256([str(samples_module.__file__), str(prefix_module.__file__)])
@@ -152,5 +152,5 @@ def _kept_samples(
         kept = continuations(decoder, tokenizer, bos)
         cache.write(key, kept, {"what": f"samples of text, {len(kept)} prompts", "model": label})
     else:
-        report.say("samples of text: kept from before")
+        progress.say("samples of text: kept from before")
     return kept

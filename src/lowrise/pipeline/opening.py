@@ -44,10 +44,10 @@ def open_from(recipe: Recipe) -> OpenModel:
     return opened
 
 
-def tell_notes(opened: OpenModel, report: Reporter) -> None:
+def tell_notes(opened: OpenModel, progress: Reporter) -> None:
     """What the user should know of the model as it was opened."""
     for note in opened.notes:
-        report.warn(note)
+        progress.warn(note)
 
 
 def check_same_tokens(recipe: Recipe, dense: str) -> None:
@@ -109,7 +109,7 @@ def _net_layers(run: Run, opened: OpenModel) -> int | None:
     kept = run.work.find("size")
     if kept is not None:
         return int(kept.value)
-    net = net_layers(run.recipe, opened, run.report)
+    net = net_layers(run.recipe, opened, run.progress)
     if run.recipe.keep_latency is not None:
         run.work.keep("size", net, what="how many layers go")
     return net
@@ -139,7 +139,7 @@ def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
             words=recipe.collapse.words,
             length=recipe.length,
             seed=recipe.seed,
-            report=run.report,
+            progress=run.progress,
             bos=recipe.bos,
         )
 
@@ -150,7 +150,7 @@ def _kept(run: Run, name: str, make: Callable[[], Tokens]) -> Tokens:
     """Tokens that were kept under this name, else those made now."""
     kept = run.work.find(name)
     if kept is not None:
-        run.report.say("calibration tokens: kept from before")
+        run.progress.say("calibration tokens: kept from before")
         return cast(Tokens, put_together(kept.value, kept.tensors, name, "begin anew with --fresh"))
     with run.clock.stage("calibration"):
         made = make()
@@ -178,7 +178,7 @@ def calibrate(run: Run, opened: OpenModel) -> Windows:
             samples=recipe.samples,
             length=recipe.fitted_length,
             seed=recipe.seed,
-            report=run.report,
+            progress=run.progress,
             written=recipe.written,
             bos=recipe.bos,
         )

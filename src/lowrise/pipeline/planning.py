@@ -18,7 +18,7 @@ from lowrise.observe.stream import Observation, kept_observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
-from lowrise.pipeline.repairing import Gate, check_repairs, held_out_windows, special_tokens
+from lowrise.pipeline.repairing import HeldOutLoss, check_repairs, held_out_windows, special_tokens
 from lowrise.pipeline.sizing import naming_size
 from lowrise.plan import SETTINGS, Drop, Merge, Plan, Replace, check_plan_fits, load_plainly, network_edit
 from lowrise.planned import settings_of, true_to_edits
@@ -31,7 +31,7 @@ from lowrise.select.selection import Selection
 
 def plan_edits(
     run: Run, opened: OpenModel, k: int | None, tokens: Windows | Sentences, fitted_on: Windows | None
-) -> tuple[Plan, Observation | None, Gate | None]:
+) -> tuple[Plan, Observation | None, HeldOutLoss | None]:
     """The plan, what was seen of the layers, if the criterion looks at states, and the gate for what comes of it.
 
     k: layers to take out, as of `open_for_planning`. tokens: what the criterion looks at. fitted_on: what edits are
@@ -46,16 +46,16 @@ def plan_edits(
         plan, seen = kept
         on = _measured_on(recipe, tokens, fitted_on, plan.edits)
         dense = plan.scores.get("held_out", {}).get("dense")
-        return plan, seen, None if on is None else Gate(decoder, on, run.clock, dense)
-    warned = len(run.report.warnings)
-    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), run.report, run.work)
+        return plan, seen, None if on is None else HeldOutLoss(decoder, on, run.clock, dense)
+    warned = len(run.progress.warnings)
+    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), run.progress, run.work)
     choice = _choose(selection, run.clock)
     edits = _edits(recipe, choice)
     on = _measured_on(recipe, tokens, fitted_on, edits)
-    gate, noted = None, {}
+    held_out_loss, noted = None, {}
     if on is not None:
-        gate = Gate(decoder, on, run.clock)
-        noted["held_out"] = gate.scores(_loss_after(gate, decoder, edits))
+        held_out_loss = HeldOutLoss(decoder, on, run.clock)
+        noted["held_out"] = held_out_loss.scores(_loss_after(held_out_loss, decoder, edits))
     if isinstance(tokens, Sentences) and fitted_on is not None and edits:
         noted["fitted_on"] = calibration_record(recipe, fitted_on).model_dump()
     plan = Plan(
@@ -71,9 +71,9 @@ def plan_edits(
         loads_plainly=load_plainly(edits),
         versions=_made_with(decoder),
     )
-    value = {"plan": plan.model_dump(), "seen": selection.seen is not None, "warnings": run.report.warnings[warned:]}
+    value = {"plan": plan.model_dump(), "seen": selection.seen is not None, "warnings": run.progress.warnings[warned:]}
     run.work.keep("plan", value, what="the plan")
-    return plan, selection.seen, gate
+    return plan, selection.seen, held_out_loss
 
 
 def _kept(run: Run, layers: int) -> tuple[Plan, Observation | None] | None:
@@ -83,9 +83,9 @@ def _kept(run: Run, layers: int) -> tuple[Plan, Observation | None] | None:
     if kept is None or (kept.value["seen"] and seen is None):
         return None
     plan = Plan.model_validate(kept.value["plan"])
-    run.report.say(f"plan: kept from before, layers {as_text((edit.start, edit.stop) for edit in plan.edits)}")
+    run.progress.say(f"plan: kept from before, layers {as_text((edit.start, edit.stop) for edit in plan.edits)}")
     for warning in kept.value["warnings"]:
-        run.report.warn(warning)
+        run.progress.warn(warning)
     return plan, seen
 
 
@@ -104,9 +104,9 @@ def _choose(selection: Selection, clock: Clock) -> Choice:
     with stage, naming_size(selection.recipe):
         choice: Choice = load(str(row.function))(selection)
     if choice.merges is None:
-        selection.report.say(f"chosen: layers {as_text(choice.spans)}")
+        selection.progress.say(f"chosen: layers {as_text(choice.spans)}")
     if selection.seen is not None:
-        _warn_of_writers(row.name, choice, selection.seen.massive.writers(), selection.report)
+        _warn_of_writers(row.name, choice, selection.seen.massive.writers(), selection.progress)
     return choice
 
 
@@ -117,21 +117,21 @@ def _edits(recipe: Recipe, choice: Choice) -> Sequence[Drop | Replace | Merge]:
     return [network_edit(start, stop, *how) for start, stop in choice.spans]
 
 
-def _loss_after(gate: Gate, decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> float | None:
+def _loss_after(held_out_loss: HeldOutLoss, decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> float | None:
     """What plain drops lead to; what is trained or repaired is known once that is done."""
     drops = [edit for edit in edits if isinstance(edit, Drop) and edit.repair == "none"]
-    return gate.student_loss(student_of(decoder, drops)) if len(drops) == len(edits) else None
+    return held_out_loss.student_loss(student_of(decoder, drops)) if len(drops) == len(edits) else None
 
 
 def _made_with(decoder: Decoder) -> dict[str, str]:
     return {**versions(), "device": decoder.device.type, "dtype": str(decoder.dtype).removeprefix("torch.")}
 
 
-def _warn_of_writers(criterion: str, choice: Choice, writers: list[int], report: Reporter) -> None:
+def _warn_of_writers(criterion: str, choice: Choice, writers: list[int], progress: Reporter) -> None:
     """What states say of a layer that writes massive activations is worth little (METHODS 5)."""
     inside = [writer for writer in writers if any(start <= writer < stop for start, stop in choice.spans)]
     if inside:
-        report.warn(
+        progress.warn(
             f"layers {as_text(choice.spans)}, chosen by {criterion}, hold layer {inside[0]}, which writes massive "
             f"activations, so that {criterion} says little of it; {choice.way_out}"
         )
@@ -147,11 +147,11 @@ def check_plan(plan: Plan, opened: OpenModel) -> None:
     check_repairs(opened.decoder, plan.edits)
 
 
-def gate_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> Gate:
+def gate_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> HeldOutLoss:
     """For a plan that is fitted on `windows`. Raises PlanError as of `check_tokens`."""
-    check_tokens(plan, windows, run.report)
-    check_versions(plan, opened.decoder, run.report)
-    return Gate(opened.decoder, held_out_windows(run.recipe, windows), run.clock)
+    check_tokens(plan, windows, run.progress)
+    check_versions(plan, opened.decoder, run.progress)
+    return HeldOutLoss(opened.decoder, held_out_windows(run.recipe, windows), run.clock)
 
 
 def check_counts(plan: Plan, decoder: Decoder) -> Plan:
@@ -167,17 +167,17 @@ def check_counts(plan: Plan, decoder: Decoder) -> Plan:
     return plan
 
 
-def tell_changes(plan: Plan, report: Reporter) -> Plan:
+def tell_changes(plan: Plan, progress: Reporter) -> Plan:
     """With settings that are true to its edits; a warning names those that were not."""
     true = true_to_edits(plan)
     if true.settings is not None and plan.settings is not None and true is not plan:
         said = [key for key in SETTINGS if true.settings.get(key) != plan.settings.get(key)]
         now = ", ".join(f"{key} {true.settings[key]}" for key in said if true.settings.get(key) is not None)
-        report.warn(f"the plan's edits were changed by hand: beside preset {plan.preset} its recipe now says {now}")
+        progress.warn(f"the plan's edits were changed by hand: beside preset {plan.preset} its recipe now says {now}")
     return true
 
 
-def check_tokens(plan: Plan, windows: Windows, report: Reporter) -> None:
+def check_tokens(plan: Plan, windows: Windows, progress: Reporter) -> None:
     """Raises PlanError where a plan's texts give other tokens than they did. What a model writes may differ by device:
     of that, and of texts that a plan of format 1 could not name, there is a warning.
     """
@@ -187,12 +187,12 @@ def check_tokens(plan: Plan, windows: Windows, report: Reporter) -> None:
         expected = f"tokens of sha256 {plan.fitted_on.sha256[:16]}, as the plan was made from"
         found = f"others, sha256 {windows.sha256()[:16]}: another tokenizer, or another state of the data"
         raise PlanError(windows.source, expected, found, "plan anew")
-    report.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
+    progress.warn(f"fitted on {windows.source}, not on the tokens that the plan was made from")
 
 
-def check_versions(plan: Plan, decoder: Decoder, report: Reporter) -> None:
+def check_versions(plan: Plan, decoder: Decoder, progress: Reporter) -> None:
     """Warn of what differs from where the plan was made: the last digits of what is fitted may."""
     here = _made_with(decoder)
     other = [f"{name} {was}, here {here[name]}" for name, was in plan.versions.items() if here.get(name, was) != was]
     if other:
-        report.warn(f"the plan was made with {'; '.join(other)}: what is fitted may differ from what `run` made")
+        progress.warn(f"the plan was made with {'; '.join(other)}: what is fitted may differ from what `run` made")

@@ -59,18 +59,20 @@ def repair_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> R
         return Repaired([])
     how = edits[0].repair
     student = student_of(opened.decoder, edits)
-    if method("repair", how).marked:
-        windows = windows.marked(special_tokens(opened))
+    if method("repair", how).special_tokens:
+        windows = windows.with_special_tokens(special_tokens(opened))
     held_out = len(held_out_windows(run.recipe, windows))
     with run.clock.stage("repair"):
-        repaired = repair(how, RepairTask(student, windows, held_out, run.report, run.work))
-    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), run.report)
+        repaired = repair(how, RepairTask(student, windows, held_out, run.progress, run.work))
+    tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), run.progress)
     if repaired.fits and not any(fit.written for fit in repaired.fits):
-        run.report.say("layers write through what is not known: closed forms refit what they read, not what they write")
+        run.progress.say(
+            "layers write through what is not known: closed forms refit what they read, not what they write"
+        )
     return repaired
 
 
-def tell_fits(fits: list[Fit], layers: int, report: Reporter) -> None:
+def tell_fits(fits: list[Fit], layers: int, progress: Reporter) -> None:
     """layers: of the dense model."""
     for fit in fits:
         if fit.before is None or fit.after is None:
@@ -81,13 +83,13 @@ def tell_fits(fits: list[Fit], layers: int, report: Reporter) -> None:
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
         how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
         how += f", {'then' if fit.written else 'by'} gradient descent" if fit.descended else ""
-        report.say(f"{where}: held-out reconstruction error × {share:.3f} (target: {target}){how}")
+        progress.say(f"{where}: held-out reconstruction error × {share:.3f} (target: {target}){how}")
         if not fit.after <= fit.before:  # nor if one is not a number
             remedy = "give more --samples, or choose another repair"
-            report.warn(f"the repair behind {where} makes held-out tokens worse: {remedy}")
+            progress.warn(f"the repair behind {where} makes held-out tokens worse: {remedy}")
 
 
-class Gate:
+class HeldOutLoss:
     """Next-token loss on held-out calibration tokens, of the dense model and of what became of it.
 
     dense: its loss, where that is known.

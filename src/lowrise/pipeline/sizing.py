@@ -40,17 +40,17 @@ class _Wish(NamedTuple):
         return f"{'' if left.exact else 'at most '}{self.say(left.most)}"
 
 
-def net_layers(recipe: Recipe, opened: OpenModel, report: Reporter) -> int | None:
+def net_layers(recipe: Recipe, opened: OpenModel, progress: Reporter) -> int | None:
     """Layers that the model loses; a network that is put back counts as one that stays. None: the criterion says.
 
     Of a size to be kept it is the smallest number that keeps at most that, whichever layers are chosen, and is said.
     Raises RecipeError for a number, or a size, out of reach.
     """
     layers = len(opened.decoder)
-    wish = _wish(recipe, opened, report)
+    wish = _wish(recipe, opened, progress)
     if wish is not None:
         n = _smallest(wish, layers)
-        report.say(f"{wish.option}: {n} of {layers} layers go, {wish.in_words(n)} left")
+        progress.say(f"{wish.option}: {n} of {layers} layers go, {wish.in_words(n)} left")
         return n
     if recipe.remove is None and method("criterion", recipe.select).decides_number:
         return None
@@ -93,7 +93,7 @@ def fewest_layers(recipe: Recipe, layers: int) -> int | None:
     return fewest
 
 
-def _wish(recipe: Recipe, opened: OpenModel, report: Reporter) -> _Wish | None:
+def _wish(recipe: Recipe, opened: OpenModel, progress: Reporter) -> _Wish | None:
     decoder = opened.decoder
 
     def parameters(n: int, each: int = 1) -> _Left:
@@ -107,7 +107,7 @@ def _wish(recipe: Recipe, opened: OpenModel, report: Reporter) -> _Wish | None:
         each, most = opened.save_dtype.itemsize, bytes_of(recipe.keep_memory)
         return _Wish(size_option(recipe), most, lambda n: parameters(n, each), words.megabytes)
     if recipe.keep_latency is not None:
-        layer, rest = decode_times(decoder, report)
+        layer, rest = decode_times(decoder, progress)
         share = layer / (rest + len(decoder) * layer)
         return _Wish(
             size_option(recipe), recipe.keep_latency, lambda n: _Left(1 - n * share, exact=True), _time_in_words

@@ -30,11 +30,11 @@ def going_on(run: Run) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
-        run.work.stopped(run.report)
+        run.work.stopped(run.progress)
         raise
     except InputError as error:
         if isinstance(error, OutputError) and not isinstance(error.__cause__, FileExistsError):
-            run.work.stopped(run.report)  # a full disk, for one: with more room the same command goes on
+            run.work.stopped(run.progress)  # a full disk, for one: with more room the same command goes on
         else:  # of a place that something else has taken the result lies beside it
             run.work.remove()
         raise
@@ -44,8 +44,8 @@ def going_on(run: Run) -> Iterator[None]:
 def begin_work(run: Run, opened: OpenModel, plan: Plan | None = None) -> None:
     """Find what the same command has kept, if there is a place for it. plan: that is to be applied."""
     if run.out is not None and run.alone:
-        run.work = Work(run.out.resolve(), work_key(run, opened, plan), run.report, run.clock.so_far)
-        run.work.begin(run.report, run.fresh)
+        run.work = Work(run.out.resolve(), work_key(run, opened, plan), run.progress, run.clock.so_far)
+        run.work.begin(run.progress, run.fresh)
         run.clock.go_on(run.work.seconds())
 
 

@@ -24,12 +24,12 @@ from lowrise.report.score_figures import speed_chart, tasks_chart
 from lowrise.report.search_figures import bridges_chart, search_chart, weights_chart
 from lowrise.results import Curve
 from lowrise.scores import (
-    CollapseScores,
     CosineScores,
     GreedyScores,
     InfluenceScores,
-    RepairedScores,
-    RepairedSpanScores,
+    MergeSearchScores,
+    RefitScores,
+    RefitSpanScores,
     Scores,
     TaylorScores,
 )
@@ -57,11 +57,11 @@ def scores_chart(plan: Plan, scores: Scores) -> Chart | None:
     match scores:
         case CosineScores():
             return _spans(plan, scores)
-        case CollapseScores():
+        case MergeSearchScores():
             return _trials(scores)
-        case GreedyScores() | RepairedScores():
+        case GreedyScores() | RefitScores():
             return search_chart(scores)
-        case RepairedSpanScores():
+        case RefitSpanScores():
             return bridges_chart(plan, scores)
         case InfluenceScores():
             return weights_chart("influence", scores.influence, scores.layers)
@@ -95,7 +95,7 @@ def _spans(plan: Plan, scores: CosineScores) -> Chart:
     return finish(made, "spans", "Which span was chosen?", sentence, wide=True)
 
 
-def _trials(scores: CollapseScores) -> Chart | None:
+def _trials(scores: MergeSearchScores) -> Chart | None:
     if not scores.trials:
         return None
     made = canvas("trial", "similarity to the dense output", x_range=(0, len(scores.trials) + 1))

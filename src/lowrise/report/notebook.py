@@ -9,7 +9,7 @@ from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.comparison import columns
 from lowrise.report.document import render
-from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
+from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, build_house, edit_sentence
 from lowrise.report.table import rows
 from lowrise.report.verdict import collapse_notice
 from lowrise.results import Comparison, Results

@@ -14,7 +14,7 @@ from lowrise.report.document import render_page
 from lowrise.report.edits import repair_sentences
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
-from lowrise.report.house import LEFT, RIGHT, WIDTH, build_house, edit_sentence
+from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, build_house, edit_sentence
 from lowrise.report.scores import costs, kept, scores, tiles, timings
 from lowrise.report.verdict import notices
 

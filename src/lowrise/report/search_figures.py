@@ -9,13 +9,13 @@ from typing import Any
 from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.charts import DENSE, REMOVED, SERIES, Chart, canvas, finish, hover, line, whole_numbers
-from lowrise.scores import Finalist, GreedyScores, RepairedScores, RepairedSpanScores
+from lowrise.scores import Finalist, GreedyScores, RefitScores, RefitSpanScores
 
 
-def search_chart(scores: GreedyScores | RepairedScores) -> Chart:
+def search_chart(scores: GreedyScores | RefitScores) -> Chart:
     """First and last round of a search that takes one layer a round, and what went, each at its round's value."""
     rounds = scores.rounds
-    finalists = scores.finalists if isinstance(scores, RepairedScores) else []
+    finalists = scores.finalists if isinstance(scores, RefitScores) else []
     what = "loss" if rounds[0].divergences is None else "divergence"
     made = canvas("layer", f"held-out {what} without it" if what == "divergence" else "loss without it", height=280)
     whole_numbers(made)
@@ -38,7 +38,7 @@ def search_chart(scores: GreedyScores | RepairedScores) -> Chart:
     return finish(made, "search", "What would one layer less cost?", sentence, wide=True)
 
 
-def bridges_chart(plan: Plan, scores: RepairedSpanScores) -> Chart | None:
+def bridges_chart(plan: Plan, scores: RefitSpanScores) -> Chart | None:
     """Every span of a search for one, by the layer where it begins."""
     known = [(start, value) for start, value in enumerate(scores.divergences) if value is not None]
     if not known:

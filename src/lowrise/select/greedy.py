@@ -9,7 +9,7 @@ from typing import Any
 
 from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from lowrise.select.choice import Choice, choice_of_rounds, lowest, round_of
 from lowrise.select.journal import Journal
@@ -19,10 +19,10 @@ from lowrise.work import Work
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_greedily(selection.decoder, selection.windows, selection.count, selection.report, selection.work)
+    return choose_greedily(selection.decoder, selection.windows, selection.count, selection.progress, selection.work)
 
 
-def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter, work: Work | None = None) -> Choice:
+def choose_greedily(decoder: Decoder, windows: Windows, k: int, progress: Reporter, work: Work | None = None) -> Choice:
     """k layers, each chosen on the model that the ones before left. Changes nothing. work: keeps every round.
 
     Losses are means over all positions, natural log. Costs, at most, half the layers and the head for each of the
@@ -32,8 +32,8 @@ def choose_greedily(decoder: Decoder, windows: Windows, k: int, report: Reporter
     rounds: list[dict[str, Any]] = []
     journal = Journal(work)
     number = sum(len(decoder) - done for done in range(k))
-    with Shelf() as shelf, report.bar("searching", number) as bar:
-        trials = Trials(decoder, windows, shelf)
+    with ActivationStore() as store, progress.bar("searching", number) as bar:
+        trials = Trials(decoder, windows, store)
         while True:
             note = f"loss {rounds[-1]['loss']:.3f} without {len(rounds)}" if rounds else ""
             measured, known = journal.step(len(trials.layers), lambda note=note: [*trials.losses(bar, note).items()])  # type: ignore[misc]

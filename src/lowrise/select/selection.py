@@ -28,7 +28,7 @@ class Selection:
     recipe: Recipe
     tokens: Windows | Sentences
     special: list[int]
-    report: Reporter
+    progress: Reporter
     work: Work = field(default_factory=Work)
     seen: Observation | None = field(default=None, init=False)
 
@@ -58,11 +58,11 @@ class Selection:
         """States of all layers, compared in one pass over the windows."""
         self.seen = kept_observation(self.work, self.layers)
         if self.seen is None:
-            self.seen = observe(self.decoder, self.windows, self.report)
+            self.seen = observe(self.decoder, self.windows, self.progress)
             keep_observation(self.work, self.seen)
         return self.seen
 
     @cached_property
     def split(self) -> tuple[Windows, Windows]:
         """(fitted, held out): windows for a criterion that fits something, with special tokens in them."""
-        return self.windows.marked(self.special).split(self.recipe.training.validation)
+        return self.windows.with_special_tokens(self.special).split(self.recipe.training.validation)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.merge import Mix, mix_of, mixed_parameters
-from lowrise.model.alike import kinds
 from lowrise.model.decoder import Decoder
+from lowrise.model.same_architecture import kinds
 from lowrise.observe.loss import next_token_loss
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.settings import Collapse
@@ -49,7 +49,7 @@ class Stack:
         self._mask, self._skipped = sentences.mask.to(decoder.device), max(0, sentences.prefix - 1)
         self._kinds = kinds(decoder)
         self.layers = [Mix(layer) for layer in range(len(decoder))]
-        h, self._calls = decoder.enter(self._ids)
+        h, self._calls = decoder.embed(self._ids)
         self._inputs = [h]  # of the current layers, from the first on
         self._dense = self._final = self._advance(len(decoder))
         self._reference = self._represent(self._dense)
@@ -111,4 +111,4 @@ class Stack:
         return self._decoder.step(mix.start, h, self._calls, weights)
 
     def _represent(self, h: Tensor) -> Tensor:
-        return h if self._settings.representation == "per-token" else self._decoder.finish(h, self._ids)
+        return h if self._settings.representation == "per-token" else self._decoder.final_norm(h, self._ids)

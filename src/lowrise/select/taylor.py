@@ -28,7 +28,7 @@ def check(decoder: Decoder, _recipe: Recipe, k: int) -> None:
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_by_taylor(selection.decoder, selection.windows, selection.count, selection.report)
+    return choose_by_taylor(selection.decoder, selection.windows, selection.count, selection.progress)
 
 
 def layers_that_may_go(layers: int, k: int) -> range:
@@ -42,7 +42,7 @@ def layers_that_may_go(layers: int, k: int) -> range:
     return may_go
 
 
-def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporter) -> Choice:
+def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, progress: Reporter) -> Choice:
     """The k layers of the least importance. Changes nothing.
 
     L is the mean next-token loss of all windows, so gradients are summed over batches before their absolute value is
@@ -53,7 +53,7 @@ def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, report: Reporte
     may_go = layers_that_may_go(len(decoder), k)
     parameters = [list(layer.parameters()) for layer in decoder.layers]
     gradients: list[list[Tensor | None]] = [[None] * len(own) for own in parameters]
-    with report.bar("gradients", len(windows)) as bar:
+    with progress.bar("gradients", len(windows)) as bar:
         for ids in windows.batches(decoder.batch_tokens):
             _add_gradients(decoder, ids, windows.skipped, parameters, gradients)
             bar.advance(ids.numel(), steps=len(ids))
@@ -78,7 +78,7 @@ def _add_gradients(
     skipped: positions at the front that predict nothing.
     """
     with torch.no_grad():
-        h, calls = decoder.enter(ids)
+        h, calls = decoder.embed(ids)
         inputs = [h]
         for layer in range(len(decoder)):
             inputs.append(decoder.step(layer, inputs[-1], calls))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.model.decoder import Call, Decoder
+from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.loss import next_token_loss
-from lowrise.observe.shelf import Shelf
 from lowrise.progress import Bar
 
 
@@ -24,17 +24,17 @@ class Trials:
     """
 
     @torch.no_grad()
-    def __init__(self, decoder: Decoder, windows: Windows, shelf: Shelf) -> None:
-        self._decoder, self._shelf = decoder, shelf
+    def __init__(self, decoder: Decoder, windows: Windows, store: ActivationStore) -> None:
+        self._decoder, self._store = decoder, store
         self._batches = list(windows.batches(decoder.batch_tokens))
         self._positions, self._skipped = windows.targets, windows.skipped
         self.layers = list(range(len(decoder)))
         self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its state on the shelf enters
         total = 0.0
         for batch, ids in enumerate(self._batches):
-            h, calls = decoder.enter(ids)
+            h, calls = decoder.embed(ids)
             for layer in self.layers:
-                shelf.put((batch, layer), h)
+                store.put((batch, layer), h)
                 h = decoder.step(layer, h, calls)
             total += self._loss(h, ids)
         self.dense_loss = total / self._positions
@@ -65,7 +65,7 @@ class Trials:
         for batch, ids in enumerate(self._batches):
             h, calls = self._begin(ids, (batch, gone))
             for layer in above:
-                self._shelf.put((batch, layer), h)
+                self._store.put((batch, layer), h)
                 if layer != above[-1]:
                     h = self._decoder.step(layer, h, calls)
 
@@ -78,14 +78,14 @@ class Trials:
             if layer < start or layer == without:
                 continue
             if layer == best:
-                self._shelf.put(ahead, h)
+                self._store.put(ahead, h)
             h = self._decoder.step(layer, h, calls)
         return self._loss(h, ids)
 
     def _loss(self, h: Tensor, ids: Tensor) -> float:
         return next_token_loss(self._decoder, h[:, self._skipped :], ids[:, self._skipped :])
 
-    def _begin(self, ids: Tensor, key: tuple[int | str, ...]) -> tuple[Tensor, list[Call]]:
+    def _begin(self, ids: Tensor, key: tuple[int | str, ...]) -> tuple[Tensor, list[LayerArguments]]:
         """A stored state of the batch, and how its layers are called."""
-        h, calls = self._decoder.enter(ids)
-        return self._shelf.get(key).to(h.device), calls
+        h, calls = self._decoder.embed(ids)
+        return self._store.get(key).to(h.device), calls

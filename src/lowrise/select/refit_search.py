@@ -13,13 +13,13 @@ from typing import Any
 
 from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
-from lowrise.model.refittable import check_refit
-from lowrise.observe.shelf import Shelf
+from lowrise.model.refittable import refit_support
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Bar, Reporter
 from lowrise.recipe import Recipe
 from lowrise.select.choice import Choice, as_text, choice_of_rounds, lowest, round_of, spans_of
 from lowrise.select.journal import Journal
-from lowrise.select.repaired_trials import Search, Trial
+from lowrise.select.refit_trials import Search, Trial
 from lowrise.select.selection import Selection
 from lowrise.work import Work
 
@@ -32,30 +32,30 @@ SHORTLIST = 6  # trials a round, of those that added least when tried last: firs
 
 def check(decoder: Decoder, _recipe: Recipe, _k: int) -> None:
     """Raises ModelError for a model whose layers cannot be refit."""
-    check_refit(decoder)
+    refit_support(decoder)
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_repaired(*_of(selection))
+    return choose_by_refit(*_of(selection))
 
 
 def choose_span(selection: Selection) -> Choice:
-    return choose_repaired_span(*_of(selection))
+    return choose_span_by_refit(*_of(selection))
 
 
 def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work]:
     """What both searches take."""
-    effort, report, work = selection.recipe.effort, selection.report, selection.work
-    return selection.decoder, *selection.split, selection.count, effort, report, work
+    effort, progress, work = selection.recipe.effort, selection.progress, selection.work
+    return selection.decoder, *selection.split, selection.count, effort, progress, work
 
 
-def choose_repaired(
+def choose_by_refit(
     decoder: Decoder,
     windows: Windows,
     held_out: Windows,
     k: int,
     effort: int,
-    report: Reporter,
+    progress: Reporter,
     work: Work | None = None,
 ) -> Choice:
     """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
@@ -66,16 +66,16 @@ def choose_repaired(
     same layers, else of the repair. On disk lie the dense model's states of these tokens, what its MLPs are given, and
     a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
     (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding positions; at
-    last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `check_refit` finds that
+    last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `refit_support` finds that
     writes cannot be solved, trials are drops. work: keeps the numbers of every round, whose best trial is made again.
     """
     fitted, deciding = _spent(windows, held_out, effort)
     shortlist = SHORTLIST * effort
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
-    with Shelf() as shelf:
-        with report.bar("searching", _trials(len(decoder), k, shortlist)) as bar:
-            search = Search(decoder, fitted, deciding, shelf)
+    with ActivationStore() as store:
+        with progress.bar("searching", _trials(len(decoder), k, shortlist)) as bar:
+            search = Search(decoder, fitted, deciding, store)
             alone, _ = _tried(search, list(range(1, len(decoder))), bar, journal, moves=False)
             known = {layer: trial.divergence for layer, trial in alone.items()}
             rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal)
@@ -83,7 +83,7 @@ def choose_repaired(
             long = _one_gap(search, len(decoder), k, shortlist, known, bar, journal) if k > 1 else layers
         scores = choice_of_rounds("repaired", search.dense_loss, rounds).scores
         if sorted(long) != sorted(layers):
-            finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, report, journal)
+            finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, progress, journal)
             (best,) = lowest([one["divergence"] for one in finalists], 1, range(2))
             scores["layers"] = (layers, long)[best]
             scores["loss"]["after"] = finalists[best]["loss"]
@@ -92,7 +92,7 @@ def choose_repaired(
 
 
 def _trials(layers: int, k: int, shortlist: int) -> int:
-    """How many trials `choose_repaired` makes of k of so many layers."""
+    """How many trials `choose_by_refit` makes of k of so many layers."""
     one_by_one = layers - 1 + sum(min(layers - 1 - done, shortlist) for done in range(k))
     one_gap = [min(layers - n, shortlist) for n in (k - 1, k, k)]  # spans of either length, one layer more
     return one_by_one + (sum(one_gap) if k > 1 else 0)
@@ -179,11 +179,11 @@ def _span(search: Search, start: int, stop: int, journal: Journal) -> tuple[Tria
 
 
 def _repaired(
-    search: Search, choices: list[list[int]], layers: int, tokens: int, report: Reporter, journal: Journal
+    search: Search, choices: list[list[int]], layers: int, tokens: int, progress: Reporter, journal: Journal
 ) -> list[dict[str, Any]]:
     """What the model would be without each choice of its layers, repaired. tokens: that each is fitted on."""
     found: list[dict[str, Any]] = []
-    with report.bar("comparing", sum(layers - len(gone) - min(gone) + 1 for gone in choices)) as bar:
+    with progress.bar("comparing", sum(layers - len(gone) - min(gone) + 1 for gone in choices)) as bar:
         for gone in choices:
             (loss, divergence), known = journal.step(
                 2,
@@ -193,22 +193,22 @@ def _repaired(
                 bar.advance(0, "kept from before", steps=layers - len(gone) - min(gone) + 1)
             found.append({"spans": spans_of(gone), "loss": loss, "divergence": divergence})
     said = [f"without {as_text(one['spans'])} {one['divergence']:.4f}" for one in found]
-    report.say(f"held-out divergence, repaired: {', '.join(said)}")
+    progress.say(f"held-out divergence, repaired: {', '.join(said)}")
     return found
 
 
-def choose_repaired_span(
+def choose_span_by_refit(
     decoder: Decoder,
     windows: Windows,
     held_out: Windows,
     k: int,
     effort: int,
-    report: Reporter,
+    progress: Reporter,
     work: Work | None = None,
 ) -> Choice:
     """The span of k layers, without the first, that the layer before it bridges best. Changes nothing.
 
-    Tokens and numbers as of `choose_repaired`, and trials are drops where they are there. On disk lie the dense model's
+    Tokens and numbers as of `choose_by_refit`, and trials are drops where they are there. On disk lie the dense model's
     states; in memory one batch, two matrices' sums, one changed matrix, and the dense model's likeliest tokens at the
     deciding positions. work: keeps every trial.
     """
@@ -217,8 +217,8 @@ def choose_repaired_span(
     starts = range(1, len(decoder) - k + 1)
     losses: dict[int, float] = {}
     divergences: dict[int, float] = {}
-    with Shelf() as shelf, report.bar("searching", len(starts)) as bar:
-        search = Search(decoder, fitted, deciding, shelf, moves=False)
+    with ActivationStore() as store, progress.bar("searching", len(starts)) as bar:
+        search = Search(decoder, fitted, deciding, store, moves=False)
         for start in starts:
             trial, _ = _span(search, start, start + k, journal)
             losses[start], divergences[start] = trial.loss, trial.divergence

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.edit.neurons import take_over
-from lowrise.edit.rehearsal import Rehearsal
+from lowrise.edit.dry_run import DryRun
+from lowrise.edit.layerwise_pass import LayerContext, batches_of
+from lowrise.edit.neurons import transplant
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Site, batches_of
 from lowrise.edit.writing import refit_write
 from lowrise.exact import exact
-from lowrise.model.alike import same_neurons
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured, reads
 from lowrise.model.neurons import neurons_apart
-from lowrise.model.refittable import check_refit
+from lowrise.model.refittable import refit_support
+from lowrise.model.same_architecture import same_neurons
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
-from lowrise.observe.shelf import Shelf
 from lowrise.progress import Bar
 
 RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
@@ -40,7 +40,7 @@ class Trial:
     divergence: float
 
 
-class Place(Site):
+class TrialContext(LayerContext):
     """Where a layer is tried to be left out: the search's shelf holds all states of the dense model."""
 
     def target(self, number: int) -> Tensor:
@@ -53,7 +53,7 @@ class Place(Site):
 
     def leaving(self, number: int) -> Tensor:
         """What leaves the last layer, of a batch that goes on through this one and those above."""
-        h, calls = self.get("student", number), self.decoder.enter(self._batches[number][0])[1]
+        h, calls = self.get("student", number), self.decoder.embed(self._batches[number][0])[1]
         for layer in self.student.layers:
             if layer >= self.layer:
                 h = self.student.step(layer, h, calls)
@@ -68,11 +68,11 @@ class Search:
 
     @torch.no_grad()
     def __init__(
-        self, decoder: Decoder, fitted: Windows, deciding: Windows, shelf: Shelf, *, moves: bool = True
+        self, decoder: Decoder, fitted: Windows, deciding: Windows, store: ActivationStore, *, moves: bool = True
     ) -> None:
-        self._decoder, self._shelf = decoder, shelf
+        self._decoder, self._store = decoder, store
         self._student = Student(decoder, list(range(len(decoder))))
-        self.writes = check_refit(decoder)
+        self.writes = refit_support(decoder)
         self._adopts = moves and self.writes and neurons_apart(decoder)
         self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
         self._skipped = deciding.skipped
@@ -111,7 +111,7 @@ class Search:
                 if bar is not None:
                     bar.advance(self.positions, f"divergence {best:.3f}")
             if layer >= dense and following != layers[last]:
-                place.carry()
+                place.propagate()
         return trials
 
     @torch.no_grad()
@@ -142,10 +142,10 @@ class Search:
         """
         student = Student(self._decoder, [one for one in range(len(self._decoder)) if one not in gone])
         start = min(gone) - 1
-        with Shelf() as shelf:
-            sweep = Rehearsal(student, shelf, start, self._batches, lambda number: self._dense(start, number))
-            sweep.repair(passed)
-            return self._missed(lambda number: sweep.get("student", number))
+        with ActivationStore() as store:
+            layerwise = DryRun(student, store, start, self._batches, lambda number: self._dense(start, number))
+            layerwise.repair(passed)
+            return self._missed(lambda number: layerwise.get("student", number))
 
     def again(self) -> None:
         """Back to the student that lacks nothing."""
@@ -161,10 +161,10 @@ class Search:
         self._solved = {one: names for one, names in self._solved.items() if one < trial.before}
 
     def _dense(self, layer: int, number: int) -> Tensor:
-        return self._shelf.get((("dense", layer), number)).to(self._decoder.device)
+        return self._store.get((("dense", layer), number)).to(self._decoder.device)
 
-    def _place(self, layer: int, student: Student) -> Place:
-        return Place(student, self._shelf, layer, self._batches)
+    def _place(self, layer: int, student: Student) -> TrialContext:
+        return TrialContext(student, self._store, layer, self._batches)
 
     def _try(self, layer: int, gone: int, moves: bool) -> Trial:
         """Take `gone` out and repair `layer`, the one before it, for this trial alone; the student stays before it."""
@@ -175,7 +175,7 @@ class Search:
         if gone in self._solved:
             changed[layer] |= {name: place.get((layer, name), gone) for name in self._solved[gone]}
         elif self.writes:
-            if not (adopts and moves and take_over(place, gone, ("mlp", gone), RIDGES)):
+            if not (adopts and moves and transplant(place, gone, ("mlp", gone), RIDGES)):
                 refit_write(place, RIDGES)
             if moves or not adopts:  # what was solved without moving neurons is no trial's that moves them
                 self._solved[gone] = tuple(changed[layer])
@@ -198,7 +198,7 @@ class Search:
         with ExitStack() as stack:
             given = [stack.enter_context(captured(reads(self._decoder, layer)[1][0].module)) for layer in asked]
             for layer, h in self._decoder.states(ids):
-                self._shelf.put((("dense", layer), number), h)
+                self._store.put((("dense", layer), number), h)
                 if layer and self._adopts:
-                    self._shelf.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
+                    self._store.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
         return h

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
-from lowrise.model.decoder import Call
+from lowrise.model.decoder import LayerArguments
 from lowrise.model.matrices import Matrix
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 
 
 def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) -> list[tuple[Tensor, bool]]:
@@ -22,15 +22,17 @@ def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) 
     ]
 
 
-class Site:
+class LayerContext:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
     batches: as `batches_of` makes them. What lies on the shelf has a name and the number of a batch;
     "student" is what enters the layer.
     """
 
-    def __init__(self, student: Student, shelf: Shelf, layer: int, batches: list[tuple[Tensor, bool]]) -> None:
-        self.student, self.decoder, self.shelf, self.layer = student, student.decoder, shelf, layer
+    def __init__(
+        self, student: Student, store: ActivationStore, layer: int, batches: list[tuple[Tensor, bool]]
+    ) -> None:
+        self.student, self.decoder, self.store, self.layer = student, student.decoder, store, layer
         self._batches = batches
 
     @property
@@ -43,25 +45,25 @@ class Site:
         """Whether layers are gone behind `layer`."""
         return self.stop != self.layer + 1
 
-    def batches(self) -> Iterator[tuple[int, bool, list[Call]]]:
+    def batches(self) -> Iterator[tuple[int, bool, list[LayerArguments]]]:
         """(number, whether it is held out, the layers' calls)."""
         for number, (ids, held) in enumerate(self._batches):
-            yield number, held, self.decoder.enter(ids)[1]
+            yield number, held, self.decoder.embed(ids)[1]
 
-    def held_out(self) -> Iterator[tuple[int, list[Call]]]:
+    def held_out(self) -> Iterator[tuple[int, list[LayerArguments]]]:
         """(number, the layers' calls) of the batches that are held out."""
         for number in self.numbers(held=True):
-            yield number, self.decoder.enter(self._batches[number][0])[1]
+            yield number, self.decoder.embed(self._batches[number][0])[1]
 
     def numbers(self, *, held: bool) -> list[int]:
         """Of the batches that are held out, or of those that are fitted."""
         return [number for number, (_, one) in enumerate(self._batches) if one == held]
 
-    def pieces(self, number: int, tokens: int) -> Iterator[tuple[Tensor, Tensor, list[Call]]]:
+    def pieces(self, number: int, tokens: int) -> Iterator[tuple[Tensor, Tensor, list[LayerArguments]]]:
         """(what enters the layer, its target, the layers' calls), about `tokens` tokens of a batch at a time."""
         parts = (self._batches[number][0], self.get("student", number), self.target(number))
         for ids, h, target in zip(*(part.split(self._rows(number, tokens)) for part in parts), strict=True):
-            yield h, target, self.decoder.enter(ids)[1]
+            yield h, target, self.decoder.embed(ids)[1]
 
     def count(self, number: int, tokens: int) -> int:
         """How many pieces there are."""
@@ -71,25 +73,27 @@ class Site:
         return max(1, tokens // self._batches[number][0].shape[1])
 
     def get(self, what: Hashable, number: int) -> Tensor:
-        return self.shelf.get((what, number)).to(self.decoder.device)
+        return self.store.get((what, number)).to(self.decoder.device)
 
     def put(self, what: Hashable, number: int, value: Tensor) -> None:
-        self.shelf.put((what, number), value)
+        self.store.put((what, number), value)
 
     def target(self, number: int) -> Tensor:
         """The dense model's h[stop]."""
         return self.get("dense", number)
 
-    def run(self, number: int, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Callable[[], Tensor]:
+    def run(
+        self, number: int, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
+    ) -> Callable[[], Tensor]:
         """The student's layer on a batch, as it is now, but for what `instead` gives."""
         return lambda: self.step(self.get("student", number), calls, instead)
 
-    def step(self, h: Tensor, calls: list[Call], instead: Mapping[str, Tensor] | None = None) -> Tensor:
+    def step(self, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None) -> Tensor:
         """The same from what enters the layer, (batch, tokens, hidden)."""
         own = {**self.student.changed.get(self.layer, {}), **(instead or {})}
         return self.decoder.step(self.layer, h, calls, own)
 
-    def carry(self) -> None:
+    def propagate(self) -> None:
         """The student through the layer as it is now; "student" is then what leaves it."""
         for number, _, calls in self.batches():
             self.put("student", number, self.run(number, calls)())
@@ -98,19 +102,19 @@ class Site:
         """The layer's, by path, as it is now."""
         return self.student.parameter(self.layer, name)
 
-    def take(self, parameters: Mapping[str, Tensor]) -> None:
+    def set_weights(self, parameters: Mapping[str, Tensor]) -> None:
         """The student's layer has these, by path, from now on."""
         for name, value in parameters.items():
             self.student.change(self.layer, name, value)
 
-    def move(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
+    def update(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
         """The student's layer has `matrix`, W = `own` (k, d), changed from now on; by how much, once it is rounded."""
         weight, change = matrix.moved(own, change, self.decoder.dtype)
         self.student.change(self.layer, matrix.parameter, weight)
         return change
 
 
-class Sweep(Site):
+class LayerwisePass(LayerContext):
     """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
     mixed: as of `batches_of`. resumed: the shelf holds both states at the entry of `start`, of a sweep that was begun
     further down. settled: what was changed in the layer that was passed last, by path.
@@ -124,29 +128,29 @@ class Sweep(Site):
         student: Student,
         windows: Windows,
         held_out: int,
-        shelf: Shelf,
+        store: ActivationStore,
         start: int,
         *,
         mixed: bool,
         resumed: bool = False,
     ) -> None:
         parts = windows.cut(len(windows) - held_out)
-        super().__init__(student, shelf, start, batches_of(*parts, student.decoder.batch_tokens, mixed=mixed))
+        super().__init__(student, store, start, batches_of(*parts, student.decoder.batch_tokens, mixed=mixed))
         self.settled: dict[str, Tensor] = {}
         if not resumed:
             self._enter(start)
 
     def _enter(self, start: int) -> None:
-        bottom, shelf = self.student.layers[0], self.shelf
+        bottom, store = self.student.layers[0], self.store
         for number, (ids, _) in enumerate(self._batches):
-            h, calls = self.decoder.enter(ids)
+            h, calls = self.decoder.embed(ids)
             below = h
             for layer in range(start):
                 h = self.decoder.step(layer, h, calls)
-            shelf.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
-            shelf.put(("dense", number), h)
+            store.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
+            store.put(("dense", number), h)
 
-    def dense(self, number: int, calls: list[Call]) -> Tensor:
+    def dense(self, number: int, calls: list[LayerArguments]) -> Tensor:
         """The dense model's h[stop] of a batch, from its h[layer]; its own state from now on."""
         h = self.get("dense", number)
         for one in range(self.layer, self.stop):
@@ -170,11 +174,11 @@ class Sweep(Site):
 
     def pass_student(self) -> None:
         """The student through its layer as it is now, where the dense model has been already."""
-        self.carry()
-        self.up()
+        self.propagate()
+        self.advance()
 
-    def up(self) -> None:
+    def advance(self) -> None:
         """On to the next layer. The dense model will not need this one again, so what changed in it is written."""
         self.settled = self.student.changed.get(self.layer, {})
-        self.student.settle(self.layer)
+        self.student.commit(self.layer)
         self.layer = self.stop

@@ -19,7 +19,7 @@ from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.plan import Merge, read_plan
 from lowrise.progress import Reporter
 from lowrise.recipe import build_recipe
-from lowrise.select.collapse import Search, collapse
+from lowrise.select.merge_search import Search, collapse
 from lowrise.settings import Collapse
 
 LAYERS = tiny.LAYERS
@@ -183,7 +183,9 @@ def test_finishing_the_last_state_gives_what_the_head_reads(family: str) -> None
     model, ids = tiny.model(family), tiny.ids()
     decoder = Decoder(model)
     *_, (_, last) = decoder.states(ids)
-    assert torch.equal(decoder.finish(last, ids), model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    assert torch.equal(
+        decoder.final_norm(last, ids), model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    )
 
 
 def test_padding_is_not_looked_at() -> None:
@@ -265,9 +267,9 @@ def test_a_collapsed_output_is_said_with_its_number() -> None:
         return Search(0.5, [{"similarity": 0.7, "accepted": True}], [], [edit], dense_loss=3.0, loss=loss)
 
     assert verdict(3.1).verdict == "merged" and verdict(9.0).verdict == "collapsed"
-    report = Reporter(quiet=True)
-    verdict(9.0).tell(report, strict=False, repaired=False)
-    assert "collapsed" in report.warnings[0] and "×403.43" in report.warnings[0]  # e⁶
+    progress = Reporter(quiet=True)
+    verdict(9.0).tell(progress, strict=False, repaired=False)
+    assert "collapsed" in progress.warnings[0] and "×403.43" in progress.warnings[0]  # e⁶
 
 
 BAD = {

@@ -17,13 +17,13 @@ from lowrise.plan import Replace
 
 
 @torch.no_grad()
-def polish(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held_out: int) -> Fit:
+def refit_output_matrix(decoder: Decoder, trainee: Trainee, edit: Replace, pairs: Pairs, held_out: int) -> Fit:
     """Training has left the network near h[stop]; its last matrix now meets it as well as a matrix can, in place.
 
     held_out: so many of the last pairs choose λ and are fitted by nothing.
     """
     if isinstance(trainee.module, SpanNetwork):
-        write = Matrix(trainee.module.get_submodule("down"), "down.weight", inward=False)
+        write = Matrix(trainee.module.get_submodule("down"), "down.weight", input_first=False)
     else:
         write = mlp_write(decoder, edit.start)
     calls = full_window_calls(decoder, 1, pairs.inputs.shape[1])

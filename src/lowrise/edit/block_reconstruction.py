@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from lowrise.edit.sweep import Site
+from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.writing import errors_of, held_out_error
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import attention_write, mlp_output, reads
@@ -30,7 +30,7 @@ WARM_UP = 10  # steps, for Adam's second moments
 
 
 @torch.no_grad()
-def descend(site: Site) -> tuple[float, float]:
+def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     """The student's layer becomes what met the held-out tokens best after any epoch, or stays.
 
     Returned is the mean error of a held-out token before and after; equal where the layer stays.
@@ -38,18 +38,18 @@ def descend(site: Site) -> tuple[float, float]:
     Of a token, the layer is run and differentiated once an epoch. Memory: its matrices in float32 six times, and the
     activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
     """
-    student, layer = site.student, site.layer
-    rates = _rates(site.decoder, layer)
+    student, layer = context.student, context.layer
+    rates = _rates(context.decoder, layer)
     moved = {name: nn.Parameter(student.parameter(layer, name).float().clone()) for name in rates}
-    fitted = site.numbers(held=False)
-    steps = EPOCHS * sum(site.count(number, STEP_TOKENS) for number in fitted)
+    fitted = context.numbers(held=False)
+    steps = EPOCHS * sum(context.count(number, STEP_TOKENS) for number in fitted)
     optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, steps))
-    before = least = held_out_error(site, _rounded(site, moved))
+    before = least = held_out_error(context, _rounded(context, moved))
     best: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     for _ in range(EPOCHS):
         for place in torch.randperm(len(fitted), generator=generator).tolist():
-            for errors in _errors(site, moved, fitted[place]):
+            for errors in _errors(context, moved, fitted[place]):
                 if not errors.requires_grad:
                     return before, before
                 # of the errors' sum, and of these parameters alone: those that stay want no gradient
@@ -59,10 +59,10 @@ def descend(site: Site) -> tuple[float, float]:
                     value.grad = gradient
                 optimizer.step()
                 schedule.step()
-        now = held_out_error(site, _rounded(site, moved))
+        now = held_out_error(context, _rounded(context, moved))
         if now < least:
             least, best = now, {name: value.detach().clone() for name, value in moved.items()}
-    site.take(_rounded(site, best))
+    context.set_weights(_rounded(context, best))
     return before, least
 
 
@@ -85,14 +85,14 @@ def _adam(
     )
 
 
-def _errors(site: Site, moved: Mapping[str, Tensor], number: int) -> Iterator[Tensor]:
+def _errors(context: LayerContext, moved: Mapping[str, Tensor], number: int) -> Iterator[Tensor]:
     """‖out - h[stop]‖²/‖h[stop]‖, (rows, tokens), of a batch, so many tokens at a time as make a step."""
-    for h, target, calls in site.pieces(number, STEP_TOKENS):
+    for h, target, calls in context.pieces(number, STEP_TOKENS):
         with torch.enable_grad():
-            out = site.step(h, calls, _rounded(site, moved))
+            out = context.step(h, calls, _rounded(context, moved))
             errors = errors_of(target, out.float() - target.float())
         yield errors
 
 
-def _rounded(site: Site, moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.to(site.decoder.dtype) for name, value in moved.items()}
+def _rounded(context: LayerContext, moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(context.decoder.dtype) for name, value in moved.items()}

@@ -1,4 +1,4 @@
-"""The command line for a process that `lowrise compare` starts: `python -m lowrise.attached run ...`.
+"""The command line for a process that `lowrise compare` starts: `python -m lowrise.child_process run ...`.
 
 Its stdin is a pipe whose other end the parent holds. However the parent ends, SIGKILL included, the kernel closes that
 end; then this process stops in order, as on SIGTERM, and leaves no half folder.

@@ -7,35 +7,37 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lowrise.edit.layerwise_pass import LayerContext, LayerwisePass
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Site, Sweep
-from lowrise.model.refittable import check_refit
-from lowrise.observe.shelf import Shelf
+from lowrise.model.refittable import refit_support
+from lowrise.observe.activation_store import ActivationStore
 
 
-class Rehearsal(Sweep):
+class DryRun(LayerwisePass):
     """A sweep that forgets what it changed in a layer once both models are behind it.
 
     start: the lowest layer before a gap; entering: the dense model's h[start] of a batch, by number; batches: as of
-    `Site`. Disk and memory as of `edit/repair.repair`; the decoder's parameters stay as they are.
+    `LayerContext`. Disk and memory as of `edit/repair.repair`; the decoder's parameters stay as they are.
     """
 
     def __init__(
         self,
         student: Student,
-        shelf: Shelf,
+        store: ActivationStore,
         start: int,
         batches: list[tuple[Tensor, bool]],
         entering: Callable[[int], Tensor],
     ) -> None:
-        Site.__init__(self, student, shelf, start, batches)  # not Sweep's: the way up to `start` has been gone already
+        LayerContext.__init__(
+            self, student, store, start, batches
+        )  # not LayerwisePass's: the way up to `start` has been gone already
         for number in range(len(batches)):
             h = entering(number)
             self.put("student", number, h)
             self.put("dense", number, h)
 
-    def up(self) -> None:
+    def advance(self) -> None:
         self.student.changed.pop(self.layer, None)
         self.layer = self.stop
 
@@ -45,6 +47,6 @@ class Rehearsal(Sweep):
 
         passed: told every layer that is repaired.
         """
-        writes = check_refit(self.decoder)
+        writes = refit_support(self.decoder)
         while self.layer < len(self.decoder):
             passed(refit_layer(self, writes).layer)

@@ -59,13 +59,13 @@ class Search:
             "loss": {"dense": self.dense_loss, "after": self.loss, "perplexity_ratio": self.perplexity_ratio},
         }
 
-    def tell(self, report: Reporter, strict: bool, repaired: bool) -> None:
+    def tell(self, progress: Reporter, strict: bool, repaired: bool) -> None:
         """Say what came of it. With `strict`, raises RecipeError unless the verdict is `merged`.
 
         repaired: the merges will be, so that a collapse of them as they are is no verdict yet.
         """
         for span in self.skipped:
-            report.say(f"layers [{span['start']}, {span['stop']}) are of several kinds: not tried")
+            progress.say(f"layers [{span['start']}, {span['stop']}) are of several kinds: not tried")
         similarities = [trial["similarity"] for trial in self.trials]
         gone = sum(edit.stop - edit.start - 1 for edit in self.edits)
         if self.verdict == "nothing":
@@ -75,14 +75,14 @@ class Search:
             found = f"{gone} layers gone, perplexity on the sentences ×{self.perplexity_ratio:,.2f}"
             remedy = "raise the threshold, or remove fewer layers"
         if self.verdict == "merged":
-            report.say(found)
+            progress.say(found)
         elif self.verdict == "collapsed" and repaired:
-            report.say(f"{found}, before repair")
+            progress.say(f"{found}, before repair")
         elif strict:
             raise RecipeError("--strict", "merges that keep the output", found, remedy)
         else:
             what = "nothing is merged" if self.verdict == "nothing" else "the output has collapsed"
-            report.warn(f"{what}: {found}; {remedy}")
+            progress.warn(f"{what}: {found}; {remedy}")
 
     def note(self, trial: Trial) -> dict[str, Any]:
         """The trial's entry, not accepted as yet."""
@@ -109,9 +109,9 @@ def check(decoder: Decoder, recipe: Recipe, k: int | None) -> None:
 
 def choose(selection: Selection) -> Choice:
     """The merges; RecipeError, with `strict`, where none is found or the output is lost."""
-    recipe, report = selection.recipe, selection.report
-    search = collapse(selection.decoder, selection.sentences, recipe.collapse, selection.k, report, selection.work)
-    search.tell(report, recipe.strict, repaired=recipe.repair != "none")
+    recipe, progress = selection.recipe, selection.progress
+    search = collapse(selection.decoder, selection.sentences, recipe.collapse, selection.k, progress, selection.work)
+    search.tell(progress, recipe.strict, repaired=recipe.repair != "none")
     spans = [(edit.start, edit.stop) for edit in search.edits]
     return Choice(spans, search.scores(recipe.collapse), merges=search.edits)
 
@@ -137,7 +137,7 @@ def collapse(
     sentences: Sentences,
     settings: Collapse,
     remove: int | None,
-    report: Reporter,
+    progress: Reporter,
     work: Work | None = None,
 ) -> Search:
     """Search for merges: all that pass the threshold, or, with `remove`, the most similar ones. Changes nothing.
@@ -151,10 +151,10 @@ def collapse(
     stack, journal = Stack(decoder, sentences, settings), Journal(work)
     search = Search(settings.threshold if settings.threshold is not None or remove else PAPER_THRESHOLD)
     if remove is None:
-        with report.bar("collapsing", high - settings.combine - settings.low + 1) as bar:
+        with progress.bar("collapsing", high - settings.combine - settings.low + 1) as bar:
             _by_threshold(stack, settings, high, search, bar, journal)
     else:
-        with report.bar("collapsing", remove) as bar:
+        with progress.bar("collapsing", remove) as bar:
             _by_size(stack, settings, high, remove, search, bar, journal)
         search.threshold = math.nextafter(min(trial["similarity"] for trial in search.accepted), -math.inf)
     if search.accepted:

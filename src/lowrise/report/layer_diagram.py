@@ -11,7 +11,7 @@ from lowrise.report import words
 WIDTH = 112.0  # of a house, in the picture's own units
 LEFT, RIGHT = 34.0, 214.0  # where the houses begin
 TOP = 46.0  # room for the roof
-_TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all storeys; of one, at most and at least
+_TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all depth; of one, at most and at least
 
 
 @dataclass(frozen=True)

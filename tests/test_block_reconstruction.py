@@ -11,13 +11,13 @@ import torch
 
 import tiny
 from lowrise.edit import descent
-from lowrise.edit.descent import descend
+from lowrise.edit.block_reconstruction import reconstruct_block
+from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.student import Student
-from lowrise.edit.sweep import Sweep
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import attention_write, mlp_write, reads
 from lowrise.model.neurons import parameters
-from lowrise.observe.shelf import Shelf
+from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from repairs import repair
 from ridges import HELD_OUT
@@ -29,71 +29,71 @@ LAYER, STOP = 2, 4
 
 
 @pytest.fixture
-def sweep(request: pytest.FixtureRequest) -> Iterator[Sweep]:
+def layerwise(request: pytest.FixtureRequest) -> Iterator[LayerwisePass]:
     """Before the gap [3, 4) of a tiny model, the dense model behind it."""
     decoder = Decoder(tiny.model(getattr(request, "param", "llama")))
     kept = [layer for layer in range(tiny.LAYERS) if not LAYER < layer < STOP]
-    with torch.no_grad(), Shelf() as shelf:
-        made = Sweep(Student(decoder, kept), windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+    with torch.no_grad(), ActivationStore() as store:
+        made = LayerwisePass(Student(decoder, kept), windows(64), HELD_OUT, store, LAYER, mixed=False)
         for number, _, calls in made.batches():
             made.dense(number, calls)
         yield made
 
 
-def of_attention(sweep: Sweep) -> list[str]:
-    matrices = (*reads(sweep.decoder, LAYER)[0], attention_write(sweep.decoder, LAYER))
+def of_attention(layerwise: LayerwisePass) -> list[str]:
+    matrices = (*reads(layerwise.decoder, LAYER)[0], attention_write(layerwise.decoder, LAYER))
     return [matrix.parameter for matrix in matrices]
 
 
-def names_of(sweep: Sweep) -> list[str]:
-    mlp = [*parameters(sweep.decoder, LAYER), mlp_write(sweep.decoder, LAYER).parameter]
-    return of_attention(sweep) + mlp
+def names_of(layerwise: LayerwisePass) -> list[str]:
+    mlp = [*parameters(layerwise.decoder, LAYER), mlp_write(layerwise.decoder, LAYER).parameter]
+    return of_attention(layerwise) + mlp
 
 
-def error(sweep: Sweep, held: bool) -> torch.Tensor:
+def error(layerwise: LayerwisePass, held: bool) -> torch.Tensor:
     """Mean ‖out - h[stop]‖²/‖h[stop]‖, written plainly."""
     total, tokens = torch.zeros(()), 0
-    for number, one, calls in sweep.batches():
+    for number, one, calls in layerwise.batches():
         if one == held:
-            target = sweep.target(number)
-            apart = (sweep.run(number, calls)() - target).square().sum(-1) / target.norm(dim=-1)
+            target = layerwise.target(number)
+            apart = (layerwise.run(number, calls)() - target).square().sum(-1) / target.norm(dim=-1)
             total, tokens = total + apart.sum(), tokens + apart.numel()
     return total / tokens
 
 
-@pytest.mark.parametrize("sweep", FAMILIES, indirect=True)
-def test_held_out_tokens_are_met_better_and_nothing_but_the_layer_moves(sweep: Sweep) -> None:
-    own = float(error(sweep, held=True))
-    before, after = descend(sweep)
+@pytest.mark.parametrize("layerwise", FAMILIES, indirect=True)
+def test_held_out_tokens_are_met_better_and_nothing_but_the_layer_moves(layerwise: LayerwisePass) -> None:
+    own = float(error(layerwise, held=True))
+    before, after = reconstruct_block(layerwise)
     assert before == pytest.approx(own, rel=1e-5)
-    assert after == pytest.approx(float(error(sweep, held=True)), rel=1e-5)
+    assert after == pytest.approx(float(error(layerwise, held=True)), rel=1e-5)
     assert after < 0.99 * before
-    assert set(sweep.student.changed) == {LAYER}
-    assert set(sweep.student.changed[LAYER]) == set(names_of(sweep))
+    assert set(layerwise.student.changed) == {LAYER}
+    assert set(layerwise.student.changed[LAYER]) == set(names_of(layerwise))
 
 
-def test_the_dense_models_own_numbers_and_gradients_stay(sweep: Sweep) -> None:
-    before = copy.deepcopy(sweep.decoder.model.state_dict())
-    descend(sweep)
-    assert all(torch.equal(value, before[name]) for name, value in sweep.decoder.model.state_dict().items())
-    assert all(value.grad is None for value in sweep.decoder.model.parameters())
-    assert not any(value.requires_grad for value in sweep.student.changed[LAYER].values())
+def test_the_dense_models_own_numbers_and_gradients_stay(layerwise: LayerwisePass) -> None:
+    before = copy.deepcopy(layerwise.decoder.model.state_dict())
+    reconstruct_block(layerwise)
+    assert all(torch.equal(value, before[name]) for name, value in layerwise.decoder.model.state_dict().items())
+    assert all(value.grad is None for value in layerwise.decoder.model.parameters())
+    assert not any(value.requires_grad for value in layerwise.student.changed[LAYER].values())
 
 
-def test_one_step_is_adams(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_is_adams(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first: every weight goes as far against the sign of its gradient, a tenth of a step while it warms up."""
     monkeypatch.setattr(descent, "EPOCHS", 1)
     monkeypatch.setattr(descent, "STEP_TOKENS", 10**6)
     monkeypatch.setattr(Decoder, "batch_tokens", 10**6)
-    with torch.no_grad(), Shelf() as shelf:
-        one = Sweep(sweep.student, windows(64), HELD_OUT, shelf, LAYER, mixed=False)
+    with torch.no_grad(), ActivationStore() as store:
+        one = LayerwisePass(layerwise.student, windows(64), HELD_OUT, store, LAYER, mixed=False)
         for number, _, calls in one.batches():
             one.dense(number, calls)
         layer = one.decoder.layers[LAYER]
         own = {name: layer.get_parameter(name) for name in names_of(one)}
         with torch.enable_grad():
             gradients = torch.autograd.grad(error(one, held=False), list(own.values()))
-        descend(one)
+        reconstruct_block(one)
         for (name, value), gradient in zip(own.items(), gradients, strict=True):
             rate = descent.ATTENTION_RATE if name in of_attention(one) else descent.RATE
             step = 0.1 * rate / one.decoder.hidden_size**0.5 * value.square().mean().sqrt()
@@ -135,28 +135,32 @@ def test_where_no_neurons_move_it_is_no_worse_than_the_regression(family: str, m
 
 
 @pytest.mark.parametrize("forbids", ["mlp", "layer"])
-def test_what_code_keeps_gradients_from_stays(sweep: Sweep, forbids: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = sweep.decoder.layers[LAYER]
+def test_what_code_keeps_gradients_from_stays(
+    layerwise: LayerwisePass, forbids: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = layerwise.decoder.layers[LAYER]
     module = type(layer.mlp if forbids == "mlp" else layer)
     monkeypatch.setattr(module, "forward", torch.no_grad()(module.forward))
-    for parameter in sweep.decoder.model.parameters():
+    for parameter in layerwise.decoder.model.parameters():
         parameter.requires_grad_(False)
-    before, after = descend(sweep)
+    before, after = reconstruct_block(layerwise)
     assert (after < before) is (forbids == "mlp")
-    new = sweep.student.changed.get(LAYER, {})
+    new = layerwise.student.changed.get(LAYER, {})
     moved = {name for name, value in new.items() if not torch.equal(value, layer.get_parameter(name))}
-    assert moved == (set(of_attention(sweep)) if forbids == "mlp" else set())
+    assert moved == (set(of_attention(layerwise)) if forbids == "mlp" else set())
 
 
-def test_what_held_out_tokens_do_not_like_is_not_taken(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_held_out_tokens_do_not_like_is_not_taken(
+    layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(descent, "RATE", 1e4)
     monkeypatch.setattr(descent, "ATTENTION_RATE", 1e4)
-    before, after = descend(sweep)
+    before, after = reconstruct_block(layerwise)
     assert before == after
-    assert sweep.student.changed == {}
+    assert layerwise.student.changed == {}
 
 
-def test_the_best_epoch_is_taken_and_not_the_last(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_epoch_is_taken_and_not_the_last(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[float] = []
     measure = descent.held_out_error
 
@@ -166,10 +170,10 @@ def test_the_best_epoch_is_taken_and_not_the_last(sweep: Sweep, monkeypatch: pyt
 
     monkeypatch.setattr(descent, "held_out_error", noted)
     monkeypatch.setattr(descent, "RATE", 30.0)
-    descend(sweep)
+    reconstruct_block(layerwise)
     assert len(reached) == 1 + descent.EPOCHS
     assert min(reached) < reached[-1]  # or the test shows nothing
-    assert float(error(sweep, held=True)) == pytest.approx(min(reached), rel=1e-5)
+    assert float(error(layerwise, held=True)) == pytest.approx(min(reached), rel=1e-5)
 
 
 @torch.no_grad()
@@ -177,11 +181,11 @@ def test_the_best_epoch_is_taken_and_not_the_last(sweep: Sweep, monkeypatch: pyt
 def test_layers_before_gaps_descend(kept: list[int], moved: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def noted(site: Sweep) -> tuple[float, float]:
-        seen.append(site.layer)
-        return descend(site)
+    def noted(context: LayerwisePass) -> tuple[float, float]:
+        seen.append(context.layer)
+        return reconstruct_block(context)
 
-    monkeypatch.setattr("lowrise.edit.refit.descend", noted)
+    monkeypatch.setattr("lowrise.edit.refit.reconstruct_block", noted)
     repair(Student(Decoder(tiny.model()), kept), windows(16), HELD_OUT, "refit", QUIET)
     assert seen == moved
 

@@ -17,7 +17,7 @@ from lowrise.errors import OutputError
 from lowrise.files.siblings import remove
 
 
-class Shelf:
+class ActivationStore:
     """States by key, in a file without a name: no crash can leave it behind. Raises OutputError when the disk is full.
 
     A context manager: the file goes when it ends.
@@ -63,7 +63,7 @@ class Shelf:
         return h
 
 
-class LastingShelf(Shelf):
+class LastingShelf(ActivationStore):
     """A shelf of which a process to come finds some states as they were at the last `mark`, however this one ends.
 
     files: two, so that what is put after a mark never lies over what was there before it. names: first parts of the

@@ -16,7 +16,7 @@ KINDS = {"select", "network", "repair"}  # settings that decide which others a r
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonRequest:
     """One recipe a row, ordered by size and then preset, as they were given; `files`: sha256 of every text read."""
 
     recipes: list[Recipe]
@@ -41,7 +41,7 @@ def read_lists(
     return _split(names), _split(sizes), rest
 
 
-def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where: str) -> Asked:
+def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where: str) -> ComparisonRequest:
     """Every preset at every size. layers: recipe settings for all rows, the later ones winning.
 
     A setting goes to the presets that look at it (`foreign_settings`), `samples` to those that repair or do not name
@@ -73,7 +73,7 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
             recipes.append(build_recipe(*mine, {"preset": name, "remove": size}, where=where))
     if recipes[0].model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
-    return Asked(recipes, {path: _sha256(path) for path in [*recipes[0].text, *recipes[0].eval_text]})
+    return ComparisonRequest(recipes, {path: _sha256(path) for path in [*recipes[0].text, *recipes[0].eval_text]})
 
 
 def _without(layer: dict[str, Any], names: set[str], prefix: str = "") -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _without(layer: dict[str, Any], names: set[str], prefix: str = "") -> dict[s
     }
 
 
-def check_same(folder: Path, asked: Asked) -> None:
+def check_same(folder: Path, asked: ComparisonRequest) -> None:
     """Raises OutputError, naming the first difference, unless `folder` was begun with these settings.
 
     Presets and sizes may be added: that changes no row that is there.
@@ -107,7 +107,7 @@ def check_same(folder: Path, asked: Asked) -> None:
 
 
 def read_asked(file: Path) -> dict[str, Any]:
-    """What `Asked.to_json` wrote. Raises OutputError for a folder that holds no comparison."""
+    """What `ComparisonRequest.to_json` wrote. Raises OutputError for a folder that holds no comparison."""
     begun = read_question(file)
     if begun is None:
         raise no_comparison(file.parent)
