@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny
-from lowrise.edit import descent
+from lowrise.edit import block_reconstruction
 from lowrise.edit.block_reconstruction import reconstruct_block
 from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.student import Student
@@ -82,8 +82,8 @@ def test_the_dense_models_own_numbers_and_gradients_stay(layerwise: LayerwisePas
 
 def test_one_step_is_adams(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first: every weight goes as far against the sign of its gradient, a tenth of a step while it warms up."""
-    monkeypatch.setattr(descent, "EPOCHS", 1)
-    monkeypatch.setattr(descent, "STEP_TOKENS", 10**6)
+    monkeypatch.setattr(block_reconstruction, "EPOCHS", 1)
+    monkeypatch.setattr(block_reconstruction, "STEP_TOKENS", 10**6)
     monkeypatch.setattr(Decoder, "batch_tokens", 10**6)
     with torch.no_grad(), ActivationStore() as store:
         one = LayerwisePass(layerwise.student, windows(64), HELD_OUT, store, LAYER, mixed=False)
@@ -95,7 +95,7 @@ def test_one_step_is_adams(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyP
             gradients = torch.autograd.grad(error(one, held=False), list(own.values()))
         reconstruct_block(one)
         for (name, value), gradient in zip(own.items(), gradients, strict=True):
-            rate = descent.ATTENTION_RATE if name in of_attention(one) else descent.RATE
+            rate = block_reconstruction.ATTENTION_RATE if name in of_attention(one) else block_reconstruction.RATE
             step = 0.1 * rate / one.decoder.hidden_size**0.5 * value.square().mean().sqrt()
             assert torch.allclose(one.student.changed[LAYER][name], value - step * gradient.sign(), atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_one_step_is_adams(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyP
 @torch.no_grad()
 def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are larger on an accelerator."""
-    monkeypatch.setattr(descent, "STEP_TOKENS", 128)
+    monkeypatch.setattr(block_reconstruction, "STEP_TOKENS", 128)
     taken = []
     step = torch.optim.Adam.step
 
@@ -118,7 +118,7 @@ def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytes
         taken.append(0)
         fits = repair(Student(Decoder(tiny.model()), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
         found.append(next(fit.after for fit in fits if fit.stop != fit.layer + 1))
-    assert taken[0] == taken[1] == descent.EPOCHS * (64 - HELD_OUT) * 32 // 128
+    assert taken[0] == taken[1] == block_reconstruction.EPOCHS * (64 - HELD_OUT) * 32 // 128
     assert found[0] == pytest.approx(found[1], rel=0.1)
 
 
@@ -127,8 +127,8 @@ def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytes
 def test_where_no_neurons_move_it_is_no_worse_than_the_regression(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lowrise.edit.refit.neurons_apart", lambda _decoder: False)
     found = []
-    for epochs in (0, descent.EPOCHS):
-        monkeypatch.setattr(descent, "EPOCHS", epochs)
+    for epochs in (0, block_reconstruction.EPOCHS):
+        monkeypatch.setattr(block_reconstruction, "EPOCHS", epochs)
         fits = repair(Student(Decoder(tiny.model(family)), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
         found.append(next(fit.after for fit in fits if fit.layer == LAYER))
     assert found[1] <= found[0]  # type: ignore[operator]
@@ -153,8 +153,8 @@ def test_what_code_keeps_gradients_from_stays(
 def test_what_held_out_tokens_do_not_like_is_not_taken(
     layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descent, "RATE", 1e4)
-    monkeypatch.setattr(descent, "ATTENTION_RATE", 1e4)
+    monkeypatch.setattr(block_reconstruction, "RATE", 1e4)
+    monkeypatch.setattr(block_reconstruction, "ATTENTION_RATE", 1e4)
     before, after = reconstruct_block(layerwise)
     assert before == after
     assert layerwise.student.changed == {}
@@ -162,16 +162,16 @@ def test_what_held_out_tokens_do_not_like_is_not_taken(
 
 def test_the_best_epoch_is_taken_and_not_the_last(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[float] = []
-    measure = descent.held_out_error
+    measure = block_reconstruction.held_out_error
 
     def noted(*arguments: Any) -> float:
         reached.append(measure(*arguments))
         return reached[-1]
 
-    monkeypatch.setattr(descent, "held_out_error", noted)
-    monkeypatch.setattr(descent, "RATE", 30.0)
+    monkeypatch.setattr(block_reconstruction, "held_out_error", noted)
+    monkeypatch.setattr(block_reconstruction, "RATE", 30.0)
     reconstruct_block(layerwise)
-    assert len(reached) == 1 + descent.EPOCHS
+    assert len(reached) == 1 + block_reconstruction.EPOCHS
     assert min(reached) < reached[-1]  # or the test shows nothing
     assert float(error(layerwise, held=True)) == pytest.approx(min(reached), rel=1e-5)
 
@@ -193,9 +193,9 @@ def test_layers_before_gaps_descend(kept: list[int], moved: list[int], monkeypat
 @torch.no_grad()
 def test_half_precision_descends_too() -> None:
     found = []
-    for epochs in (0, descent.EPOCHS):
+    for epochs in (0, block_reconstruction.EPOCHS):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(descent, "EPOCHS", epochs)
+            patch.setattr(block_reconstruction, "EPOCHS", epochs)
             student = Student(Decoder(tiny.model().to(torch.bfloat16)), [0, 1, 2, 4, 5])
             fits = repair(student, windows(64), HELD_OUT, "refit", QUIET)
             found.append(next(fit.after for fit in fits if fit.layer == 2))

@@ -142,7 +142,7 @@ def test_no_loss_has_the_prefix_among_its_targets(prefix: tuple[int, ...]) -> No
 
 def test_rows_that_the_model_writes_begin_with_the_prefix_and_go_on_as_it_would() -> None:
     """The first token behind BOS is drawn as if BOS alone had been read, as it is where BOS is not kept."""
-    how: dict[str, Any] = {"samples": 3, "seed": 0, "report": QUIET}
+    how: dict[str, Any] = {"samples": 3, "seed": 0, "progress": QUIET}
     plain = write_windows(decoder(), tiny.tokenizer(), length=15, **how)
     kept = write_windows(decoder(), tiny.tokenizer(), length=16, prefix=(0,), **how)
     assert kept[:, 0].tolist() == [0, 0, 0]
@@ -170,7 +170,7 @@ def test_sentences_begin_with_bos_end_in_text_and_are_joined_behind_one(text_fil
 
 
 def test_windows_too_short_for_a_prefix_and_prefixes_without_an_embedding_are_one_line(text_file: Path) -> None:
-    how: dict[str, Any] = {"text": [str(text_file)], "dataset": None, "samples": 3, "seed": 0, "report": QUIET}
+    how: dict[str, Any] = {"text": [str(text_file)], "dataset": None, "samples": 3, "seed": 0, "progress": QUIET}
     with pytest.raises(TextError, match="--length: expected at least 3 tokens, found 2"):
         calibration_windows(decoder(), tiny.tokenizer("</s> <s> $A"), length=2, **how)
     beyond = tiny.tokenizer()

@@ -154,7 +154,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 
 def test_a_share_of_the_windows_is_written_by_the_model_beside_text(text_file: Path) -> None:
     """The same windows as from text alone and from the model alone, in another order."""
-    how = {"dataset": None, "length": 16, "seed": 1, "report": QUIET}
+    how = {"dataset": None, "length": 16, "seed": 1, "progress": QUIET}
     decoder, tokenizer = Decoder(tiny.model()), tiny.tokenizer()
     mixed = calibration_windows(decoder, tokenizer, text=[str(text_file)], samples=8, written=0.25, **how)  # type: ignore[arg-type]
     read = calibration_windows(decoder, tokenizer, text=[str(text_file)], samples=6, **how)  # type: ignore[arg-type]

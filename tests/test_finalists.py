@@ -19,7 +19,7 @@ from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
-from lowrise.select import repaired
+from lowrise.select import refit_search
 from lowrise.select.choice import spans_of
 from lowrise.select.refit_search import choose_by_refit
 from lowrise.select.refit_trials import Search
@@ -187,8 +187,8 @@ def test_where_there_is_but_one_answer_nothing_is_repaired(k: int, gap: str | No
 def test_bars_end_where_the_search_does(k: int, gap: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
     if gap is not None:
-        found = repaired._one_gap
-        monkeypatch.setattr(repaired, "_one_gap", lambda *search: (found(*search), gap)[1])
+        found = refit_search._one_gap
+        monkeypatch.setattr(refit_search, "_one_gap", lambda *search: (found(*search), gap)[1])
 
     class Counted(Reporter):
         @contextmanager

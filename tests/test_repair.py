@@ -191,13 +191,13 @@ def test_refit_sees_short_windows_too(how: Any, lengths: set[int], monkeypatch: 
     """ReplaceMe's own maps are fitted on the windows as they are."""
     monkeypatch.setattr("lowrise.calibration.tokens.SHORT", 16)
     decoder, seen = make("llama"), set()
-    enter = decoder.enter
+    embed = decoder.embed
 
     def watched(ids: torch.Tensor) -> Any:
         seen.add(ids.shape[1])
-        return enter(ids)
+        return embed(ids)
 
-    monkeypatch.setattr(decoder, "enter", watched)
+    monkeypatch.setattr(decoder, "embed", watched)
     repair(Student(decoder, without(2)), windows(), HELD_OUT, how, QUIET)
     assert seen & {16, 32} == lengths
 

@@ -82,13 +82,13 @@ def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.Mo
     monkeypatch.setattr("lowrise.select.refit_search.FIT_TOKENS", 128)
     monkeypatch.setattr("lowrise.select.refit_search.HELD_OUT_TOKENS", 64)
     decoder, fitted, deciding = make("llama"), windows(8), windows(4, seed=1)
-    seen, enter = set(), decoder.enter
+    seen, embed = set(), decoder.embed
 
     def watched(ids: torch.Tensor) -> Any:
         seen.update((len(row), tuple(row[:8].tolist())) for row in ids)
-        return enter(ids)
+        return embed(ids)
 
-    monkeypatch.setattr(decoder, "enter", watched)
+    monkeypatch.setattr(decoder, "embed", watched)
     choose_by_refit(decoder, fitted, deciding, 1, 1, QUIET)
     firsts = [tuple(row[:8].tolist()) for rows in (fitted.ids, deciding.ids) for row in rows]
     assert {start for length, start in seen if length == 16} == set(firsts[::2])

@@ -44,7 +44,7 @@ def calibration_windows(
     """
     length = min(length, decoder.max_length)
     prefix = leading_tokens(tokenizer, bos)
-    how: dict[str, Any] = {"length": length, "seed": seed, "report": progress, "prefix": prefix}
+    how: dict[str, Any] = {"length": length, "seed": seed, "progress": progress, "prefix": prefix}
     if not text and dataset is None:
         ids = write_windows(decoder, tokenizer, samples=samples, **how)
         return Windows(ids, _WRITTEN, seed, prefix=len(prefix))

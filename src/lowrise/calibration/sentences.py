@@ -89,7 +89,7 @@ def calibration_sentences(
     prefix = leading_tokens(tokenizer, bos)
     if not text and dataset is None:
         tokens = min(words + 1, decoder.max_length)
-        how: dict[str, Any] = {"length": tokens, "seed": seed, "report": progress, "prefix": prefix}
+        how: dict[str, Any] = {"length": tokens, "seed": seed, "progress": progress, "prefix": prefix}
         ids = write_windows(decoder, tokenizer, samples=samples, **how)
         mask = torch.ones_like(ids, dtype=torch.bool)
         return Sentences(ids, mask, "written by the model", seed, length, len(prefix))
