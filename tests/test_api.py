@@ -556,7 +556,7 @@ def test_bars_of_a_notebook_are_opened_moved_and_closed_in_turn() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_notebook_shows_the_house_and_the_table_escaped(model: lowrise.Model) -> None:
+def test_a_notebook_shows_the_layers_and_the_table_escaped(model: lowrise.Model) -> None:
     Path("<b>.txt").write_text(tiny.text(), encoding="utf-8")
     plan = lowrise.plan(model, windows(), preset="tail", remove=2)
     plan.model.source = "<script>alert(1)</script>"
@@ -569,6 +569,6 @@ def test_a_notebook_shows_the_house_and_the_table_escaped(model: lowrise.Model) 
         assert "<script" not in html
         assert not re.search(r"(https?:)?//|url\(|@import|\bon\w+=", html)
         assert html.count("<div") == html.count("</div")
-    assert all("6 depth before, 4 after" in html for html in shown[:2])
+    assert all("6 layers before, 4 after" in html for html in shown[:2])
     assert "perplexity, &lt;b&gt;.txt" in shown[2]
     assert "&lt;script&gt;" in shown[0]
