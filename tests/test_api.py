@@ -169,7 +169,7 @@ def test_plan_apply_and_save_give_the_weights_of_run(
     preset: str, kind: str, main: Main, request: pytest.FixtureRequest
 ) -> None:
     if kind == "opened":
-        request.getfixturevalue("regressions_alone")  # a descent takes long: one is enough
+        request.getfixturevalue("regressions_alone")  # block reconstruction takes long: one is enough
     how = dict(RECIPES[preset])
     size = {} if "layers" in how else {"remove": 2}
     recipe = {"preset": preset, "text": ["a.txt"], "samples": 8, "length": 32, **size, **how}

@@ -220,7 +220,7 @@ def observe(
     force: Force = False,
     fresh: Fresh = False,
 ) -> None:
-    """How alike a model's layers are, in outputs and weights: numbers as JSON, and pictures."""
+    """Similarity of a model's layers, by their outputs and weights: numbers as JSON, and pictures."""
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, inputs_of(settings))
     with _working("observe", quiet) as progress:

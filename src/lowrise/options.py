@@ -68,19 +68,27 @@ OPTIONS: dict[str, Any] = {
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
     ],
     "loss": Annotated[str | None, typer.Option(help="Of training: mse, as published, or relative.")],
-    "combine": Annotated[int | None, typer.Option(help="laco: layers that become one, C [default: 4].")],
-    "low": Annotated[int | None, typer.Option(help="laco: the lowest layer a merge may begin at [default: 1].")],
-    "high": Annotated[int | None, typer.Option(help="laco: where the merged layers end [default: the last layer].")],
-    "interval": Annotated[int | None, typer.Option(help="laco: layers to go down after a merge, I [default: 2].")],
+    "combine": Annotated[int | None, typer.Option(help="Merge search: layers that become one, C [default: 4].")],
+    "low": Annotated[
+        int | None, typer.Option(help="Merge search: the lowest layer a merge may begin at [default: 1].")
+    ],
+    "high": Annotated[
+        int | None, typer.Option(help="Merge search: where the merged layers end [default: the last layer].")
+    ],
+    "interval": Annotated[
+        int | None, typer.Option(help="Merge search: layers to go down after a merge, I [default: 2].")
+    ],
     "threshold": Annotated[
-        float | None, typer.Option(help="laco: similarity a merge must exceed, T [default: 0.65, unless --remove].")
+        float | None,
+        typer.Option(help="Merge search: similarity a merge must exceed, T [default: 0.65, unless --remove]."),
     ],
     "representation": Annotated[
-        str | None, typer.Option(help="laco: flattened-final, as published, or per-token, before the final norm.")
+        str | None,
+        typer.Option(help="Merge search: flattened-final, as published, or per-token, before the final norm."),
     ],
-    "norms": Annotated[str | None, typer.Option(help="laco: keep the first layer's norms, or merge them too.")],
+    "norms": Annotated[str | None, typer.Option(help="Merge search: keep the first layer's norms, or merge them too.")],
     "strict": Annotated[
-        bool | None, typer.Option("--strict", help="laco: exit 2 if nothing is merged or the output collapses.")
+        bool | None, typer.Option("--strict", help="Merge search: exit 2 if nothing is merged or the output collapses.")
     ],
     "max_ram": Annotated[str | None, typer.Option(help="For training pairs, as 4G [default: half of what is free].")],
     "eval_text": Annotated[

@@ -15,7 +15,7 @@ OWN = (
     Method(
         name="cosine",
         kind="criterion",
-        summary="the span whose ends are most alike",
+        summary="the span whose input and output are most alike",
         paper=_STREAMLINE,
         function="lowrise.select.cosine:choose",
         looks_at="states",
@@ -26,7 +26,7 @@ OWN = (
     Method(
         name="collapse",
         kind="criterion",
-        summary="runs of layers whose merge leaves the output alike",
+        summary="merge search: adjacent layers become one where the output stays alike",
         paper="https://arxiv.org/abs/2402.11187",
         function="lowrise.select.merge_search:choose",
         looks_at="sentences",
@@ -37,7 +37,7 @@ OWN = (
     Method(
         name="block-influence",
         kind="criterion",
-        summary="the layers that turn the residual stream least",
+        summary="the layers that change the residual stream least",
         paper="https://arxiv.org/abs/2403.03853",
         function="lowrise.select.block_influence:choose",
         looks_at="states",

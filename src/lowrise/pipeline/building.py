@@ -49,7 +49,7 @@ def apply_and_write(
 ) -> Results:
     """The results, which lie in the folder too.
 
-    gate: measures what the edits did to the loss, where the plan does not know it already.
+    held_out_loss: measures what the edits did to the loss, where the plan does not know it already.
     observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     recipe, out, clock = run.recipe, run.place, run.clock

@@ -11,7 +11,7 @@ from lowrise.calibration.stored import put_together, stored_tokens, taken_apart
 from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
-from lowrise.measure.identity import alike_key
+from lowrise.measure.identity import tokenization_sha256
 from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
@@ -59,7 +59,7 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
 
 def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> None:
     """Raises ModelError where the dense model's tokenizer gives other tokens than that of `source`."""
-    if alike_key(ours) != alike_key(theirs):
+    if tokenization_sha256(ours) != tokenization_sha256(theirs):
         found = f"another, of {len(theirs):,} tokens against {len(ours):,}"
         expected = f"a model of the same tokenizer as {source}"
         raise ModelError(where, expected, found, "name the model it was made from")

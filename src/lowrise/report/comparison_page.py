@@ -58,10 +58,10 @@ def _tiles(results: Comparison, sizes: list[int], drawn: list[Measure]) -> list[
         if not sound:
             tiles.append(Tile(f"without {layers}", "none", "all have collapsed", bad=True))
             continue
-        best, alike = best_row(sound, judging.get("perplexity-0"), judging.get("retained"))
+        best, tied = best_row(sound, judging.get("perplexity-0"), judging.get("retained"))
         also = [f"{shown_value(one, one.values[best.name])} {one.title.lower()}" for one in judging.values()
                 if best.name in one.values]  # fmt: skip
-        also += [f"tasks do not tell it from {listed(alike)}"] if alike else []
+        also += [f"tasks do not tell it from {listed(tied)}"] if tied else []
         tiles.append(Tile(f"best without {layers}", best.preset, ", ".join(also)))
     return tiles
 

@@ -16,7 +16,7 @@ _TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all layers; of one, at m
 
 @dataclass(frozen=True)
 class DrawnLayer:
-    """One layer at `y`. kind: kept, dropped, replaced or merged in the dense model; kept, network or merged after it."""
+    """One layer at `y`. kind: kept, dropped, replaced or merged; in the compressed model kept, network or merged."""
 
     kind: str
     y: float
