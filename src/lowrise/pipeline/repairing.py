@@ -81,8 +81,8 @@ def tell_fits(fits: list[Fit], layers: int, progress: Reporter) -> None:
         where = f"layer {fit.layer}" if fit.layer >= 0 else "embedding"
         target = f"input of layer {fit.stop}" if fit.stop < layers else "output of the last layer"
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
-        how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
-        how += f", {'then' if fit.written else 'by'} gradient descent" if fit.descended else ""
+        how += f", {fit.neurons} neurons transplanted from removed layers" if fit.neurons else ""
+        how += f", {'then' if fit.written else 'by'} block reconstruction" if fit.descended else ""
         progress.say(f"{where}: held-out reconstruction error × {share:.3f} (target: {target}){how}")
         if not fit.after <= fit.before:  # nor if one is not a number
             remedy = "give more --samples, or choose another repair"
