@@ -119,7 +119,7 @@ def plan(
 
 
 @app.command()
-@takes("text", "dataset", "written", "max_ram", "eval_text", "windows", *OPENING)
+@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING)
 def apply(
     model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],

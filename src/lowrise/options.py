@@ -32,7 +32,12 @@ OPTIONS: dict[str, Any] = {
     ],
     "text": Annotated[list[str] | None, typer.Option(help="Calibration text; repeatable.", metavar="FILE")],
     "dataset": Annotated[str | None, typer.Option(help="Calibration from `datasets`: NAME or NAME:CONFIG.")],
-    "written": Annotated[str | None, typer.Option(help="Share the model writes beside --text, 0 to 1.", metavar="X")],
+    "synthetic_share": Annotated[
+        str | None,
+        typer.Option(
+            "--synthetic-share", "--written", help="Share the model writes beside --text, 0 to 1.", metavar="X"
+        ),
+    ],
     "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: the preset's].", metavar="N")],
     "length": Annotated[
         str | None,
@@ -50,8 +55,14 @@ OPTIONS: dict[str, Any] = {
     "repair": Annotated[
         str | None, typer.Option(help="Of what is left, after the cut: none, or one of `lowrise presets`.")
     ],
-    "effort": Annotated[
-        str | None, typer.Option(help="refit, refit-span: tokens (and trials) of the search, 1 or more.", metavar="N")
+    "search_budget": Annotated[
+        str | None,
+        typer.Option(
+            "--search-budget",
+            "--effort",
+            help="refit, refit-span: times the usual tokens (and trials) of the search.",
+            metavar="N",
+        ),
     ],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
@@ -95,12 +106,12 @@ OPTIONS: dict[str, Any] = {
 }
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
-COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
-CALIBRATING = ("text", "dataset", "written", "samples", "length", "seed", "bos")
+MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
+CALIBRATING = ("text", "dataset", "synthetic_share", "samples", "length", "seed", "bos")
 SIZES = ("remove", "layers", "keep_parameters", "keep_memory", "keep_latency")
-SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
+SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "search_budget", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", *SIZES))
-SEARCHING = (*COLLAPSE, "strict")
+SEARCHING = (*MERGE_SEARCH, "strict")
 
 # The base of what typer raises for an unusable command line; it has no public name of its own.
 UsageError: type[BaseException] = typer.BadParameter.__mro__[1]
@@ -155,7 +166,7 @@ def given_layers(recipe_file: Path | None, given: dict[str, Any], **more: Any) -
         given["training"] = {"loss": given.pop("loss")}
     if "tasks" in given:
         given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
-    searching = {name: given.pop(name) for name in COLLAPSE if name in given}
+    searching = {name: given.pop(name) for name in MERGE_SEARCH if name in given}
     if searching:
-        given["collapse"] = searching
+        given["merge_search"] = searching
     return [read_recipe(recipe_file), given] if recipe_file is not None else [given]

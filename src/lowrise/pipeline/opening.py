@@ -136,7 +136,7 @@ def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
             text=recipe.text,
             dataset=recipe.dataset,
             samples=recipe.samples,
-            words=recipe.collapse.words,
+            words=recipe.merge_search.words,
             length=recipe.length,
             seed=recipe.seed,
             progress=run.progress,
@@ -179,7 +179,7 @@ def calibrate(run: Run, opened: OpenModel) -> Windows:
             length=recipe.fitted_length,
             seed=recipe.seed,
             progress=run.progress,
-            written=recipe.written,
+            written=recipe.synthetic_share,
             bos=recipe.bos,
         )
 
@@ -189,7 +189,7 @@ def calibrate(run: Run, opened: OpenModel) -> Windows:
 def calibration_record(recipe: Recipe, made: Windows | Sentences) -> CalibrationRecord:
     """What a plan says of its calibration: `made`, and how the recipe came by it."""
     alone = not recipe.text and recipe.dataset is None
-    more = {"dataset": recipe.dataset, "written": 1.0 if alone else recipe.written}
+    more = {"dataset": recipe.dataset, "written": 1.0 if alone else recipe.synthetic_share}
     return made.record().model_copy(update={**more, "held_out": recipe.training.validation})
 
 
