@@ -81,6 +81,12 @@ def chat_tokens(tokenizer: Any, conversation: Conversation) -> list[ChatTokens]:
     return [one for one in made if any(one.answers)]
 
 
+def rendered(tokenizer: Any, messages: list[dict[str, Any]], where: str, **how: bool) -> str:
+    """The template's text. Raises TextError for messages that it refuses."""
+    with _rendering(where):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
+
+
 def _messages(row: Any, where: str, remedy: str) -> list[dict[str, Any]]:
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages:
@@ -108,12 +114,12 @@ def _by_generation(tokenizer: Any, conversation: Conversation) -> ChatTokens:
 
 def _by_prefixes(tokenizer: Any, conversation: Conversation) -> list[ChatTokens]:
     messages, where = conversation.messages, conversation.where
-    whole = _rendered(tokenizer, messages, where)
+    whole = rendered(tokenizer, messages, where)
     answered: list[tuple[int, str]] = []  # where in the text an answer begins, and the text up to its end
     for at, message in enumerate(messages):
         if message["role"] == "assistant":
-            before = _rendered(tokenizer, messages[:at], where, add_generation_prompt=True)
-            after = _rendered(tokenizer, messages[: at + 1], where)
+            before = rendered(tokenizer, messages[:at], where, add_generation_prompt=True)
+            after = rendered(tokenizer, messages[: at + 1], where)
             if not after.startswith(before):
                 expected = "a chat template whose answers begin with its generation prompt"
                 found = f"another rendering of answer {len(answered) + 1}"
@@ -138,11 +144,6 @@ def _marked(tokenizer: Any, text: str, spans: list[tuple[int, int]], where: str)
         for at in inside:
             answers[at] = True
     return ChatTokens(ids, answers)
-
-
-def _rendered(tokenizer: Any, messages: list[dict[str, Any]], where: str, **how: bool) -> str:
-    with _rendering(where):
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
 
 
 @contextmanager
