@@ -93,11 +93,12 @@ def lowrise() -> Run:
 def main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The same entry point inside this process, where torch is already loaded: (exit status, stdout, stderr).
 
-    Its samples of text are short: 120 tokens of every model are a quarter of a run.
+    What its models write is short: 120 tokens of samples are a quarter of a run.
     """
     from lowrise import cli
 
     monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 8)
+    monkeypatch.setattr("lowrise.measure.greedy_text.NEW_TOKENS", 8)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lowrise", *map(str, arguments)])

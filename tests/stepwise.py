@@ -242,9 +242,9 @@ def _quicken(case: Case) -> None:
         exchange.rename = _absent
     if case.arguments[0] == "report":
         return
-    from lowrise.measure import samples
+    from lowrise.measure import greedy_text, samples
 
-    samples.NEW_TOKENS = 1
+    samples.NEW_TOKENS = greedy_text.NEW_TOKENS = 1
     if case.arguments[0] == "compare":
         from lowrise import compare
         from lowrise.compare import steps

@@ -83,6 +83,7 @@ class Killing:
 @pytest.fixture
 def killing(monkeypatch: pytest.MonkeyPatch) -> Killing:
     monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
+    monkeypatch.setattr("lowrise.measure.greedy_text.NEW_TOKENS", 1)
     monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))  # every step of a training is kept
     monkeypatch.setattr(pipeline, "draw_observation", lambda *_: None)
     monkeypatch.setattr("lowrise.pipeline.building.build_report", lambda _folder: {})

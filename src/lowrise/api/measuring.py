@@ -51,7 +51,7 @@ def measure(
     speed: bool = False,
     progress: Progress = None,
 ) -> Results:
-    """Layers, parameters, bytes, perplexity and tasks of a model, and what it kept of the dense one's.
+    """Layers, parameters, bytes, perplexity, generation and tasks of a model, and what it kept of the dense one's.
 
     model: one in memory, or a source, which is opened. dense: likewise, or the results of an earlier `measure` of it.
     A dense model to which a plan was applied since (`apply` works in place) is opened again from its source; one that
@@ -86,12 +86,14 @@ def measure(
     with reporting(progress, "measure") as reporter:
         run = Run(recipe, reporter, "measure")
         loaded = stages.loaded_tasks(recipe, reporter)
-        after = _measured(subject, run, loaded)
         reference = dense if isinstance(dense, Results) else _dense_model(dense, subject, progress)
-        if isinstance(reference, Results):
-            before: Measured | None = _earlier(reference, after)
+        if isinstance(reference, Model):
+            before: Measured | None = _measured(reference, run, loaded, None)
         else:
-            before = None if reference is None else _measured(reference, run, loaded)
+            before = reference._measured if isinstance(reference, MeasuredResults) else None
+        after = _measured(subject, run, loaded, before)
+        if isinstance(reference, Results):
+            before = _earlier(reference, after)
         results = make_results(subject.source, after, before, run.clock)
         if speed:
             other = reference.opened.decoder if isinstance(reference, Model) else None
@@ -102,9 +104,9 @@ def measure(
     return made
 
 
-def _measured(model: Model, run: Run, tasks: TaskSet) -> Measured:
+def _measured(model: Model, run: Run, tasks: TaskSet, dense: Measured | None) -> Measured:
     with model.at_work() as opened:
-        return stages.measured(run, opened, tasks)
+        return stages.measured(run, opened, tasks, dense)
 
 
 def _of_edits(model: Model, reporter: Reporter) -> dict[str, Any]:

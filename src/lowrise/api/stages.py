@@ -76,10 +76,11 @@ def loaded_tasks(recipe: Recipe, reporter: Reporter) -> TaskSet:
         return load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, reporter)
 
 
-def measured(run: Run, opened: OpenModel, tasks: TaskSet) -> Measured:
+def measured(run: Run, opened: OpenModel, tasks: TaskSet, dense: Measured | None) -> Measured:
+    """dense: what it is compared with, if that was measured before."""
     texts = evaluation_texts(run.recipe, opened)
     check_tasks(tasks, opened, run.recipe.bos)
-    return measure_model(run, opened.decoder, opened, texts, tasks, writes=False)
+    return measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense)
 
 
 def saved(opened: OpenModel, plan: Plan | None, out: Path, force: bool, dense: float, progress: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from lowrise import reading
 from lowrise.calibration.prefix import encode
-from lowrise.errors import TextError
+from lowrise.errors import TextError, reason
 from lowrise.model.decoder import Decoder
 from lowrise.plan import TextRecord
+
+_AT_ONCE = 2**20  # characters of a dataset that are tokenised together
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,62 @@ def check_known(ids: Tensor, decoder: Decoder, where: str) -> None:
 
 
 def dataset_text(name: str, characters: int) -> list[str]:
-    """Documents of a dataset's training split, in order, until `characters` are gathered.
+    """The first documents of a dataset, as of `dataset_documents`, until `characters` are gathered."""
+    documents, total = [], 0
+    for document in dataset_documents(name):
+        documents.append(document)
+        total += len(document)
+        if total >= characters:
+            break
+    if not total:
+        raise _no_text(name)
+    return documents
 
-    name: what `datasets.load_dataset` takes, a hub id or a local folder, and after a colon the configuration.
-    The text column is `text`, else the first column of strings.
+
+def dataset_tokens(tokenizer: Any, name: str, most: int) -> Tensor:
+    """The first `most` tokens of a dataset, or all it has: (tokens,) int32, an empty line between two documents.
+
+    Documents are read and tokenised about a million characters at a time; the rest of the dataset is never fetched.
+    Raises TextError for a dataset without a token.
+    """
+    parts: list[Tensor] = []
+    waiting, characters, tokens = [""], 0, 0  # an empty document: the next part begins with an empty line
+    documents = dataset_documents(name)
+    while tokens < most:
+        document = next(documents, None)
+        if document is not None:
+            waiting.append(document)
+            characters += len(document)
+            if characters < _AT_ONCE:
+                continue
+        text = "\n\n".join(waiting if parts else waiting[1:])
+        ids = plain_ids(tokenizer, text, f"--dataset {name}") if text.strip() else []
+        parts += [torch.tensor(ids, dtype=torch.int32)] if ids else []
+        waiting, characters, tokens = [""], 0, tokens + len(ids)
+        if document is None:
+            break
+    if not tokens:
+        raise _no_text(name)
+    return torch.cat(parts)[:most]
+
+
+def dataset_documents(name: str) -> Iterator[str]:
+    """Documents of a dataset's training split, in order, streamed.
+
+    name: what `datasets.load_dataset` takes, a hub id or a local folder, and after a colon the configuration; or a
+    local file of a kind that `datasets` reads. The text column is `text`, else the first column of strings.
     """
     import datasets
 
     datasets.disable_progress_bars()
     path, _, configuration = name.partition(":")
+    what: dict[str, Any] = {"path": path}
+    expected, remedy = "a dataset that opens", "check name and configuration"
+    if reading.kind_of(path, TextError, expected, remedy) == "file":
+        what = {"path": str(Path(path).absolute().parent), "data_files": Path(path).name}
     try:
-        rows = datasets.load_dataset(path, configuration or None, split="train", streaming=True)
-        documents: list[str] = []
-        total, column = 0, None
+        rows = datasets.load_dataset(**what, name=configuration or None, split="train", streaming=True)
+        column = None
         for row in rows:
             if column is None:
                 strings = [key for key, value in row.items() if isinstance(value, str)]
@@ -105,13 +151,11 @@ def dataset_text(name: str, characters: int) -> list[str]:
                 if column is None:
                     found = f"columns {', '.join(row)}"
                     raise TextError(f"--dataset {name}", "a column of text", found, "choose another")
-            documents.append(row[column])
-            total += len(documents[-1])
-            if total >= characters:
-                break
+            if row[column] is not None:
+                yield row[column]
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise TextError(f"--dataset {name}", "a dataset that opens", reason, "check name and configuration") from error
-    if not total:
-        raise TextError(f"--dataset {name}", "text", "none", "choose another dataset")
-    return documents
+        raise TextError(f"--dataset {name}", expected, reason(error), remedy) from error
+
+
+def _no_text(name: str) -> TextError:
+    return TextError(f"--dataset {name}", "text", "none", "choose another dataset")

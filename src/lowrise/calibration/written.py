@@ -105,9 +105,7 @@ def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
 def _special_tokens(decoder: Decoder, tokenizer: Any, prefix: tuple[int, ...]) -> tuple[int, Tensor]:
     """(the token that a row begins with, and that a new text begins with inside of it; those that end a text)"""
-    ends = decoder.model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    ends = [end for end in [*ends, tokenizer.eos_token_id] if end is not None]
+    ends = end_tokens(decoder, tokenizer)
     start = tokenizer.bos_token_id
     if prefix and start not in prefix:
         start = prefix[-1]
@@ -118,6 +116,13 @@ def _special_tokens(decoder: Decoder, tokenizer: Any, prefix: tuple[int, ...]) -
     if start is None:
         raise TextError("the model's own text", "a token to begin with", "no BOS and no EOS token", "give --text")
     return int(start), torch.tensor(ends, dtype=torch.long, device=decoder.device)
+
+
+def end_tokens(decoder: Decoder, tokenizer: Any) -> list[int]:
+    """Those at which a text ends: the model's own, then the tokenizer's."""
+    ends = decoder.model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return [end for end in [*ends, tokenizer.eos_token_id] if end is not None]
 
 
 def _rows_at_once(decoder: Decoder, length: int) -> int:

@@ -1,28 +1,57 @@
-"""Greedy generation in the two parts that are timed: reading the prompt, and one token after another."""
+"""Greedy decoding: always the likeliest token, one after another. What writes text and what times it decode by this."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lowrise.model.decoder import Decoder
 
 
-def prefill(decoder: Decoder, ids: Tensor) -> tuple[Tensor, Any]:
-    """ids (batch, tokens) → the likeliest next token (batch, 1) and the cache.
+def greedy(decoder: Decoder, ids: Tensor) -> Iterator[Tensor]:
+    """ids (batch, tokens), on the decoder's device → the next token (batch, 1), the one after it, and so on.
 
-    As `generate` does, the head reads the last position alone, where the family's forward pass lets one say so.
+    A token is computed when it is asked for: the first one is the prefill, every other one a step of decoding. As
+    `generate` does, the head reads the last position alone, where the family's forward pass lets one say so. A family
+    without a cache reads everything again for every token.
     """
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(decoder.model.forward).parameters else {}
-    out = decoder.model(input_ids=ids, use_cache=True, **last)
-    return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+    token, cache = _likeliest(decoder, ids, None)
+    yield token
+    if cache is None:
+        while True:
+            ids = torch.cat([ids, token], dim=1)
+            token, _ = _likeliest(decoder, ids, None)
+            yield token
+    del ids
+    while True:
+        token, cache = _likeliest(decoder, token, cache)
+        yield token
 
 
-def decode(decoder: Decoder, token: Tensor, cache: Any, steps: int) -> Tensor:
-    """`steps` tokens more, each fed back; token (batch, 1) → the last one (batch, 1). The cache grows in place."""
-    for _ in range(steps):
-        out = decoder.model(input_ids=token, past_key_values=cache, use_cache=True)
-        token, cache = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
-    return token
+@torch.no_grad()
+def continued(decoder: Decoder, ids: Tensor, count: int, ends: Collection[int]) -> list[list[int]]:
+    """What the model writes behind each row of ids (batch, tokens): at most `count` tokens, up to one of `ends`."""
+    rows: list[list[int]] = [[] for _ in ids]
+    for token in islice(greedy(decoder, ids.to(decoder.device)), count):
+        for row, chosen in zip(rows, token.squeeze(1).tolist(), strict=True):
+            if not row or row[-1] not in ends:
+                row.append(chosen)
+        if all(row[-1] in ends for row in rows):
+            break
+    return rows
+
+
+def _likeliest(decoder: Decoder, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """The likeliest token behind each row (batch, 1), and what the family keeps of all it has read, if it does."""
+    how: dict[str, Any] = {}
+    if cache is not None:
+        how["past_key_values"] = cache
+    elif "logits_to_keep" in inspect.signature(decoder.model.forward).parameters:
+        how["logits_to_keep"] = 1
+    out = decoder.model(input_ids=ids, use_cache=True, **how)
+    return out.logits[:, -1].argmax(-1, keepdim=True), getattr(out, "past_key_values", None)

@@ -32,7 +32,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lowrise.measure.generation import prefill
+from lowrise.measure.generation import greedy
 from lowrise.model.cache import cache_bytes, layer_caches
 from lowrise.model.decoder import Decoder
 
@@ -56,7 +56,7 @@ def _operations(decoder: Decoder, tokens: int) -> dict[str, int]:
     ids = torch.zeros(1, tokens, dtype=torch.long, device=decoder.device)
     experts = {torch.ops.aten._grouped_mm: _grouped} if hasattr(torch.ops.aten, "_grouped_mm") else {}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=experts) as counter:
-        prefill(decoder, ids)
+        next(greedy(decoder, ids))
     return {str(product).partition(".")[2]: count for product, count in counter.get_flop_counts()["Global"].items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lowrise.measure.generation import decode, prefill
+from lowrise.measure.generation import greedy
 from lowrise.measure.speed import now, prompts, shape_of
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
@@ -31,9 +31,11 @@ def decode_times(decoder: Decoder, progress: Reporter) -> tuple[float, float]:
             stack.callback(layer.register_forward_pre_hook(timer.enter).remove)
             stack.callback(layer.register_forward_hook(timer.leave).remove)
         for turn in range(1 + _ROUNDS):
-            token, cache = prefill(decoder, ids)
+            tokens = greedy(decoder, ids)
+            next(tokens)
             timer.seconds, began = 0.0, now(decoder)
-            decode(decoder, token, cache, new)
+            for _ in range(new):
+                next(tokens)
             if turn:
                 whole.append((now(decoder) - began) / new)
                 inside.append(timer.seconds / new)

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from lowrise.calibration.prefix import encode, leading_tokens
+from lowrise.calibration.written import end_tokens
 from lowrise.errors import TextError
+from lowrise.measure.generation import continued
 from lowrise.model.decoder import Decoder
 from lowrise.results import Sample
 from lowrise.settings import Bos
@@ -16,7 +18,6 @@ PROMPTS = ("The capital of France is", "Once upon a time, there was a little", "
 NEW_TOKENS = 40
 
 
-@torch.no_grad()
 def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[str, str]:
     """Prompt → the next NEW_TOKENS tokens as text, greedily: always the likeliest token, until the model ends itself.
 
@@ -24,6 +25,7 @@ def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[s
     prompt that the model cannot read (no token, one without an embedding, no position left) is left out.
     """
     written = {}
+    ends = end_tokens(decoder, tokenizer)
     prefix = leading_tokens(tokenizer, bos)
     rows = decoder.model.get_input_embeddings().weight.shape[0]
     for prompt in PROMPTS:
@@ -32,24 +34,9 @@ def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[s
         except TextError:
             continue
         if ids.numel() and int(ids.max()) < rows and ids.shape[1] < decoder.max_length:
-            chosen = _greedy(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), tokenizer.eos_token_id)
+            (chosen,) = continued(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), ends)
             written[prompt] = tokenizer.decode(chosen, skip_special_tokens=True)
     return written
-
-
-def _greedy(decoder: Decoder, ids: torch.Tensor, count: int, end: int | None) -> list[int]:
-    """At most `count` new tokens after `ids` (1, tokens)."""
-    cache, step, chosen = None, ids.to(decoder.device), []
-    read = step
-    for _ in range(count):
-        out = decoder.model(input_ids=step, past_key_values=cache, use_cache=True)
-        cache, token = getattr(out, "past_key_values", None), out.logits[:, -1:].argmax(-1)
-        read = torch.cat([read, token], dim=1)
-        step = token if cache is not None else read  # a family without a cache reads all of it again
-        chosen.append(int(token))
-        if chosen[-1] == end:
-            break
-    return chosen
 
 
 def side_by_side(dense: dict[str, str], compressed: dict[str, str]) -> list[Sample]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrise.measure.generation import decode, prefill
+from lowrise.measure.generation import greedy
 from lowrise.measure.held import HeldBytes
 from lowrise.measure.ideal import decode_cost, prefill_cost
 from lowrise.model.cache import layer_caches
@@ -108,9 +108,11 @@ def _alternate(
 def _generate(decoder: Decoder, ids: Tensor, new: int) -> Timing:
     ids = ids.to(decoder.device)
     began = now(decoder)
-    token, cache = prefill(decoder, ids)
+    tokens = greedy(decoder, ids)
+    next(tokens)
     first = now(decoder)
-    decode(decoder, token, cache, new)
+    for _ in range(new):
+        next(tokens)
     return Timing(first - began, now(decoder) - first)
 
 

@@ -17,7 +17,7 @@ from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
-from lowrise.pipeline.measuring import make_results, measure_model, tell_collapse, with_speed
+from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
     calibrate,
     check_same_tokens,
@@ -119,25 +119,27 @@ def _apply(run: Run, plan: Plan) -> Results:
 
 
 def measure(recipe: Recipe, dense_source: str | None, progress: Reporter) -> Results:
-    """Size, perplexity and tasks of a model, and beside them those of a dense one if it is named."""
+    """Size, perplexity, generation and tasks of a model, and beside them those of a dense one if it is named."""
     run = Run(recipe, progress, "measure")
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     if dense_source and (tasks or recipe.eval_text):
         check_same_tokens(recipe, dense_source)
-    both, decoders = [], []
-    for source in [recipe.model, dense_source] if dense_source else [recipe.model]:
+    measured: list[Measured] = []
+    decoders = []
+    for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
         with run.clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}))
         tell_notes(opened, progress)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
-        both.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False))
+        dense = measured[0] if measured else None
+        measured.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense))
         if recipe.speed:
             decoders.append(opened.decoder)
-    results = make_results(str(recipe.model), both[0], both[1] if dense_source else None, run.clock)
+    results = make_results(str(recipe.model), measured[-1], measured[0] if dense_source else None, run.clock)
     if recipe.speed:
-        results = with_speed(run, results, decoders[0], decoders[1] if dense_source else None)
+        results = with_speed(run, results, decoders[-1], decoders[0] if dense_source else None)
     tell_collapse(results, {}, progress)
     return results
 

@@ -61,7 +61,7 @@ def apply_and_write(
         with clock.stage("write"):
             decoder = save_and_prove(opened, folder, out=out, compute=compute)
         until_written = peak_memory()
-        after = measure_model(run, decoder, opened, texts, dense.tasks)
+        after = measure_model(run, decoder, opened, texts, dense.tasks, dense=dense)
         results = make_results(str(out), after, dense, clock)
         if recipe.strict:
             refuse_collapse(results, plan.scores)

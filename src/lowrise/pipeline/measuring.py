@@ -26,6 +26,7 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
+from lowrise.pipeline.generating import Continuations, measure_generation
 from lowrise.progress import Reporter
 from lowrise.quality import collapsed_on
 from lowrise.report import words
@@ -36,31 +37,51 @@ from lowrise.settings import Bos
 
 @dataclass(frozen=True)
 class Measured:
-    """One model. summary: its part of results.json; answers: what comparing two models needs; samples: by prompt."""
+    """One model. summary: its part of results.json; answers: what comparing two models needs; samples: by prompt.
+
+    written: behind the prompts of its generation.
+    """
 
     summary: MeasuredModel
     tasks: TaskSet
     answers: Answers
     samples: dict[str, str]
+    written: Continuations | None = None
 
 
 def measure_model(
-    run: Run, decoder: Decoder, opened: OpenModel, texts: dict[str, Windows], tasks: TaskSet, *, writes: bool = True
+    run: Run,
+    decoder: Decoder,
+    opened: OpenModel,
+    texts: dict[str, Windows],
+    tasks: TaskSet,
+    *,
+    writes: bool = True,
+    dense: Measured | None = None,
 ) -> Measured:
-    """Size, perplexity, tasks and samples of its text, these if it `writes`.
+    """Size, perplexity, generation, tasks and samples of its text, these if it `writes`. dense: what it is compared to.
 
     What was measured before, of the same model on the same data, is not run again.
     """
     progress, clock, bos = run.progress, run.clock, run.recipe.bos
     cache = Cache(cache_folder(), progress)
     label = f"{opened.record.source}, {decoder.depth} layers"
+    texts = {name: windows.first(run.recipe.windows) for name, windows in texts.items()}
     with clock.stage("measure"):
         identity = model_identity(decoder, opened.tokenizer) if texts or tasks or writes else {}
         values = {
-            name: _kept_perplexity(decoder, identity, windows.first(run.recipe.windows), cache, label, progress)
+            name: _kept_perplexity(decoder, identity, windows, cache, label, progress)
             for name, windows in texts.items()
         }
     summary = size(decoder, opened.save_dtype).but(perplexity=values)
+    written: Continuations | None = None
+    if texts:
+        with clock.stage("generation"):
+            before = dense.written if dense is not None else None
+            how = (identity, texts, before, cache, label, progress)
+            generated = measure_generation(decoder, opened.tokenizer, *how)
+        if generated is not None:
+            summary, written = summary.but(generation=generated[0]), generated[1]
     answers: Answers = {}
     if tasks:
         with clock.stage("tasks"):
@@ -70,7 +91,7 @@ def measure_model(
     if writes:
         with clock.stage("samples"):
             samples = _kept_samples(decoder, opened.tokenizer, identity, bos, cache, label, progress)
-    return Measured(summary, tasks, answers, samples)
+    return Measured(summary, tasks, answers, samples, written)
 
 
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> Results:

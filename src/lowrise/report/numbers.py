@@ -203,6 +203,24 @@ NUMBERS: tuple[Number, ...] = (
         alarm=is_collapse,
     ),
     Number(
+        "greedy_agreement", partial(readings.generation, "agreement"), False,
+        terminal=View("same greedy tokens as dense", plain(words.percent)),
+        costs=View("same greedy tokens as dense", plain(words.percent), note="{note}"),
+        comparison=Column("same greedy tokens", plain(words.percent), short="same greedy"),
+    ),
+    Number(
+        "tokens_until_difference", partial(readings.generation, "until_difference"), False,
+        terminal=View("tokens until the first other one", plain("{:.1f}".format)),
+        costs=View("tokens until the first other one", plain("{:.1f}".format), note="{note}"),
+        comparison=Column("tokens until another", plain("{:.1f}".format), short="until other"),
+    ),
+    Number(
+        "repetition", partial(readings.generation, "repetition"), True,
+        terminal=View("repeated 4-grams", plain(words.percent)),
+        costs=View("repeated 4-grams", plain(words.percent), note="{note}"),
+        comparison=Column("repeated 4-grams", plain(words.percent), short="repeated"),
+    ),
+    Number(
         "tasks", readings.task_metrics, False,
         terminal=View("{part}", _with_error, plain(lambda share: f"{share:.0%}")),
     ),

@@ -103,6 +103,16 @@ def _scored(task: TaskScores, metric: str) -> Value | None:
     return None if score is None else Value(score, error=task.error(metric))
 
 
+def generation(key: str, results: Results) -> list[Reading]:
+    """A number of greedy continuations."""
+    found = results.generation
+    value = getattr(found, key, None)
+    if found is None or value is None:
+        return []
+    dense = getattr(results.dense.generation, key, None) if results.dense is not None else None
+    return [Reading("", _value(dense), Value(value), note=words.prompts(found.prompts, found.questions))]
+
+
 def retained(mean: TaskRetained | None, tasks: Mapping[str, TaskRetained], asked: int) -> list[Reading]:
     if mean is None or mean.ratio is None:
         return []

@@ -27,6 +27,12 @@ def tasks(counted: int, asked: int) -> str:
     return f"{share}{asked} task{'' if asked == 1 else 's'}"
 
 
+def prompts(texts: int, questions: int) -> str:
+    """`8 prompts, 4 questions`"""
+    named = ((texts, "prompt"), (questions, "question"))
+    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in named if count)
+
+
 def decimal(value: float) -> str:
     """Two decimals, large numbers with separators, huge ones as powers of ten."""
     if not math.isfinite(value):

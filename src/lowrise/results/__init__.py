@@ -11,6 +11,7 @@ from lowrise.results.observation import Analysis, Matrix, Norms, Observation, Se
 from lowrise.results.record import FORMAT, Record
 from lowrise.results.run import (
     Curve,
+    Generation,
     Ideal,
     MeasuredModel,
     Pace,
@@ -38,6 +39,7 @@ __all__ = [
     "Curve",
     "DoneRow",
     "FailedRow",
+    "Generation",
     "Ideal",
     "Matrix",
     "MeasuredModel",

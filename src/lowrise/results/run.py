@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from lowrise.methods import load
 from lowrise.results.record import FORMAT, Format, Record
@@ -60,6 +60,22 @@ class TaskScores(Record):
         return [name for name in self.__pydantic_extra__ if "_stderr" not in name]
 
 
+class Generation(Record):
+    """Greedy continuations by one model: `measure/greedy_text.py`, which defines the numbers.
+
+    prompts: of texts. questions: by the chat template. tokens: written behind all of them. repetition: null where none
+    is long enough. agreement: the share of the dense model's tokens that it would have chosen too. until_difference:
+    tokens before the first that differs, the mean over prompts.
+    """
+
+    prompts: int
+    questions: int
+    tokens: int
+    repetition: float | None
+    agreement: float | None = None
+    until_difference: float | None = None
+
+
 class MeasuredModel(Record):
     """One model. model: its place, which a dense model beside it does not repeat. bytes: of weights of `dtype`."""
 
@@ -71,6 +87,13 @@ class MeasuredModel(Record):
     dtype: str
     perplexity: dict[str, Perplexity] = {}
     tasks: dict[str, TaskScores] = {}
+    generation: Generation | None = None
+
+    @field_validator("generation", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        """The format named it before anything was measured."""
+        return None if value == {} else value
 
 
 class Sample(Record):
@@ -216,7 +239,7 @@ class Results(MeasuredModel):
 
     stability, stability_published, agreement: by task. seconds: by stage, and `total`. memory: bytes held at most,
     resident and on the device, in all and until the checkpoint was written. base: what the card inherits.
-    generation, healing: named by the format, not measured yet.
+    healing: named by the format, not measured yet.
     """
 
     format: Format = FORMAT
@@ -235,7 +258,6 @@ class Results(MeasuredModel):
     command: Literal["run", "apply"] | None = None
     base: dict[str, str] = {}
     warnings: list[str] = []
-    generation: dict[str, Any] = {}
     healing: dict[str, Any] = {}
 
     def _repr_html_(self) -> str:

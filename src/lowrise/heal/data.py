@@ -1,0 +1,143 @@
+"""From texts, a dataset, conversations and the model's own writing to the tokens that a model is healed on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowrise.calibration import Windows, check_known, text_windows
+from lowrise.calibration.prefix import check_prefix, leading_tokens
+from lowrise.calibration.written import write_windows
+from lowrise.errors import RecipeError, TextError
+from lowrise.heal.mixture import equal_parts, interleaved, passes
+from lowrise.heal.sources import (
+    Cut,
+    Source,
+    chat_source,
+    dataset_source,
+    most_held_out,
+    text_source,
+    without_held_out,
+    written_source,
+)
+from lowrise.heal.tokens import TrainingTokens
+from lowrise.model.cache import layer_caches
+from lowrise.model.source import OpenModel
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.settings import Heal
+
+_GUARD = "written by the model, held out"
+
+
+def training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe, progress: Reporter) -> TrainingTokens:
+    """Windows to train on in a seeded order, windows of each source that are held out, and those of the guard.
+
+    The recipe's text or dataset and the settings' chats have equal parts of what the model does not write; without
+    them it writes all. A source that is too small is read up to `repeat` times, each time in another order; the others
+    give what it still lacks. All that can be refused is, before the model writes anything.
+    Raises InputError for sources that cannot be read or are too small, TextError for a guard that is trained on.
+    """
+    decoder, tokenizer = dense.decoder, dense.tokenizer
+    length = min(settings.window, decoder.max_length)
+    prefix = leading_tokens(tokenizer, recipe.bos)
+    check_prefix(prefix, decoder)
+    cut = Cut(decoder, tokenizer, length, prefix, recipe.seed)
+    windows = settings.budget // length
+    if not windows:
+        expected = f"one window at least, of {length} tokens"
+        raise RecipeError("--tokens", expected, settings.tokens, "give more tokens or a smaller --length")
+    alone = not recipe.text and recipe.dataset is None and not settings.chat
+    own = windows if alone else round(settings.written * windows)
+    guard = None if settings.guard is None else _guard_of(settings.guard, cut, recipe)
+    if own or guard is None:
+        layer_caches(decoder, remedy="give --text and --guard, without --written")
+    sources = _sources(settings, recipe, windows - own, cut)
+    if guard is not None:
+        _refuse_seen(guard, sources, str(settings.guard))
+    parts = _parts(sources, windows - own, settings.repeat, length)
+    for source, part in zip(sources, parts, strict=True):
+        if part > len(source):
+            progress.say(f"{source.name} has {len(source)} windows to train on, seen {part / len(source):.1f} times")
+    if own:
+        sources, parts = [*sources, written_source(own, cut, progress)], [*parts, own]
+    return _mixed(sources, parts, cut, guard or _written_guard(cut, progress))
+
+
+def _sources(settings: Heal, recipe: Recipe, windows: int, cut: Cut) -> list[Source]:
+    """All but what the model writes. Of a dataset and of chats no more is made than could be used."""
+    files = [*dict.fromkeys(recipe.text)]
+    chats = [*dict.fromkeys(settings.chat)]
+    if not windows:
+        return []
+    names = _names([*files, *chats])
+    sources = [text_source(path, names[path], cut) for path in files]
+    sources += [chat_source(path, names[path], windows, cut) for path in chats]
+    if recipe.dataset is not None:
+        most = [len(source) * settings.repeat for source in sources]
+        sources.append(dataset_source(recipe.dataset, equal_parts(windows, [*most, windows])[-1], cut))
+    return without_held_out(sources)
+
+
+def _names(paths: list[str]) -> dict[str, str]:
+    """Each file's own name, or its whole path where two have the same name."""
+    short = {path: Path(path).name for path in paths}
+    return {path: name if [*short.values()].count(name) == 1 else path for path, name in short.items()}
+
+
+def _parts(sources: list[Source], windows: int, repeat: int, length: int) -> list[int]:
+    """Windows of each source. Raises TextError where all of them together are too few."""
+    parts = equal_parts(windows, [repeat * len(source) for source in sources])
+    if sum(parts) < windows:
+        there = sum(map(len, sources)) * length
+        raise TextError(
+            ", ".join(source.name for source in sources),
+            f"text for {windows * length:,} tokens",
+            f"{there:,} tokens to train on, {repeat * there:,} where each is seen {repeat} times",
+            "give more text, fewer --tokens or a larger --repeat",
+        )
+    return parts
+
+
+def _guard_of(path: str, cut: Cut, recipe: Recipe) -> Windows:
+    found = text_windows(cut.tokenizer, path, cut.length, recipe.bos).first(most_held_out(cut.length))
+    check_known(found.ids, cut.decoder, path)
+    return found
+
+
+def _refuse_seen(guard: Windows, sources: list[Source], path: str) -> None:
+    guarded = {text.sha256 for text in guard.texts}
+    same = [source.name for source in sources if guarded & {text.sha256 for text in source.held_out.texts}]
+    if same:
+        raise TextError("--guard", "a text that is not trained on", f"{path}, the text of {same[0]}", "give another")
+
+
+def _written_guard(cut: Cut, progress: Reporter) -> Windows:
+    """Own writing from another seed than that of training and calibration."""
+    how: dict[str, Any] = {"length": cut.length, "seed": (cut.seed + 1) % 2**63, "prefix": cut.prefix}
+    ids = write_windows(cut.decoder, cut.tokenizer, samples=most_held_out(cut.length), progress=progress, **how)
+    return cut.windows(ids, _GUARD)
+
+
+def _mixed(sources: list[Source], parts: list[int], cut: Cut, guard: Windows) -> TrainingTokens:
+    generator = torch.Generator().manual_seed(cut.seed)
+    labels = interleaved(parts, generator)
+    ids = torch.empty(len(labels), cut.length, dtype=torch.int32)
+    counted = torch.ones(len(labels), cut.length, dtype=torch.bool)
+    counted[:, : len(cut.prefix)] = False
+    for number, (source, part) in enumerate(zip(sources, parts, strict=True)):
+        rows, places = passes(len(source), part, generator), (labels == number).nonzero().squeeze(1)
+        ids[places] = source.ids[rows]
+        if source.counted is not None:
+            counted[places] = source.counted[rows]
+    return TrainingTokens(
+        ids=ids,
+        counted=None if all(source.counted is None for source in sources) else counted,
+        prefix=len(cut.prefix),
+        source=labels,
+        names=tuple(source.name for source in sources),
+        held_out={source.name: source.held_out for source in sources},
+        guard=(f"guard: {guard.source}", guard),  # a source may have its name
+    )

@@ -1,0 +1,386 @@
+"""What healing trains on: parts, passes, what is held out, BOS, datasets and conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from lowrise.calibration import text as text_module
+from lowrise.calibration.chat import ChatTokens, Conversation, chat_tokens
+from lowrise.calibration.chat_windows import packed_conversations
+from lowrise.errors import InputError, TextError
+from lowrise.heal import sources
+from lowrise.heal.data import training_tokens
+from lowrise.heal.mixture import equal_parts, passes
+from lowrise.heal.sources import most_held_out
+from lowrise.heal.tokens import TrainingTokens
+from lowrise.model.decoder import Decoder
+from lowrise.model.source import OpenModel, open_model
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.settings import Heal
+
+CHAT = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+GENERATION = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}{% endgeneration %}{{ '</s>\n' }}"
+    "{% else %}{{ m['content'] + '</s>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+# an answer that is not the last loses what stands before `=`
+THINKING = CHAT.replace("m['content']", "(m['content'] if loop.last else m['content'].split('=')[-1])")
+
+
+@pytest.fixture(autouse=True)
+def less_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model writes the guard of nearly every test."""
+    monkeypatch.setattr(sources, "HELD_OUT", 512)
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_folder: Path) -> OpenModel:
+    return open_model(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def with_bos(tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+    return open_model(str(tiny.save(tmp_path_factory.mktemp("bos") / "model", template="<s> $A")), device="cpu")
+
+
+def made(opened: OpenModel, heal: dict[str, Any] | None = None, **recipe: Any) -> TrainingTokens:
+    settings = Heal.model_validate({"tokens": "2k", "length": 32, **(heal or {})})
+    return training_tokens(opened, settings, Recipe(model="x", **recipe), Reporter(quiet=True))
+
+
+def write(file: Path, words: int, seed: int) -> str:
+    file.write_text(tiny.text(words, seed), encoding="utf-8")
+    return str(file)
+
+
+def rows(ids: torch.Tensor) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in ids.tolist()}
+
+
+def windows_of(path: str, length: int) -> set[tuple[int, ...]]:
+    ids = tiny.tokenizer()(Path(path).read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
+    return {tuple(ids[at : at + length]) for at in range(0, len(ids) - length + 1, length)}
+
+
+@pytest.mark.parametrize(
+    ("windows", "most", "parts"),
+    [(9, [9, 9, 9], [3, 3, 3]), (10, [9, 9, 9], [3, 3, 4]), (10, [1, 9, 9], [1, 4, 5]), (10, [9, 1, 2], [7, 1, 2]),
+     (10, [2, 3], [2, 3]), (0, [], []), (1, [5, 5], [0, 1])],
+)  # fmt: skip
+def test_equal_parts_of_what_there_is(windows: int, most: list[int], parts: list[int]) -> None:
+    assert equal_parts(windows, most) == parts
+
+
+def test_every_pass_has_all_of_them_in_another_order() -> None:
+    found = passes(20, 50, torch.Generator().manual_seed(0)).tolist()
+    first, second, third = found[:20], found[20:40], found[40:]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert len(set(third)) == 10
+
+
+class TestTexts:
+    def test_two_texts_have_equal_parts_of_their_own_windows(self, opened: OpenModel, tmp_path: Path) -> None:
+        paths = [write(tmp_path / f"{name}.txt", 3000, seed) for seed, name in enumerate("ab")]
+        found = made(opened, text=paths)
+        assert found.ids.shape == (2000 // 32, 32)
+        assert found.ids.dtype == torch.int32
+        assert found.counted is None
+        assert found.prefix == 0
+        assert found.names == ("a.txt", "b.txt")
+        assert sorted(torch.bincount(found.source).tolist()) == [31, 31]
+        assert len(found.source[:31].unique()) == 2  # not one after the other
+        for number, path in enumerate(paths):
+            mine = rows(found.ids[found.source == number])
+            assert mine <= windows_of(path, 32)
+            assert len(mine) == 31  # none twice, while there are enough
+
+    def test_what_is_held_out_is_never_trained_on(self, opened: OpenModel, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.txt", 1000, 0)
+        there = windows_of(path, 32)
+        found = made(opened, dict(tokens=str(32 * len(there))), text=[path])
+        held = rows(found.held_out["a.txt"].ids)
+        assert len(held) == len(there) // 10
+        assert rows(found.ids) == there - held
+        assert found.held_out["a.txt"].ids.dtype == torch.int64
+
+    def test_no_more_is_held_out_than_tells_a_difference(self, opened: OpenModel, tmp_path: Path) -> None:
+        found = made(opened, text=[write(tmp_path / "a.txt", 3000, 0)])
+        assert len(found.held_out["a.txt"]) == len(found.guard[1]) == 512 // 32
+
+    def test_the_same_text_under_two_names_is_held_out_of_both(self, opened: OpenModel, tmp_path: Path) -> None:
+        paths = [write(tmp_path / f"{name}.txt", 1000, 0) for name in "ab"]
+        found = made(opened, text=paths)
+        held = rows(found.held_out["a.txt"].ids) | rows(found.held_out["b.txt"].ids)
+        assert not rows(found.ids) & held
+
+    def test_files_of_one_name_are_told_apart(self, opened: OpenModel, tmp_path: Path) -> None:
+        for folder in "ab":
+            (tmp_path / folder).mkdir()
+        paths = [write(tmp_path / folder / "x.txt", 1000, seed) for seed, folder in enumerate("ab")]
+        assert made(opened, text=paths).names == tuple(paths)
+
+    def test_a_small_text_is_repeated_and_the_other_gives_the_rest(self, opened: OpenModel, tmp_path: Path) -> None:
+        small, large = write(tmp_path / "small.txt", 50, 0), write(tmp_path / "large.txt", 3000, 1)
+        found = made(opened, text=[small, large])
+        mine = found.ids[found.source == 0]
+        there = len(windows_of(small, 32)) - len(found.held_out["small.txt"])
+        _, times = torch.unique(mine, dim=0, return_counts=True)
+        assert times.tolist() == [4] * there
+        assert [row.tolist() for row in mine[:there]] != [row.tolist() for row in mine[there : 2 * there]]
+        assert len(found.ids) == 2000 // 32
+        assert len(rows(found.ids[found.source == 1])) == len(found.ids) - 4 * there
+
+    def test_too_little_text_is_one_line(self, opened: OpenModel, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.txt", 100, 0)
+        there = 32 * (len(windows_of(path, 32)) - 1)
+        expected = rf"text for 20,000 tokens, found {there:,} tokens .*{2 * there:,} .*2 times; give more .*--repeat"
+        with pytest.raises(TextError, match=expected):
+            made(opened, dict(tokens="20k", repeat=2), text=[path])
+
+    def test_a_text_of_one_window_is_refused(self, opened: OpenModel, tmp_path: Path) -> None:
+        with pytest.raises(TextError, match=r"at least two windows of 100 tokens.*smaller --length"):
+            made(opened, dict(length=100), text=[write(tmp_path / "a.txt", 30, 0)])
+
+    @pytest.mark.parametrize("tokens", ["1", "31"])
+    def test_a_budget_of_no_window_is_refused(self, opened: OpenModel, tokens: str) -> None:
+        with pytest.raises(InputError, match=r"--tokens: expected one window at least, of 32 tokens"):
+            made(opened, {"tokens": tokens})
+
+    def test_the_seed_alone_decides(self, opened: OpenModel, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.txt", 3000, 0)
+        one, again, other = (made(opened, text=[path], seed=seed) for seed in (0, 0, 1))
+        assert torch.equal(one.ids, again.ids)
+        assert torch.equal(one.held_out["a.txt"].ids, again.held_out["a.txt"].ids)
+        assert not torch.equal(one.ids, other.ids)
+        assert rows(one.held_out["a.txt"].ids) != rows(other.held_out["a.txt"].ids)
+
+
+class TestBos:
+    def test_every_window_begins_with_it(self, with_bos: OpenModel, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.txt", 3000, 0)
+        found = made(with_bos, dict(written=0.5), text=[path])
+        assert found.prefix == 1
+        assert found.counted is None
+        for ids in (found.ids, found.guard[1].ids, *(held.ids for held in found.held_out.values())):
+            assert (ids[:, 0] == 0).all()
+        assert rows(found.ids[found.source == 0, 1:]) <= windows_of(path, 31)
+
+    def test_never_leaves_it_out(self, with_bos: OpenModel, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.txt", 3000, 0)
+        found = made(with_bos, text=[path], bos="never")
+        assert found.prefix == 0
+        assert rows(found.ids) <= windows_of(path, 32)
+
+
+class TestOwnWriting:
+    def test_without_a_source_the_model_writes_all(self, opened: OpenModel) -> None:
+        found = made(opened)
+        assert found.names == ("written by the model",)
+        assert found.ids.shape == (62, 32)
+        assert len(rows(found.ids)) == 62  # never repeated
+        held = rows(found.held_out["written by the model"].ids)
+        assert len(held) == 6
+        name, guard = found.guard
+        assert name == "guard: written by the model, held out"
+        assert len(rows(found.ids) | held | rows(guard.ids)) == 62 + 6 + len(guard)
+
+    def test_its_share_beside_a_text(self, opened: OpenModel, tmp_path: Path) -> None:
+        found = made(opened, dict(written=0.25), text=[write(tmp_path / "a.txt", 3000, 0)])
+        assert found.names == ("a.txt", "written by the model")
+        assert torch.bincount(found.source).tolist() == [62 - 16, 16]
+
+
+class TestGuard:
+    def test_a_file(self, opened: OpenModel, tmp_path: Path) -> None:
+        path, guard = write(tmp_path / "a.txt", 3000, 0), write(tmp_path / "guard.txt", 100, 1)
+        name, windows = made(opened, dict(guard=guard), text=[path]).guard
+        assert name == "guard: guard.txt"
+        assert rows(windows.ids) == windows_of(guard, 32)
+
+    def test_one_that_is_trained_on_is_refused(self, opened: OpenModel, tmp_path: Path) -> None:
+        path, copy = (write(tmp_path / name, 3000, 0) for name in ("a.txt", "b.txt"))
+        with pytest.raises(
+            TextError, match=r"--guard: expected a text that is not trained on, found .*b\.txt.* a\.txt"
+        ):
+            made(opened, dict(guard=copy), text=[path])
+
+
+class TestDatasets:
+    def test_its_beginning_is_streamed(
+        self, opened: OpenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        documents = [tiny.text(50, seed) for seed in range(400)]
+        file = tmp_path / "corpus.jsonl"
+        file.write_text("".join(json.dumps({"id": 3, "text": one}) + "\n" for one in documents), encoding="utf-8")
+        monkeypatch.setattr(text_module, "_AT_ONCE", 1000)
+        read, plain = [], text_module.dataset_documents
+        monkeypatch.setattr(text_module, "dataset_documents", lambda name: (read.append(1) or d for d in plain(name)))
+        found = made(opened, dataset=str(file))
+        tokens = tiny.tokenizer()("\n\n".join(documents))["input_ids"]
+        most = 62 + most_held_out(32)
+        there = {tuple(tokens[at * 32 : at * 32 + 32]) for at in range(most)}
+        held = rows(found.held_out[str(file)].ids)
+        mine = rows(found.ids)
+        assert not mine & held
+        assert len(mine) == 62
+        # documents are tokenised a few at a time: windows are those of the whole, but where two parts meet
+        assert len((mine | held) & there) >= 60
+        assert len(read) < 150
+
+    def test_beside_a_chat_it_has_half(self, opened: OpenModel, tmp_path: Path) -> None:
+        opened = chatting(opened, CHAT)
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text(tiny.text(3000), encoding="utf-8")
+        chat = chat_file(tmp_path / "chat.jsonl", [talk(seed, 4) for seed in range(40)])
+        found = made(opened, dict(chat=[chat]), dataset=str(corpus))
+        assert found.names == ("chat.jsonl", str(corpus))
+        assert torch.bincount(found.source).tolist() == [31, 31]
+        assert found.counted is not None
+        assert found.counted[found.source == 1].all()
+        assert not found.counted[found.source == 0].all(1).any()
+
+
+def chatting(opened: OpenModel, template: str | None) -> OpenModel:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    return OpenModel(Decoder(opened.model), tokenizer, opened.record, opened.save_dtype, 0, None)
+
+
+def talk(seed: int, words: int) -> list[dict[str, str]]:
+    question, answer = (tiny.text(words, 2 * seed + one) for one in (0, 1))
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def chat_file(file: Path, conversations: list[list[dict[str, str]]]) -> str:
+    file.write_text("".join(json.dumps({"messages": one}) + "\n" for one in conversations), encoding="utf-8")
+    return str(file)
+
+
+def rendered(template: str, messages: list[dict[str, str]]) -> list[ChatTokens]:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    return chat_tokens(tokenizer, Conversation("chat.jsonl, line 1", messages))
+
+
+def by_hand(parts: list[tuple[str, bool]]) -> ChatTokens:
+    """Pieces of text, each with whether it is answered."""
+    tokenizer, found = tiny.tokenizer(), ChatTokens([], [])
+    for text, answered in parts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        found.ids.extend(ids)
+        found.answers.extend([answered] * len(ids))
+    return found
+
+
+TALK = [
+    {"role": "user", "content": "ab"},
+    {"role": "assistant", "content": "x=cd"},
+    {"role": "user", "content": "ef"},
+    {"role": "assistant", "content": "y=gh"},
+]
+
+
+class TestChats:
+    @pytest.mark.parametrize("template", [CHAT, GENERATION], ids=["prefixes", "generation"])
+    def test_answers_and_their_ends_are_counted(self, template: str) -> None:
+        expected = by_hand(
+            [
+                ("<s>user\nab</s>\n<s>assistant\n", False),
+                ("x=cd</s>", True),
+                ("\n<s>user\nef</s>\n<s>assistant\n", False),
+                ("y=gh</s>", True),
+                ("\n", False),
+            ]
+        )
+        assert rendered(template, TALK) == [expected]
+
+    def test_a_template_that_strips_earlier_thinking_makes_a_sample_of_every_answer(self) -> None:
+        first = by_hand([("<s>user\nab</s>\n<s>assistant\n", False), ("x=cd</s>", True), ("\n", False)])
+        before = "<s>user\nab</s>\n<s>assistant\ncd</s>\n<s>user\nef</s>\n<s>assistant\n"
+        second = by_hand([(before, False), ("y=gh</s>", True), ("\n", False)])
+        assert rendered(THINKING, TALK) == [first, second]
+
+    def test_a_template_whose_answers_begin_otherwise_is_refused(self) -> None:
+        with pytest.raises(TextError, match=r"chat.jsonl, line 1: expected a chat template whose answers begin with"):
+            rendered(CHAT.replace("'<s>assistant\n'", "'<s>assistant\n<think>'"), TALK)
+
+    def test_messages_that_the_template_refuses_are_one_line(self) -> None:
+        with pytest.raises(
+            TextError, match=r"line 1: expected messages that the model's chat template takes, found no"
+        ):
+            rendered("{{ raise_exception('no system') }}", TALK)
+
+    def test_nothing_is_learnt_of_a_question_alone(self) -> None:
+        assert rendered(CHAT, TALK[:1]) == []
+
+    def test_conversations_stay_whole(self) -> None:
+        def sample(first: int, tokens: int) -> ChatTokens:
+            return ChatTokens([first] * tokens, [False] * (tokens - 1) + [True])
+
+        ids, answers = packed_conversations([sample(2, 5), sample(3, 4), sample(4, 2), sample(5, 9)], 8, (7,))
+        assert ids.tolist() == [
+            [7, 2, 2, 2, 2, 2, 4, 4],
+            [7, 3, 3, 3, 3, 5, 5, 0],  # of the one that is too long the part that has the answer
+        ]
+        assert [row.nonzero().squeeze(1).tolist() for row in answers] == [[5, 7], [4, 6]]
+
+    def test_the_prefix_that_a_template_renders_is_not_doubled(self) -> None:
+        one = ChatTokens([7, 2], [False, True])
+        ids, answers = packed_conversations([one, one], 6, (7,))
+        assert ids.tolist() == [[7, 2, 7, 2, 0, 0]]
+        assert answers.tolist() == [[False, True, False, True, False, False]]
+
+    def test_whole_conversations_are_held_out(self, opened: OpenModel, tmp_path: Path) -> None:
+        talks = [talk(seed, 3) for seed in range(30)]
+        found = made(chatting(opened, CHAT), dict(length=64, chat=[chat_file(tmp_path / "c.jsonl", talks)]))
+        tokenizer, held = tiny.tokenizer(), found.held_out["c.jsonl"]
+        assert found.counted is not None
+        trained = " ".join(tokenizer.decode(row) for row in found.ids)
+        unseen = " ".join(tokenizer.decode(row) for row in held.ids)
+        answers = [one[1]["content"] for one in talks]
+        assert sum(answer in trained for answer in answers) + sum(answer in unseen for answer in answers) <= 30
+        assert not any(answer in trained and answer in unseen for answer in answers)
+        assert sum(answer in trained for answer in answers) >= 24
+        for row, counted in zip(found.ids, found.counted, strict=True):
+            told = tokenizer.decode(row[counted])
+            assert all(part in answers for part in told.split("</s>")[:-1])
+
+    @pytest.mark.parametrize(
+        ("line", "fragment"),
+        [
+            ("{", "line 2: expected a conversation as JSON, found no JSON"),
+            ("[]", "line 2: .*found no list of messages"),
+            ('{"messages": []}', "line 2: .*found no list of messages"),
+            ('{"messages": [{"role": "user"}]}', "line 2: .*found message 1 without text as its content"),
+            ('{"messages": [{"role": 3, "content": "a"}]}', "line 2: .*found message 1 without text as its role"),
+            ('{"messages": [7]}', "line 2: .*found message 1 without text as its role"),
+        ],
+    )
+    def test_a_bad_line_is_named(self, opened: OpenModel, tmp_path: Path, line: str, fragment: str) -> None:
+        file = tmp_path / "c.jsonl"
+        file.write_text(json.dumps({"messages": TALK}) + f"\n{line}\n", encoding="utf-8")
+        with pytest.raises(TextError, match=fragment):
+            made(chatting(opened, CHAT), dict(chat=[str(file)]))
+
+    def test_no_chat_template_is_one_line(self, opened: OpenModel, tmp_path: Path) -> None:
+        chat = chat_file(tmp_path / "c.jsonl", [TALK])
+        with pytest.raises(TextError, match=r"--chat .*: expected a model whose tokenizer has a chat template"):
+            made(opened, dict(chat=[chat]))
+
+    def test_one_conversation_is_too_few(self, opened: OpenModel, tmp_path: Path) -> None:
+        chat = chat_file(tmp_path / "c.jsonl", [TALK, TALK])
+        with pytest.raises(TextError, match=r"at least two different conversations"):
+            made(chatting(opened, CHAT), dict(chat=[chat]))
