@@ -134,21 +134,21 @@ def _make_portable(decoder: Decoder, edit: Replace, seed: int) -> Callable[[], N
                 _initialise(parameter, fan_in=_fan_in(layer.get_submodule(name)))
     if edit.network == "swiglu" or not names.gated:
         return _nothing
-    held_out_loss, up = _halves([weight.detach() for weight in inputs])
-    up.copy_(held_out_loss)
+    gate, up = _halves([weight.detach() for weight in inputs])
+    up.copy_(gate)
 
     def share_gradients() -> None:
-        held_out_loss, up = _halves([weight.grad for weight in inputs if weight.grad is not None])
-        held_out_loss.add_(up)
-        up.copy_(held_out_loss)
+        gate, up = _halves([weight.grad for weight in inputs if weight.grad is not None])
+        gate.add_(up)
+        up.copy_(gate)
 
     return share_gradients
 
 
 def _halves(matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """HeldOutLoss and up, (intermediate, hidden) each, of two matrices or of one that holds both."""
-    held_out_loss, up = matrices if len(matrices) == 2 else matrices[0].chunk(2, dim=0)
-    return held_out_loss, up
+    """Gate and up, (intermediate, hidden) each, of two matrices or of one that holds both."""
+    gate, up = matrices if len(matrices) == 2 else matrices[0].chunk(2, dim=0)
+    return gate, up
 
 
 def _weight(module: nn.Module) -> Tensor:

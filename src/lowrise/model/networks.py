@@ -29,7 +29,7 @@ class SpanNetwork(nn.Module):
             self.up = nn.Linear(hidden, intermediate)
             self.down = nn.Linear(intermediate, hidden)
         elif kind == "swiglu":
-            self.held_out_loss = nn.Linear(hidden, intermediate, bias=False)
+            self.gate = nn.Linear(hidden, intermediate, bias=False)
             self.up = nn.Linear(hidden, intermediate, bias=False)
             self.down = nn.Linear(intermediate, hidden, bias=False)
         else:
@@ -41,7 +41,7 @@ class SpanNetwork(nn.Module):
             return self.map(h)  # type: ignore[no-any-return]
         if self.kind == "ffn":
             return self.down(self.act(self.up(h)))  # type: ignore[no-any-return]
-        return self.down(self.act(self.held_out_loss(h)) * self.up(h))  # type: ignore[no-any-return]
+        return self.down(self.act(self.gate(h)) * self.up(h))  # type: ignore[no-any-return]
 
 
 def attach(layers: nn.ModuleList, network: SpanNetwork, position: int) -> None:
