@@ -56,7 +56,7 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
 
 def _fold_layer(layerwise: LayerwisePass, solve: Solve) -> Solution:
     """The dense model to the end of the gap; the student through the layer before it, with its new matrix."""
-    write = mlp_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
+    write = mlp_of(layerwise.dense_layer, layerwise.parameter)
     for number, _, calls in layerwise.batches():
         layerwise.dense(number, calls)
     solution = solve(layerwise, write)

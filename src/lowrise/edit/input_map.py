@@ -7,13 +7,13 @@ from collections.abc import Hashable
 from lowrise.edit.gram import Solution, solve, two_grams, weight_of
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
-from lowrise.model.matrices import Matrix, input_of, reads_raw
+from lowrise.model.matrices import Matrix, input_of
 
 
 def turn(context: LayerContext, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
     """T, from what `matrices` are given to what lies on the shelf as `what`, the input of dense ones."""
     d = context.decoder.hidden_size
-    raw = reads_raw(context.decoder, context.layer)
+    raw = context.dense_layer.reads_raw
     fit, held_out = two_grams((d, d), context.decoder.device)
     for number, held, calls in context.batches():
         given = input_of(matrices[0].module, context.run(number, calls)).float().flatten(0, -2)
@@ -27,5 +27,5 @@ def fold_input_map(context: LayerContext, matrices: tuple[Matrix, ...], turn: So
     if turn.ridge is None:
         return
     for matrix in matrices:
-        own = matrix.matrix(context.student.parameter(context.layer, matrix.parameter)).float()
+        own = matrix.matrix(context.parameter(matrix.parameter)).float()
         context.update(matrix, own, turn.change @ exact(own))

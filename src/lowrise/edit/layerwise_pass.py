@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
-from lowrise.model.decoder import LayerArguments
+from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.matrices import Matrix
 from lowrise.observe.activation_store import ActivationStore
 
@@ -34,6 +34,14 @@ class LayerContext:
     ) -> None:
         self.student, self.decoder, self.store, self.layer = student, student.decoder, store, layer
         self._batches = batches
+        self._dense_layer = self.decoder.layer(layer)
+
+    @property
+    def dense_layer(self) -> Layer:
+        """The dense model's own. The student's is like it but for the parameters that are changed."""
+        if self._dense_layer.index != self.layer:
+            self._dense_layer = self.decoder.layer(self.layer)
+        return self._dense_layer
 
     @property
     def stop(self) -> int:
@@ -91,7 +99,7 @@ class LayerContext:
     def step(self, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None) -> Tensor:
         """The same from what enters the layer, (batch, tokens, hidden)."""
         own = {**self.student.changed.get(self.layer, {}), **(instead or {})}
-        return self.decoder.step(self.layer, h, calls, own)
+        return self.dense_layer.call(h, calls[self.layer], own)
 
     def propagate(self) -> None:
         """The student through the layer as it is now; "student" is then what leaves it."""

@@ -64,8 +64,9 @@ def mixed_parameters(layers: nn.ModuleList, mix: Mix, norms: Norms) -> dict[str,
 
 def check_alike(decoder: Decoder, edit: Merge) -> None:
     """Raises PlanError naming the first layer that is of another kind than layer `edit.start`."""
+    first = decoder.layer(edit.start)
     for layer in range(edit.start + 1, edit.stop):
-        unlike = difference(decoder, edit.start, layer)
+        unlike = difference(first, decoder.layer(layer))
         if unlike is not None:
             raise PlanError(
                 f"merge of layers [{edit.start}, {edit.stop}) of {decoder.family}",

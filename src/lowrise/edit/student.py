@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.merge import Mix, check_alike, mixed_parameters
-from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 from lowrise.observe.loss import next_token_loss
 from lowrise.plan import Drop, Merge, Replace
 

@@ -15,7 +15,7 @@ from lowrise.edit.gram import RIDGES, Gram, Solution, solve, two_grams, weight_o
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.write import Write, mlp_of
 from lowrise.exact import exact_sum
-from lowrise.model.matrices import captured, mlp_output
+from lowrise.model.matrices import captured
 
 STEPS = (1.0, 0.5, 0.25)
 
@@ -24,7 +24,7 @@ def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tupl
     """The MLP's write, solved by ridge regression; and its matrix's change (k, d) as rounded, None where a norm stands
     behind it. On the shelf: as `runs` leaves it.
     """
-    write = mlp_of(context.decoder, context.layer, context.parameter)
+    write = mlp_of(context.dense_layer, context.parameter)
     fit, held_out = sums(context, write, weight_of)
     solution = solve(fit, held_out, ridges)
     if write.norm is None:
@@ -67,7 +67,7 @@ def runs(context: LayerContext) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
 
     Of those gone through, the latter two then lie on the shelf as "inputs" and "out".
     """
-    write = mlp_output(context.decoder, context.layer)
+    write = context.dense_layer.mlp_output
     for number, held, calls in context.batches():
         with captured(write.module) as given:
             out = context.run(number, calls)()

@@ -19,7 +19,7 @@ from lowrise.edit.student import Student
 from lowrise.edit.writing import refit_write
 from lowrise.exact import exact
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import captured, reads
+from lowrise.model.matrices import captured
 from lowrise.model.neurons import neurons_apart
 from lowrise.model.refittable import refit_support
 from lowrise.model.same_architecture import same_neurons
@@ -171,11 +171,12 @@ class Search:
         left = [one for one in self._student.layers if one != gone]
         changed = {**self._student.changed, layer: dict(self._student.changed.get(layer, {}))}
         place = self._place(layer, Student(self._decoder, left, changed))
-        adopts = self._adopts and same_neurons(self._decoder, layer, gone)
+        donor = self._decoder.layer(gone)
+        adopts = self._adopts and same_neurons(place.dense_layer, donor)
         if gone in self._solved:
             changed[layer] |= {name: place.get((layer, name), gone) for name in self._solved[gone]}
         elif self.writes:
-            if not (adopts and moves and transplant(place, gone, ("mlp", gone), RIDGES)):
+            if not (adopts and moves and transplant(place, donor, ("mlp", gone), RIDGES)):
                 refit_write(place, RIDGES)
             if moves or not adopts:  # what was solved without moving neurons is no trial's that moves them
                 self._solved[gone] = tuple(changed[layer])
@@ -196,7 +197,7 @@ class Search:
         """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
         asked = range(len(self._decoder)) if self._adopts else ()
         with ExitStack() as stack:
-            given = [stack.enter_context(captured(reads(self._decoder, layer)[1][0].module)) for layer in asked]
+            given = [stack.enter_context(captured(self._decoder.layer(layer).mlp_inputs[0].module)) for layer in asked]
             for layer, h in self._decoder.states(ids):
                 self._store.put((("dense", layer), number), h)
                 if layer and self._adopts:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.loss import next_token_loss
 from lowrise.progress import Bar
