@@ -25,7 +25,7 @@ def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) 
 class LayerContext:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
-    batches: as `batches_of` makes them. What lies on the shelf has a name and the number of a batch;
+    batches: as `batches_of` makes them. What lies in the store has a name and the number of a batch;
     "student" is what enters the layer.
     """
 
@@ -124,7 +124,7 @@ class LayerContext:
 
 class LayerwisePass(LayerContext):
     """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
-    mixed: as of `batches_of`. resumed: the shelf holds both states at the entry of `start`, of a sweep that was begun
+    mixed: as of `batches_of`. resumed: the store holds both states at the entry of `start`, of a pass that was begun
     further down. settled: what was changed in the layer that was passed last, by path.
 
     Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
@@ -167,7 +167,7 @@ class LayerwisePass(LayerContext):
         return h
 
     def leave_layer(self, change: Tensor) -> None:
-        """The student behind the layer, of what lies on the shelf: "out", and what a matrix changed by `change` (k, d)
+        """The student behind the layer, of what lies in the store: "out", and what a matrix changed by `change` (k, d)
         writes more of its "inputs" (tokens, k).
         """
         for number in range(len(self._batches)):
@@ -187,6 +187,6 @@ class LayerwisePass(LayerContext):
 
     def advance(self) -> None:
         """On to the next layer. The dense model will not need this one again, so what changed in it is written."""
-        self.settled = self.student.changed.get(self.layer, {})
+        self.settled = dict(self.student.changed.get(self.layer, {}))
         self.student.commit(self.layer)
         self.layer = self.stop
