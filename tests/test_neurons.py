@@ -242,7 +242,7 @@ def test_sums_that_are_no_numbers_take_over_nothing(monkeypatch: pytest.MonkeyPa
         made[:] = [Overflown(*shape, device), Overflown(*shape, device)]
         return made[0], made[1]
 
-    monkeypatch.setattr("lowrise.edit.neurons.two_grams", two)
+    monkeypatch.setattr("lowrise.edit.gram.two_grams", two)
     fits = repair(Student(make("llama"), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
     assert {fit.neurons for fit in fits} == {0}
 

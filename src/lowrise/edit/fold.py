@@ -41,7 +41,7 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
     if not before_gaps:
         return Repaired([])
     start = bottom if bottom > 0 else before_gaps[0]
-    swept = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
+    passed = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
 
     def step(layerwise: LayerwisePass) -> Fit | None:
         layer, stop = layerwise.layer, layerwise.stop
@@ -51,7 +51,7 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
         found = _fold_layer(layerwise, solve)
         return Fit(layer, stop, found.ridge, found.before, found.after)
 
-    return Repaired(repair_layers(task, swept, step, mixed=False))
+    return Repaired(repair_layers(task, passed, step, mixed=False))
 
 
 def _fold_layer(layerwise: LayerwisePass, solve: Solve) -> Solution:

@@ -9,12 +9,12 @@ costs least when all others make up for it, until k are left. They become the la
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import RIDGES, Gram, damped_factor, solve, two_grams, weight_of
+from lowrise.edit.gram import RIDGES, Gram, damped_factor, gather, solve, weight_of
 from lowrise.edit.input_map import turn
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
@@ -64,17 +64,20 @@ def transplant_block(
     own = write.matrix(context.parameter(write.parameter)).float()
     lent = write.matrix(donor.parameter(write.parameter)).float()[block]
     k, d = own.shape
-    fit, held_out = two_grams((k + len(lent), d), own.device)
-    for number, held, calls in context.batches():
-        with captured(write.module) as inputs:
-            out = context.run(number, calls)().float()
-        a = (
-            inputs[0].flatten(0, -2),
-            input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, block],
-        )
-        target = context.target(number)
-        missing = target.float() - out - (a[1].float() @ lent).view_as(out)
-        (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
+
+    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
+        for number, held, calls in context.batches():
+            with captured(write.module) as inputs:
+                out = context.run(number, calls)().float()
+            a = (
+                inputs[0].flatten(0, -2),
+                input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, block],
+            )
+            target = context.target(number)
+            missing = target.float() - out - (a[1].float() @ lent).view_as(out)
+            yield held, torch.cat(a, 1), missing, weight_of(target)
+
+    fit, held_out = gather((k + len(lent), d), own.device, tokens())
     both = torch.cat([own, lent])
     matrix = exact(both)
     alone = torch.arange(k, device=matrix.device)

@@ -22,7 +22,7 @@ Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from lowrise.edit.block_reconstruction import reconstruct_block
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
-from lowrise.edit.gram import Gram, Solution, solve, two_grams, weight_of
+from lowrise.edit.gram import Gram, Solution, gather, solve, weight_of
 from lowrise.edit.input_map import fold_input_map, turn
 from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.layerwise_pass import LayerwisePass
@@ -60,9 +60,9 @@ def repair(task: RepairTask) -> Repaired:
     if not found and bottom == 0:
         return Repaired([])
     start = bottom if bottom > 0 else found[0][0]
-    swept = [layer for layer in student.layers if layer >= start]
+    passed = [layer for layer in student.layers if layer >= start]
     writes = refit_support(student.decoder)
-    return Repaired(repair_layers(task, swept, lambda layerwise: refit_layer(layerwise, writes), mixed=True))
+    return Repaired(repair_layers(task, passed, lambda layerwise: refit_layer(layerwise, writes), mixed=True))
 
 
 def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:
@@ -154,10 +154,13 @@ def _refit_attention_write(layerwise: LayerwisePass) -> Solution:
     write = attention_of(layerwise.dense_layer, layerwise.parameter)
     beside = mlp_of(layerwise.dense_layer, layerwise.parameter) if layerwise.gap else None
     k, d = write.own.shape
-    fit, held_out = two_grams((k if beside is None else k + len(beside.own), d), write.own.device)
-    for number, held, calls in layerwise.batches():
-        a, target, missing = _behind_attention(layerwise, write, beside, number, calls)
-        (held_out if held else fit).add(a, missing, weight_of(target))
+
+    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
+        for number, held, calls in layerwise.batches():
+            a, target, missing = _behind_attention(layerwise, write, beside, number, calls)
+            yield held, a, missing, weight_of(target)
+
+    fit, held_out = gather((k if beside is None else k + len(beside.own), d), write.own.device, tokens())
     solution = solve(fit, held_out)
     if write.norm is None:
         layerwise.update(write.matrix, write.own, solution.change[:k])
