@@ -66,11 +66,11 @@ def losses(asked: argparse.Namespace, files: list[str], written: float, seed: in
         progress=QUIET,
         written=written,
     )
-    marked = found.with_special_tokens(special_tokens(opened))
+    windows = found.with_special_tokens(special_tokens(opened))
     kept = [layer for layer in range(len(decoder)) if layer not in layers(asked.gone)]
     student = Student(decoder, kept)
     held_out = len(held_out_windows(build_recipe({"preset": "refit"}), found))
-    repair("refit", RepairTask(student, marked, held_out, QUIET))
+    repair("refit", RepairTask(student, windows, held_out, QUIET))
     return [student.loss(text) for text in texts]
 
 

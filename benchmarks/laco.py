@@ -23,15 +23,15 @@ from common import demo_text, open_demo, parser, peak_memory, table
 
 from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.progress import Reporter
-from lowrise.select.merge_search import collapse
-from lowrise.settings import Collapse
+from lowrise.select.merge_search import merge_search
+from lowrise.settings import MergeSearch
 
 BLOCKS = ("self_attn", "mlp")
 WORDS, SENTENCES = 16, 10
 
 
 @torch.no_grad()
-def naive(dense: Any, sentences: Sentences, settings: Collapse) -> list[dict[str, Any]]:
+def naive(dense: Any, sentences: Sentences, settings: MergeSearch) -> list[dict[str, Any]]:
     """Algorithm 1 with a full copy a trial and two full passes a sentence; families with `model.layers` only."""
     current, trials = dense, []
     assert settings.threshold is not None
@@ -84,7 +84,7 @@ def naive_similarity(merged: Any, dense: Any, sentences: Sentences) -> float:
     return total / len(sentences)
 
 
-def child(which: str, model: str | None, text: str, settings: Collapse) -> dict[str, Any]:
+def child(which: str, model: str | None, text: str, settings: MergeSearch) -> dict[str, Any]:
     opened, quiet = open_demo(model), Reporter(quiet=True)
     sentences = calibration_sentences(
         opened.decoder,
@@ -104,7 +104,7 @@ def child(which: str, model: str | None, text: str, settings: Collapse) -> dict[
         if which == "naive":
             trials = naive(opened.model, sentences, settings)
         else:
-            trials = collapse(opened.decoder, sentences, settings, None, quiet).trials
+            trials = merge_search(opened.decoder, sentences, settings, None, quiet).trials
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     size = opened.decoder.parameters() * opened.decoder.dtype.itemsize
     return {
@@ -122,7 +122,7 @@ def main() -> None:
     options.add_argument("--threshold", type=float, default=0.65)
     options.add_argument("--child", choices=["naive", "ours"])
     asked = options.parse_args()
-    settings = Collapse(combine=4, interval=2, rule=asked.rule, threshold=asked.threshold)
+    settings = MergeSearch(combine=4, interval=2, rule=asked.rule, threshold=asked.threshold)
     if asked.child:
         print(json.dumps(child(asked.child, asked.model, asked.text, settings)))
         return

@@ -2,8 +2,8 @@
 
     python benchmarks/repair.py [--model M] [--text FILE] [--samples 32] [--length 512] [--start 12] [--stop 20]
 
-Each way runs over the same windows in a process of its own; "with descent" is the whole of ours, with windows cut short
-too, which the naive way does not know. The bound that ours must keep: two sets of sums (AᵀA, AᵀE
+Each way runs over the same windows in a process of its own; "with block reconstruction" is the whole of ours,
+with windows cut short too, which the naive way does not know. The bound that ours must keep: two sets of sums (AᵀA, AᵀE
 of the fitted and of the held-out tokens, A the neurons of two layers), what solves them, one layer's new matrices, and
 one batch.
 """
@@ -39,7 +39,7 @@ def whole(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
 
 
 def ours(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) -> None:
-    """What the naive way does: no descent, no window cut short."""
+    """What the naive way does: no block reconstruction, no window cut short."""
     with (
         mock.patch("lowrise.edit.refit.reconstruct_block", lambda _site: (0.0, 0.0)),
         mock.patch("lowrise.calibration.tokens.SHORT", windows.length),
@@ -132,7 +132,7 @@ def lend(
     return True
 
 
-WAYS = {"ours": ours, "naive": naive, "with descent": whole}
+WAYS = {"ours": ours, "naive": naive, "with block reconstruction": whole}
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def settled() -> None:
 
 @pytest.fixture
 def regressions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refit without its descent, whose last digits hang on rounding and on how tokens are batched."""
+    """A refit without block reconstruction, whose last digits hang on rounding and on how tokens are batched."""
     monkeypatch.setattr("lowrise.edit.refit.reconstruct_block", lambda _site: (0.0, 0.0))
 
 

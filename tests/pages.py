@@ -88,7 +88,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "layer": {"preset": "streamline", "training": {"epochs": 2}, "samples": 10},
     "none": {"preset": "streamline-none", "samples": 10},
     "paper": {"preset": "streamline-ffn", "training": {"epochs": 2}, "samples": 10},
-    "merge": {"preset": "laco-mean", "collapse": {"combine": 3}},
+    "merge": {"preset": "laco-mean", "merge_search": {"combine": 3}},
     "search": {"preset": "refit", "samples": 64},
     "span search": {"preset": "refit-span", "samples": 64},
     "weights": {"preset": "block-influence", "samples": 10},

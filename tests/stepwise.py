@@ -90,10 +90,10 @@ class Counter:
 
 def drive(case: Case, answer: multiprocessing.connection.Connection) -> None:
     """In a process of its own: how many steps there are, and in lines what is wrong after a signal at each."""
-    answer.send(_sweep(case))
+    answer.send(_signal_at_each_step(case))
 
 
-def _sweep(case: Case) -> tuple[int, list[str]]:
+def _signal_at_each_step(case: Case) -> tuple[int, list[str]]:
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     _quicken(case)
     _reset(case)
@@ -278,5 +278,5 @@ def _step(arguments: list[str], log: Path, _title: str, _report: object) -> Any:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    found = _sweep(Case(**{**given, "before": Path(given["before"]), "place": Path(given["place"])}))
+    found = _signal_at_each_step(Case(**{**given, "before": Path(given["before"]), "place": Path(given["place"])}))
     os.write(1, f"\n{json.dumps(found)}\n".encode())

@@ -150,7 +150,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "refit": {},
     "replaceme": {"avoid_massive": True},
     "streamline": {"training": {"epochs": 2}},
-    "laco": {"repair": "fold", "collapse": {"combine": 2}},
+    "laco": {"repair": "fold", "merge_search": {"combine": 2}},
     "given": {"layers": [1, 4], "repair": "fold"},
 }
 
@@ -169,7 +169,7 @@ def test_plan_apply_and_save_give_the_weights_of_run(
     preset: str, kind: str, main: Main, request: pytest.FixtureRequest
 ) -> None:
     if kind == "opened":
-        request.getfixturevalue("regressions_alone")  # a descent takes long: one is enough
+        request.getfixturevalue("regressions_alone")  # block reconstruction takes long: one is enough
     how = dict(RECIPES[preset])
     size = {} if "layers" in how else {"remove": 2}
     recipe = {"preset": preset, "text": ["a.txt"], "samples": 8, "length": 32, **size, **how}
@@ -196,7 +196,7 @@ def test_sentences_of_a_merge_search_are_made_from_text_given_to_plan(main: Main
     status, _, err = main("run", "org/name", *options, "--out", "ran", "--quiet")
     assert status == 0, err
     model = lowrise.open("org/name", device="cpu")
-    how: dict[str, Any] = {"preset": "laco", "remove": 2, "collapse": {"combine": 3}}
+    how: dict[str, Any] = {"preset": "laco", "remove": 2, "merge_search": {"combine": 3}}
     with pytest.raises(TextError, match=r"text=\[...\] and no tokens, since laco looks at sentences"):
         lowrise.plan(model, windows(), **how)
     plan = lowrise.plan(model, text="a.txt", length=32, **how)
@@ -232,7 +232,7 @@ def test_compare_asks_what_the_command_asks(main: Main, monkeypatch: pytest.Monk
     main("compare", "org/name", *options)
     with pytest.raises(RecipeError, match="no row"):
         lowrise.compare(
-            "org/name", ["tail", "laco"], [2, "25%"], "compared", text=[Path("a.txt")], collapse={"combine": 2}
+            "org/name", ["tail", "laco"], [2, "25%"], "compared", text=[Path("a.txt")], merge_search={"combine": 2}
         )
     assert asked[0] == asked[1]
     assert len(asked[0].recipes) == 4
@@ -432,7 +432,7 @@ def test_what_a_repair_did_to_the_loss_is_in_the_plan_that_was_applied(model: lo
         ({"preset": "refitt"}, ("--preset", "refitt")),
         ({"remove": "120%"}, ("--remove", "120%")),
         ({"layers": "9-12"}, ("--layers", "9-12")),
-        ({"preset": "tail", "effort": 2}, ("--preset", "tail", "--effort", 2)),
+        ({"preset": "tail", "search_budget": 2}, ("--preset", "tail", "--search-budget", 2)),
     ],
 )
 def test_errors_are_the_lines_of_the_command(
@@ -556,7 +556,7 @@ def test_bars_of_a_notebook_are_opened_moved_and_closed_in_turn() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_notebook_shows_the_house_and_the_table_escaped(model: lowrise.Model) -> None:
+def test_a_notebook_shows_the_layers_and_the_table_escaped(model: lowrise.Model) -> None:
     Path("<b>.txt").write_text(tiny.text(), encoding="utf-8")
     plan = lowrise.plan(model, windows(), preset="tail", remove=2)
     plan.model.source = "<script>alert(1)</script>"
@@ -569,6 +569,6 @@ def test_a_notebook_shows_the_house_and_the_table_escaped(model: lowrise.Model) 
         assert "<script" not in html
         assert not re.search(r"(https?:)?//|url\(|@import|\bon\w+=", html)
         assert html.count("<div") == html.count("</div")
-    assert all("6 depth before, 4 after" in html for html in shown[:2])
+    assert all("6 layers before, 4 after" in html for html in shown[:2])
     assert "perplexity, &lt;b&gt;.txt" in shown[2]
     assert "&lt;script&gt;" in shown[0]

@@ -123,7 +123,7 @@ def test_pieces_of_a_window_begin_with_the_prefix_and_no_mark_overwrites_it(temp
 
 @pytest.mark.parametrize("prefix", [(), (0,), (1, 0)])
 def test_no_loss_has_the_prefix_among_its_targets(prefix: tuple[int, ...]) -> None:
-    """Perplexity, the gate's loss, and importance by gradients, against a plain forward pass."""
+    """Perplexity, the held-out loss, and importance by gradients, against a plain forward pass."""
     dense = Decoder(tiny.model(num_hidden_layers=7))
     ids = torch.cat([torch.tensor([prefix] * 4, dtype=torch.long).view(4, -1), tiny.ids(4, 12)], dim=1)
     windows = Windows(ids, "text", 0, prefix=len(prefix))

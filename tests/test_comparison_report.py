@@ -184,7 +184,7 @@ def test_tasks_decide_who_is_best_only_as_far_as_they_can_tell(kept: float, tile
 
 
 def test_repairing_is_part_of_compressing_and_measuring_is_not() -> None:
-    stages = {"search": 20.0, "repair": 30.0, "gate": 7.0, "tasks": 9.0}
+    stages = {"search": 20.0, "repair": 30.0, "held_out_loss": 7.0, "tasks": 9.0}
     row = made_row("refit", 8, 1.4, 0.8, 60, seconds=stages)
     assert summarised([row]).finished[0].seconds_to_compress == 110
 

@@ -224,7 +224,7 @@ class TestGreedy:
         with pytest.raises(OutputError, match="room for the states of a search, found No space left on device"):
             choose_greedily(make("llama"), windows(), 1, QUIET)
 
-    def test_a_shelf_gives_back_what_was_put(self) -> None:
+    def test_an_activation_store_gives_back_what_was_put(self) -> None:
         states = [torch.randn(2, 3, 4).to(torch.bfloat16), torch.randn(1, 3, 4), torch.randn(1, 3, 4)]
         with ActivationStore() as store:
             store.put(5, states[0])

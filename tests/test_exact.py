@@ -103,7 +103,7 @@ def _finalists(decoder: Decoder) -> None:
 def test_float64_is_made_by_nothing_else(use: Any) -> None:
     decoder = Decoder(tiny.model("llama"))
     with torch.no_grad():
-        decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(4)  # so that its neurons are taken over
+        decoder.layers[3].get_parameter("mlp.down_proj.weight").mul_(4)  # so that its neurons are transplanted
     with Watch():
         use(decoder)
 

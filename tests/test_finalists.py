@@ -98,8 +98,8 @@ def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the rounds had taken the layers from the top, so that what has one gap differs from them."""
     rounds = [{"removed": layer, "loss": 9.0} for layer in (5, 1, 3)]
     monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
-    rehearsed = iter([(2.0, 0.5), (2.5, 0.25)])
-    monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: next(rehearsed))
+    dry_runs = iter([(2.0, 0.5), (2.5, 0.25)])
+    monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: next(dry_runs))
 
 
 def test_the_lower_divergence_goes_and_not_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:

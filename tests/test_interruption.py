@@ -157,7 +157,7 @@ def test_ctrl_c_while_it_trains(start: Start, max_ram: str) -> None:
 
 @pytest.mark.parametrize("sign", ["chosen: layers", "ridge regressions refit"])
 def test_ctrl_c_around_a_refit(start: Start, long_text: Path, sign: str) -> None:
-    """Once the search is through, and once layers were changed in place: states lie on the shelf in between."""
+    """Once the search is through, and once layers were changed in place: states lie in the store in between."""
     running = start("--preset", "refit", "--eval-text", long_text)
     running.until(lambda: sign in running.said())
     status = running.send(signal.SIGINT)

@@ -19,8 +19,8 @@ from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.plan import Merge, read_plan
 from lowrise.progress import Reporter
 from lowrise.recipe import build_recipe
-from lowrise.select.merge_search import Search, collapse
-from lowrise.settings import Collapse
+from lowrise.select.merge_search import Search, merge_search
+from lowrise.settings import MergeSearch
 
 LAYERS = tiny.LAYERS
 FAMILIES = ["llama", "qwen2", "gpt2", "opt", "phi3"]
@@ -58,7 +58,7 @@ def representations(model: Any, texts: Sentences, kind: str) -> list[torch.Tenso
     return found
 
 
-def naive_search(family: str, texts: Sentences, settings: Collapse) -> tuple[list[Any], Any]:
+def naive_search(family: str, texts: Sentences, settings: MergeSearch) -> tuple[list[Any], Any]:
     """Algorithm 1 (METHODS 2.2) with a model made anew for every trial and all its merges repeated on it."""
     dense = representations(make(family).model, texts, settings.representation)
     accepted: list[Merge] = []
@@ -93,16 +93,16 @@ def naive_search(family: str, texts: Sentences, settings: Collapse) -> tuple[lis
     return trials, decoder.model
 
 
-def search(family: str, texts: Sentences, settings: Collapse, remove: int | None = None) -> tuple[Search, Decoder]:
+def search(family: str, texts: Sentences, settings: MergeSearch, remove: int | None = None) -> tuple[Search, Decoder]:
     decoder = make(family)
-    return collapse(decoder, texts, settings, remove, Reporter(quiet=True)), decoder
+    return merge_search(decoder, texts, settings, remove, Reporter(quiet=True)), decoder
 
 
 SETTINGS = {
-    "sum": Collapse(combine=3, threshold=0.3, interval=1),
-    "mean": Collapse(combine=3, threshold=0.5, rule="mean", low=0, interval=2),
-    "last": Collapse(combine=2, threshold=0.6, rule="last", high=5, interval=1, norms="merge"),
-    "per-token": Collapse(combine=3, threshold=0.4, rule="mean", interval=1, representation="per-token"),
+    "sum": MergeSearch(combine=3, threshold=0.3, interval=1),
+    "mean": MergeSearch(combine=3, threshold=0.5, rule="mean", low=0, interval=2),
+    "last": MergeSearch(combine=2, threshold=0.6, rule="last", high=5, interval=1, norms="merge"),
+    "per-token": MergeSearch(combine=3, threshold=0.4, rule="mean", interval=1, representation="per-token"),
 }
 CASES = [(family, name) for family in FAMILIES for name in ("sum", "mean")]
 CASES += [(family, name) for family in ("llama", "gpt2") for name in ("last", "per-token")]
@@ -126,7 +126,7 @@ def test_it_decides_as_the_naive_version_does(family: str, name: str) -> None:
 
 
 def test_some_of_those_searches_merge_merged_layers() -> None:
-    found, _ = search("llama", sentences(), Collapse(combine=3, threshold=-0.99, interval=1, rule="mean"))
+    found, _ = search("llama", sentences(), MergeSearch(combine=3, threshold=-0.99, interval=1, rule="mean"))
     assert any(len(set(edit.weights)) > 1 for edit in found.edits)
 
 
@@ -135,7 +135,7 @@ def test_the_search_changes_no_weight_and_its_loss_is_the_applied_models(family:
     texts = sentences()
     decoder = make(family)
     before = {name: value.clone() for name, value in decoder.model.state_dict().items()}
-    found = collapse(decoder, texts, Collapse(combine=3, rule="mean"), 4, Reporter(quiet=True))
+    found = merge_search(decoder, texts, MergeSearch(combine=3, rule="mean"), 4, Reporter(quiet=True))
     assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
     for edit in sorted(found.edits, key=lambda edit: edit.start, reverse=True):
         merge(decoder, edit)
@@ -151,7 +151,7 @@ def test_the_search_changes_no_weight_and_its_loss_is_the_applied_models(family:
 
 @pytest.mark.parametrize("remove", [1, 2, 3, 4])
 def test_remove_takes_exactly_so_many_and_the_most_similar_first(remove: int) -> None:
-    found, _ = search("llama", sentences(), Collapse(combine=3, rule="mean"), remove)
+    found, _ = search("llama", sentences(), MergeSearch(combine=3, rule="mean"), remove)
     assert sum(edit.stop - edit.start - 1 for edit in found.edits) == remove
     rounds: list[list[dict[str, Any]]] = [[]]
     for trial in found.trials:
@@ -169,7 +169,7 @@ def test_remove_takes_exactly_so_many_and_the_most_similar_first(remove: int) ->
 def test_layers_of_two_kinds_are_merged_each_among_their_own() -> None:
     """The first three layers see all tokens, the last three a window: no merge spans the border, and all fits after."""
     decoder = Decoder(tiny.model("qwen2"))
-    found = collapse(decoder, sentences(), Collapse(combine=3, low=0, rule="mean"), 4, Reporter(quiet=True))
+    found = merge_search(decoder, sentences(), MergeSearch(combine=3, low=0, rule="mean"), 4, Reporter(quiet=True))
     assert [(edit.start, edit.stop) for edit in found.edits] == [(0, 3), (3, 6)]
     assert {"start": 1, "stop": 4} in found.skipped
     for edit in reversed(found.edits):
@@ -194,7 +194,7 @@ def test_padding_is_not_looked_at() -> None:
     pad = torch.nn.functional.pad
     other = Sentences(pad(ids, (0, 5), value=9), pad(texts.mask, (0, 5)), "", 0, 64)
     assert other.sha256() == texts.sha256()
-    ours, theirs = (search("opt", one, Collapse(combine=3, threshold=0.3))[0].trials for one in (texts, other))
+    ours, theirs = (search("opt", one, MergeSearch(combine=3, threshold=0.3))[0].trials for one in (texts, other))
     assert [one["similarity"] for one in ours] == pytest.approx([one["similarity"] for one in theirs], abs=1e-6)
 
 
@@ -310,4 +310,4 @@ def test_search_options_belong_to_presets_that_search(tmp_path: Path, tiny_folde
     status, _, err = main("plan", tiny_folder, "--preset", "streamline", "--combine", 3, "--out", tmp_path / "p")
     assert status == 2 and "streamline" in err
     recipe = build_recipe({"preset": "laco-mean"})
-    assert recipe.remove is None and recipe.collapse.rule == "mean" and recipe.loads_plainly
+    assert recipe.remove is None and recipe.merge_search.rule == "mean" and recipe.loads_plainly

@@ -72,11 +72,11 @@ def test_what_a_row_says_decides_what_a_recipe_takes(offer: Offer) -> None:
     assert Recipe(preset="gaze", avoid_massive=True, remove="2").loads_plainly
     assert not Recipe(preset="gaze", repair="patch").loads_plainly
     with pytest.raises(
-        RecipeError, match="--effort: expected presets that search with repair, found gaze, which does not"
+        RecipeError, match="--search-budget: expected presets that search with repair, found gaze, which does not"
     ):
-        build_recipe({"preset": "gaze", "effort": 2})
-    with pytest.raises(RecipeError, match="--written: expected presets that look at windows, found tail"):
-        build_recipe({"preset": "tail", "select": "reader", "text": ["a"], "written": 0.5})
+        build_recipe({"preset": "gaze", "search_budget": 2})
+    with pytest.raises(RecipeError, match="--synthetic-share: expected presets that look at windows, found tail"):
+        build_recipe({"preset": "tail", "select": "reader", "text": ["a"], "synthetic_share": 0.5})
     with pytest.raises(
         RecipeError, match="--repair patch: expected a preset that puts nothing back, found streamline, which puts a"
     ):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import tiny
 from lowrise.model.companions import hub_files
@@ -65,6 +66,22 @@ class TestNumberFormat:
         half, full = (tiny.save_gguf(tmp_path / f"{dtype}.gguf", dtype) for dtype in (torch.float16, torch.float32))
         assert open_model(str(half), device="cpu").save_dtype == torch.float16
         assert open_model(str(full), device="cpu").save_dtype == torch.float32
+
+    def test_a_gguf_file_is_read_once_and_as_transformers_reads_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """transformers alone reads it three times; afterwards the package is what it was."""
+        import gguf
+
+        file, made = tiny.save_gguf(tmp_path / "model.gguf"), []
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).state_dict()
+        own, begin = (gguf.GGUFReader, gguf.get_tensor_name_map), gguf.GGUFReader.__init__
+        monkeypatch.setattr(own[0], "__init__", lambda self, *how: made.append(self) or begin(self, *how))
+        opened = open_model(str(file), device="cpu").model.state_dict()
+        assert len(made) == 1
+        assert (gguf.GGUFReader, gguf.get_tensor_name_map) == own
+        assert opened.keys() == plain.keys()
+        assert all(torch.equal(value, plain[name]) for name, value in opened.items())
 
     @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
     def test_weights_that_are_no_floats(self, main: Main, folder: Path, tmp_path: Path, dtype: torch.dtype) -> None:

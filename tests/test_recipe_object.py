@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
 from lowrise.recipe import Recipe, build_recipe, presets
-from lowrise.settings import Collapse
+from lowrise.settings import OLDER_KEYS, MergeSearch
 
 
 @pytest.mark.parametrize("name", presets())
@@ -16,8 +16,8 @@ def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str
     recipe = Recipe(model="m", preset=name)
     assert recipe == build_recipe({"model": "m", "preset": name})
     settings = presets()[name].settings
-    assert {key: getattr(recipe, key) for key in settings if key != "collapse"} == {
-        key: value for key, value in settings.items() if key != "collapse"
+    assert {key: getattr(recipe, key) for key in settings if key != "merge_search"} == {
+        key: value for key, value in settings.items() if key != "merge_search"
     }
 
 
@@ -44,9 +44,21 @@ def test_what_is_given_wins_over_the_preset() -> None:
     assert Recipe(preset="laco", samples=3).samples == 3
     assert Recipe(length=100).calibration_length is None
     assert Recipe(length=100, calibration_length=50).calibration_length == 50
-    for collapse in (Collapse(words=8), {"words": 8}):
-        merged = Recipe(preset="laco-mean", collapse=collapse).collapse  # type: ignore[arg-type]
+    for search in (MergeSearch(words=8), {"words": 8}):
+        merged = Recipe(preset="laco-mean", merge_search=search).merge_search  # type: ignore[arg-type]
         assert (merged.rule, merged.words) == ("mean", 8)
+
+
+def test_older_spellings_of_keys_are_read() -> None:
+    """In a recipe file and in Python, at every depth of precedence; a key in both spellings is refused."""
+    given = {"preset": "refit", "effort": 3, "text": ["a"], "written": 0.25}
+    for recipe in (Recipe(**given), build_recipe({"search_budget": 2}, given)):
+        assert (recipe.search_budget, recipe.synthetic_share) == (3, 0.25)
+        assert not OLDER_KEYS.keys() & recipe.model_dump().keys()
+    assert build_recipe({"effort": 2}, {"search_budget": 4}).search_budget == 4
+    assert Recipe(preset="laco", collapse={"words": 8}).merge_search == MergeSearch(rule="sum", words=8)  # type: ignore[call-arg]
+    with pytest.raises(RecipeError, match="search_budget and effort: expected one of them, found both"):
+        Recipe(effort=2, search_budget=2)  # type: ignore[call-arg]
 
 
 def test_an_unknown_preset_is_an_error_in_python_too() -> None:
@@ -58,4 +70,4 @@ def test_an_unknown_preset_is_an_error_in_python_too() -> None:
 
 def test_what_a_preset_does_not_look_at_is_refused_in_python_too() -> None:
     with pytest.raises(ValidationError, match="expected presets that search merges, found refit, which does not"):
-        Recipe(preset="refit", collapse=Collapse(words=3))
+        Recipe(preset="refit", merge_search=MergeSearch(words=3))

@@ -57,14 +57,14 @@ def test_a_preset_repairs_what_it_drops_and_loads_plainly(cut: Any, tiny_folder:
     }
     assert (page.count(says[kind]), card.count(says[kind])) == (1, 1)
     assert {repair["layer"] for repair in results["repairs"]} >= before_gaps
-    taken = [f"{one['neurons']} by layer {one['layer']}" for one in results["repairs"] if one["neurons"]]
+    taken = [f"{one['neurons']} into layer {one['layer']}" for one in results["repairs"] if one["neurons"]]
     assert bool(taken) == (kind == "refit")
     descended = [str(one["layer"]) for one in results["repairs"] if one["descended"]]
     assert {*map(int, descended)} == (before_gaps if kind == "refit" else set())
     for text in (page, card):
-        each = " on toward" if len(descended) == 1 else " on, each toward"
+        each = " toward" if len(descended) == 1 else ", each toward"
         assert (", ".join(descended) + each in text) == bool(descended)
-        assert ("MLP neurons taken over from layers that go: " + ", ".join(taken) in text) == bool(taken)
+        assert ("MLP neurons transplanted from removed layers: " + ", ".join(taken) in text) == bool(taken)
 
 
 def test_a_run_says_what_every_layer_before_a_gap_made_of_it(
@@ -79,7 +79,7 @@ def test_a_run_says_what_every_layer_before_a_gap_made_of_it(
     told = re.findall(
         r"layer (\d+): held-out reconstruction error × 0\.\d+ \(target: (?:input of|output of the last) layer ?(\d*)\)"
         r"(?:, λ [\d.e-]+)?"
-        r"(?:, \d+ neurons taken over from layers that go)?(?:, then gradient descent)?$",
+        r"(?:, \d+ neurons transplanted from removed layers)?(?:, then block reconstruction)?$",
         errors,
         re.MULTILINE,
     )

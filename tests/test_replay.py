@@ -23,13 +23,13 @@ OTHERS: list[dict[str, Any]] = [
     {"form": "portable"},
     {"repair": "none"},
     {"repair": "fold"},
-    {"effort": 2},
+    {"search_budget": 2},
     {"avoid_massive": True},
     {"keep_parameters": "70K", "remove": None},
     {"keep_memory": "280kB", "remove": None},
     {"layers": "2,4"},
     {"text": []},
-    {"written": 0.3},
+    {"synthetic_share": 0.3},
     {"bos": "never"},
     {"samples": 7},
     {"length": 24},
@@ -45,15 +45,15 @@ OTHERS: list[dict[str, Any]] = [
     {"training": {"batch_tokens": 64}},
     {"training": {"epochs": 2}},
     {"training": {"validation": 0.4}},
-    {"collapse": {"rule": "mean"}},
-    {"collapse": {"norms": "merge"}},
-    {"collapse": {"combine": 2}},
-    {"collapse": {"low": 2}},
-    {"collapse": {"high": 5}},
-    {"collapse": {"interval": 1}, "remove": None},
-    {"collapse": {"threshold": -0.9}, "remove": None},
-    {"collapse": {"representation": "per-token"}},
-    {"collapse": {"words": 6}},
+    {"merge_search": {"rule": "mean"}},
+    {"merge_search": {"norms": "merge"}},
+    {"merge_search": {"combine": 2}},
+    {"merge_search": {"low": 2}},
+    {"merge_search": {"high": 5}},
+    {"merge_search": {"interval": 1}, "remove": None},
+    {"merge_search": {"threshold": -0.9}, "remove": None},
+    {"merge_search": {"representation": "per-token"}},
+    {"merge_search": {"words": 6}},
 ]
 
 
@@ -67,7 +67,7 @@ def settings(preset: str, other: dict[str, Any]) -> dict[str, Any] | None:
         return None
     merged = {**SMALL, **other, "preset": preset}
     merged["training"] = {**SMALL["training"], **other.get("training", {})}  # type: ignore[dict-item]
-    merged["collapse"] = {**own.get("collapse", {}), **other.get("collapse", {})}
+    merged["merge_search"] = {**own.get("merge_search", {}), **other.get("merge_search", {})}
     if recipe.select == "taylor" and merged["remove"] == "2":
         merged["remove"] = "1"
     if recipe.select == "given":
@@ -149,7 +149,7 @@ def test_every_key_of_a_recipe_that_decides_a_result_is_tried() -> None:
     nothing |= {"speed", "tasks", "task_dir", "limit", "fewshot", "device", "trust_remote_code", "allow_pickle"}
     tried = {key for other in OTHERS for key in other}
     assert tried | nothing == {*Recipe.model_fields}
-    for nested in ("training", "collapse"):
+    for nested in ("training", "merge_search"):
         inner = {key for other in OTHERS for key in other.get(nested, {})}
         assert inner == {*type(getattr(Recipe(), nested)).model_fields}
 
@@ -189,10 +189,10 @@ class TestTexts:
             assert (status, errors.count("\n")) == (2, 1)
             assert "found another text" in errors
 
-    def test_another_dataset_or_share_written_is_refused(
+    def test_another_dataset_or_synthetic_share_is_refused(
         self, main: Main, folder: Path, tmp_path: Path, planned: tuple[Path, Path]
     ) -> None:
-        for option, value in (("--dataset", "other"), ("--written", "0.5")):
+        for option, value in (("--dataset", "other"), ("--synthetic-share", "0.5")):
             status, _, errors = main("apply", folder, planned[0], option, value, "--out", tmp_path / "out", "--quiet")
             assert (status, errors.count("\n")) == (2, 1)
             assert f"{option}: expected" in errors

@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "written": {"preset": "replaceme", "text": []},
     "greedy": {"preset": "greedy-perplexity", "repair": "refit"},
     "laco": {"preset": "laco", "repair": "fold"},
-    "laco-threshold": {"preset": "laco", "remove": None, "collapse": {"threshold": -0.9}},
+    "laco-threshold": {"preset": "laco", "remove": None, "merge_search": {"threshold": -0.9}},
     "layers": {"preset": "given", "layers": "1,2", "remove": None, "repair": "refit"},
     "streamline": {"preset": "streamline"},
     "streamline-ffn": {"preset": "streamline-ffn", "repair": "refit"},

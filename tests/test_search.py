@@ -144,10 +144,10 @@ def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch
     for round_ in choice.scores["rounds"]:
         losses, divergences, models = {}, {}, {}
         for gone in kept[1:]:
-            trial, left, adopted = naive_trial(decoder, model, kept, gone, both, moves=moves)
+            trial, left, transplanted = naive_trial(decoder, model, kept, gone, both, moves=moves)
             losses[gone], models[gone] = Student(trial, left).loss(deciding), trial.model
             divergences[gone] = divergence(decoder, trial, left, deciding)
-            moved += adopted
+            moved += transplanted
         assert round_["losses"] == pytest.approx([losses.get(layer) for layer in range(tiny.LAYERS)], abs=1e-4)
         all_of_them = [divergences.get(layer) for layer in range(tiny.LAYERS)]
         assert round_["divergences"] == pytest.approx(all_of_them, abs=1e-4)

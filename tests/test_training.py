@@ -211,9 +211,7 @@ def test_a_portable_ffn_in_a_gated_mlp_keeps_gate_and_up_equal(family: str) -> N
     chosen = edit("ffn", "portable", epochs=3)
     train(decoder, make_trainee(decoder, chosen, 0), data, chosen.training, 0, QUIET)
     mlp = decoder.layers[1].mlp
-    gate, up = (
-        mlp.gate_up_proj.weight.chunk(2) if family == "phi3" else (mlp.gate_proj.weight, mlp.up_proj.weight)
-    )
+    gate, up = mlp.gate_up_proj.weight.chunk(2) if family == "phi3" else (mlp.gate_proj.weight, mlp.up_proj.weight)
     assert torch.equal(gate, up)
 
 

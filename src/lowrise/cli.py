@@ -119,7 +119,7 @@ def plan(
 
 
 @app.command()
-@takes("text", "dataset", "written", "max_ram", "eval_text", "windows", *OPENING)
+@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING)
 def apply(
     model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],
@@ -220,7 +220,7 @@ def observe(
     force: Force = False,
     fresh: Fresh = False,
 ) -> None:
-    """How alike a model's layers are, in outputs and weights: numbers as JSON, and pictures."""
+    """Similarity of a model's layers, by their outputs and weights: numbers as JSON, and pictures."""
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, inputs_of(settings))
     with _working("observe", quiet) as progress:

@@ -32,7 +32,12 @@ OPTIONS: dict[str, Any] = {
     ],
     "text": Annotated[list[str] | None, typer.Option(help="Calibration text; repeatable.", metavar="FILE")],
     "dataset": Annotated[str | None, typer.Option(help="Calibration from `datasets`: NAME or NAME:CONFIG.")],
-    "written": Annotated[str | None, typer.Option(help="Share the model writes beside --text, 0 to 1.", metavar="X")],
+    "synthetic_share": Annotated[
+        str | None,
+        typer.Option(
+            "--synthetic-share", "--written", help="Share the model writes beside --text, 0 to 1.", metavar="X"
+        ),
+    ],
     "samples": Annotated[str | None, typer.Option(help="Calibration windows [default: the preset's].", metavar="N")],
     "length": Annotated[
         str | None,
@@ -50,26 +55,40 @@ OPTIONS: dict[str, Any] = {
     "repair": Annotated[
         str | None, typer.Option(help="Of what is left, after the cut: none, or one of `lowrise presets`.")
     ],
-    "effort": Annotated[
-        str | None, typer.Option(help="refit, refit-span: tokens (and trials) of the search, 1 or more.", metavar="N")
+    "search_budget": Annotated[
+        str | None,
+        typer.Option(
+            "--search-budget",
+            "--effort",
+            help="refit, refit-span: times the usual tokens (and trials) of the search.",
+            metavar="N",
+        ),
     ],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
     ],
     "loss": Annotated[str | None, typer.Option(help="Of training: mse, as published, or relative.")],
-    "combine": Annotated[int | None, typer.Option(help="laco: layers that become one, C [default: 4].")],
-    "low": Annotated[int | None, typer.Option(help="laco: the lowest layer a merge may begin at [default: 1].")],
-    "high": Annotated[int | None, typer.Option(help="laco: where the merged layers end [default: the last layer].")],
-    "interval": Annotated[int | None, typer.Option(help="laco: layers to go down after a merge, I [default: 2].")],
+    "combine": Annotated[int | None, typer.Option(help="Merge search: layers that become one, C [default: 4].")],
+    "low": Annotated[
+        int | None, typer.Option(help="Merge search: the lowest layer a merge may begin at [default: 1].")
+    ],
+    "high": Annotated[
+        int | None, typer.Option(help="Merge search: where the merged layers end [default: the last layer].")
+    ],
+    "interval": Annotated[
+        int | None, typer.Option(help="Merge search: layers to go down after a merge, I [default: 2].")
+    ],
     "threshold": Annotated[
-        float | None, typer.Option(help="laco: similarity a merge must exceed, T [default: 0.65, unless --remove].")
+        float | None,
+        typer.Option(help="Merge search: similarity a merge must exceed, T [default: 0.65, unless --remove]."),
     ],
     "representation": Annotated[
-        str | None, typer.Option(help="laco: flattened-final, as published, or per-token, before the final norm.")
+        str | None,
+        typer.Option(help="Merge search: flattened-final, as published, or per-token, before the final norm."),
     ],
-    "norms": Annotated[str | None, typer.Option(help="laco: keep the first layer's norms, or merge them too.")],
+    "norms": Annotated[str | None, typer.Option(help="Merge search: keep the first layer's norms, or merge them too.")],
     "strict": Annotated[
-        bool | None, typer.Option("--strict", help="laco: exit 2 if nothing is merged or the output collapses.")
+        bool | None, typer.Option("--strict", help="Merge search: exit 2 if nothing is merged or the output collapses.")
     ],
     "max_ram": Annotated[str | None, typer.Option(help="For training pairs, as 4G [default: half of what is free].")],
     "eval_text": Annotated[
@@ -95,12 +114,12 @@ OPTIONS: dict[str, Any] = {
 }
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
-COLLAPSE = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
-CALIBRATING = ("text", "dataset", "written", "samples", "length", "seed", "bos")
+MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
+CALIBRATING = ("text", "dataset", "synthetic_share", "samples", "length", "seed", "bos")
 SIZES = ("remove", "layers", "keep_parameters", "keep_memory", "keep_latency")
-SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "effort", "avoid_massive", "loss")
+SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "search_budget", "avoid_massive", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", *SIZES))
-SEARCHING = (*COLLAPSE, "strict")
+SEARCHING = (*MERGE_SEARCH, "strict")
 
 # The base of what typer raises for an unusable command line; it has no public name of its own.
 UsageError: type[BaseException] = typer.BadParameter.__mro__[1]
@@ -155,7 +174,7 @@ def given_layers(recipe_file: Path | None, given: dict[str, Any], **more: Any) -
         given["training"] = {"loss": given.pop("loss")}
     if "tasks" in given:
         given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
-    searching = {name: given.pop(name) for name in COLLAPSE if name in given}
+    searching = {name: given.pop(name) for name in MERGE_SEARCH if name in given}
     if searching:
-        given["collapse"] = searching
+        given["merge_search"] = searching
     return [read_recipe(recipe_file), given] if recipe_file is not None else [given]

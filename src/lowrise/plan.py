@@ -208,7 +208,8 @@ def rule_weights(rule: Rule, count: int) -> list[float]:
 
 
 # What a plan keeps of the recipe, beside what it says of its calibration. How to train stands with what is trained, and
-# here only where nothing is. `removed` is no key of a recipe: the net layers that a size to be kept came to.
+# here only where nothing is. `removed` is no key of a recipe: the net layers that a size to be kept came to. Keys that
+# have been renamed (settings.OLDER_KEYS) keep their older spelling here: the same plan has the same bytes as ever.
 SETTINGS = (
     *("remove", "layers", "keep_parameters", "keep_memory", "keep_latency", "removed"),
     *("select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict"),

@@ -9,23 +9,25 @@ from lowrise.errors import PlanError, RecipeError, reason
 from lowrise.plan import SETTINGS, Plan, Replace
 from lowrise.reading import sha256_or_none
 from lowrise.recipe import SIZES, Recipe, build_recipe, layers_to_remove, presets
-from lowrise.settings import Training
+from lowrise.settings import OLDER_KEYS, Training, current_keys
 from lowrise.sizes import named_layers
 
 _SAID_ALONE = ("layers", "keep_parameters", "keep_memory", "keep_latency")  # settings that stand in a plan if given
 _OF_SIZES = (*_SAID_ALONE[1:], "removed")
+_IN_PLANS = {key: older for older, key in OLDER_KEYS.items()}  # see plan.SETTINGS
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
 
 
 def settings_of(recipe: Recipe, removed: int | None) -> dict[str, Any]:
     """The part of a recipe that a plan keeps as it is. removed: net layers that a size to be kept came to."""
-    settings = recipe.model_dump(include={*SETTINGS} - {"training"})
+    kept = recipe.model_dump(include={*current_keys(dict.fromkeys(SETTINGS))} - {"training"})
+    settings = {_IN_PLANS.get(key, key): value for key, value in kept.items()}
     for key in _SAID_ALONE:
         if settings[key] is None:
             del settings[key]
     if any(getattr(recipe, key) is not None for key in SIZES if key != "remove"):
         settings["removed"] = removed
-    if not any("collapse" in row.settings for row in recipe.methods):
+    if not any("merge_search" in row.settings for row in recipe.methods):
         del settings["collapse"]
     training = recipe.training.model_dump(exclude={"validation"})
     if recipe.network == "none" and training != Training().model_dump(exclude={"validation"}):
@@ -97,15 +99,15 @@ def recipe_of_plan(plan: Plan, given: dict[str, Any], where: str) -> Recipe:
         "preset": plan.preset,
         "seed": made_from.seed,
         "dataset": made_from.dataset,
-        "written": made_from.written if beside else 0.0,
+        "synthetic_share": made_from.written if beside else 0.0,
         "training": trained[0] if trained else untrained,
     }
     own = build_recipe(known, {"text": [text.path for text in made_from.sources]}, where=where)
-    for name in ("dataset", "written"):
+    for name in ("dataset", "synthetic_share"):
         if name in given and str(given[name]) != str(getattr(own, name)):
             expected = f"{getattr(own, name) or 'none'}, as the plan was made with"
-            raise PlanError(f"--{name}", expected, str(given[name]), "leave it out, or plan anew")
-    more = {key: value for key, value in given.items() if key not in ("text", "dataset", "written")}
+            raise PlanError(f"--{name.replace('_', '-')}", expected, str(given[name]), "leave it out, or plan anew")
+    more = {key: value for key, value in given.items() if key not in ("text", "dataset", "synthetic_share")}
     text = _texts(plan, given.get("text", []), where)
     return build_recipe(own.model_dump(), more, {"text": text})
 

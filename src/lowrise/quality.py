@@ -1,4 +1,4 @@
-"""The quality gate: when a result counts as collapsed. One rule for the search, terminal, tables, page and card."""
+"""When a result counts as collapsed. One rule for the search, terminal, tables, page and card."""
 
 from __future__ import annotations
 

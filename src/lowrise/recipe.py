@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
-from lowrise.settings import Bos, Collapse, Form, Strict, Training
+from lowrise.settings import Bos, Form, MergeSearch, Strict, Training, current_keys
 from lowrise.sizes import bytes_of, count_of, named_layers
 
 
@@ -78,11 +78,11 @@ class Recipe(BaseModel):
     network: Network = "layer"
     form: Form = "paper"
     repair: Repair = "none"  # layer by layer, of the layers that are left, or of what stands in a span's place
-    effort: int = Field(1, ge=1)  # of the search with repair: tokens and trials it may take, in multiples of the usual
+    search_budget: int = Field(1, ge=1)  # of the search with repair: times the usual tokens and trials
     avoid_massive: bool = False
     text: list[str] = []
     dataset: str | None = None
-    written: float = Field(0.0, ge=0, lt=1)  # share of the windows that the model writes itself beside text or dataset
+    synthetic_share: float = Field(0.0, ge=0, lt=1)  # of the windows, written by the model beside text or dataset
     tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
     bos: Bos = "auto"  # auto: windows begin with what the tokenizer puts in front of a text
     samples: int = Field(128, gt=0, le=10**7)  # windows
@@ -90,7 +90,7 @@ class Recipe(BaseModel):
     calibration_length: int | None = Field(None, gt=1, le=2**30)  # of calibration alone; None: as `length`
     seed: int = Field(0, ge=0, lt=2**63)
     training: Training = Training()
-    collapse: Collapse = Collapse()
+    merge_search: MergeSearch = MergeSearch()
     strict: bool = False  # a search that accepts nothing, or whose result collapses, ends with exit status 2
     max_ram: str | None = None  # for training pairs, as 800M or 4G; None: half of what is free
     eval_text: list[str] = []
@@ -111,11 +111,12 @@ class Recipe(BaseModel):
         """What is given wins. YAML reads `remove: 8` as a number; layers may be a list of them."""
         if not isinstance(data, dict):
             return data
+        data = current_keys(data)
         for key in ("remove", "keep_parameters", "keep_memory", "layers"):
             named = data.get(key) if key == "layers" and isinstance(data.get(key), list) else [data.get(key)]
             if named and all(isinstance(one, int) and not isinstance(one, bool) for one in named):
                 data = {**data, key: ",".join(map(str, named))}
-        parts: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
+        parts: dict[str, type[BaseModel]] = {"training": Training, "merge_search": MergeSearch}
         if data.keys() >= cls.model_fields.keys() and all(isinstance(data[key], parts[key]) for key in parts):
             return data  # a value is assigned to a recipe, which is whole
         return _over_preset({key: _as_given(value) for key, value in data.items()})
@@ -124,8 +125,8 @@ class Recipe(BaseModel):
     def _one_source(self) -> Self:
         if self.text and self.dataset is not None:
             raise ValueError("text or dataset, not both")
-        if self.written and not self.text and self.dataset is None:
-            raise ValueError("`written` is a share beside `text` or `dataset`; without them the model writes all")
+        if self.synthetic_share and not self.text and self.dataset is None:
+            raise ValueError("a share beside `text` or `dataset`; without them the model writes all windows")
         return self
 
     @model_validator(mode="after")
@@ -157,7 +158,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _search_has_one_goal(self) -> Self:
         goals = [key for key in _GOALS if getattr(self, key) is not None]
-        goals += ["threshold"] if self.collapse.threshold is not None else []
+        goals += ["threshold"] if self.merge_search.threshold is not None else []
         if len(goals) > 1:
             one, other = (f"--{goal.replace('_', '-')}" for goal in goals[:2])
             raise _clash(f"{one} and {other}", "one way to say how many layers go", "both", "give one of them")
@@ -202,9 +203,11 @@ def foreign_settings(select: str, network: str, repair: str) -> dict[str, str]:
     looked_at = {key for row in rows for key in row.settings}
     foreign = {key: those for key, those in OF_SOME.items() if key not in looked_at}
     if all(row.looks_at == "sentences" for row in rows):
-        foreign |= dict.fromkeys(("calibration_length", "written"), "look at windows")
-    those = foreign.pop("collapse", None)
-    return foreign if those is None else {**{f"collapse.{key}": those for key in Collapse.model_fields}, **foreign}
+        foreign |= dict.fromkeys(("calibration_length", "synthetic_share"), "look at windows")
+    those = foreign.pop("merge_search", None)
+    return (
+        foreign if those is None else {**{f"merge_search.{key}": those for key in MergeSearch.model_fields}, **foreign}
+    )
 
 
 class Preset(Strict):
@@ -277,7 +280,7 @@ def build_recipe(*layers: dict[str, Any], where: str = "") -> Recipe:
     for layer in layers:
         if any(layer.get(key) is not None for key in _GOALS):
             given = {key: value for key, value in given.items() if key not in _GOALS}  # one size takes another's place
-        given = _merge(given, layer)
+        given = _merge(given, current_keys(layer))
     try:
         return Recipe(**given)
     except ValidationError as error:
@@ -331,7 +334,7 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
     if first["type"] == "extra_forbidden":
-        nested: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
+        nested: dict[str, type[BaseModel]] = {"training": Training, "merge_search": MergeSearch}
         owner = nested.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe
         remedy = close_names(str(first["loc"][-1]), owner.model_fields)
         return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)

@@ -1,10 +1,14 @@
-"""Settings within a recipe: of training and of the search of merges, and the words that settings may take."""
+"""Settings within a recipe: of training and of the merge search, older spellings, and the words settings may take."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lowrise.errors import RecipeError
 
 Form = Literal["paper", "portable"]
 Loss = Literal["mse", "relative"]
@@ -13,6 +17,10 @@ Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 Bos = Literal["auto", "never"]
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
+# Keys of a recipe by their older spelling. Recipes may use it still. Plans do, so that their bytes stay.
+OLDER_KEYS: Mapping[str, str] = MappingProxyType(
+    {"effort": "search_budget", "written": "synthetic_share", "collapse": "merge_search"}
+)
 
 
 class Strict(BaseModel):
@@ -43,7 +51,7 @@ class Training(Strict):
         return self
 
 
-class Collapse(Strict):
+class MergeSearch(Strict):
     """LaCo's search (arXiv 2402.11187, Algorithm 1; METHODS 2.2). Layers are 0-based; the defaults are the paper's."""
 
     rule: Rule = "sum"  # what a merge makes of its layers: METHODS 2.1
@@ -61,3 +69,11 @@ class Collapse(Strict):
         if self.high is not None and self.low >= self.high:
             raise ValueError(f"low ({self.low}) must lie below high ({self.high})")
         return self
+
+
+def current_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe, with keys of an older spelling renamed. Raises RecipeError for a key in both spellings."""
+    for older, key in OLDER_KEYS.items():
+        if older in given and key in given:
+            raise RecipeError(f"{key} and {older}", "one of them", "both", f"leave {older} out: it is {key}, as it was")
+    return {OLDER_KEYS.get(key, key): value for key, value in given.items()}

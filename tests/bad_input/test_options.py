@@ -77,14 +77,15 @@ class TestCommandLine:
             ("--form", "paperr", ("form", "'portable'", "'paperr'")),
             ("--loss", "l1", ("loss", "'relative'", "'l1'")),
             ("--repair", "glue", ("repair", "'refit'", "'glue'")),
-            ("--written", "1", ("written", "less than 1")),
-            ("--effort", "0", ("effort", "greater than or equal to 1")),
+            ("--synthetic-share", "1", ("--synthetic-share", "less than 1")),
+            ("--written", "1", ("--synthetic-share", "less than 1")),
+            ("--effort", "0", ("--search-budget", "greater than or equal to 1")),
             (
-                "--effort",
+                "--search-budget",
                 "2",
                 (
-                    "--effort: expected presets that search with repair, found streamline-none, which does not",
-                    "leave --effort out, or choose another preset",
+                    "--search-budget: expected presets that search with repair, found streamline-none, which does not",
+                    "leave --search-budget out, or choose another preset",
                 ),
             ),
             (

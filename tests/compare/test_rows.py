@@ -57,21 +57,21 @@ def test_one_table_in_four_forms_and_pictures(main: Main, ran: list[str], asked:
     assert "laco-last" in comparison_page(Comparison.model_validate(results))
 
 
-@pytest.mark.parametrize(("repair", "written"), [("none", 0.0), ("refit", 0.5)])
-def test_a_setting_goes_to_the_rows_that_look_at_it(text_file: Path, repair: str, written: float) -> None:
+@pytest.mark.parametrize(("repair", "share"), [("none", 0.0), ("refit", 0.5)])
+def test_a_setting_goes_to_the_rows_that_look_at_it(text_file: Path, repair: str, share: float) -> None:
     """A search of merges looks at sentences alone, but what is to be repaired is fitted on windows."""
     given = {
         "model": "M",
         "text": [str(text_file)],
-        "written": 0.5,
+        "synthetic_share": 0.5,
         "repair": repair,
-        "effort": 2,
+        "search_budget": 2,
         "avoid_massive": True,
     }
     laco, refit, cosine = ask(["laco", "refit", "streamline-none"], ["2"], [given], "").recipes
-    assert (laco.repair, laco.written, laco.effort, laco.avoid_massive) == (repair, written, 1, False)
-    assert (refit.repair, refit.written, refit.effort, refit.avoid_massive) == ("refit", 0.5, 2, False)
-    assert (cosine.repair, cosine.written, cosine.effort, cosine.avoid_massive) == (repair, 0.5, 1, True)
+    assert (laco.repair, laco.synthetic_share, laco.search_budget, laco.avoid_massive) == (repair, share, 1, False)
+    assert (refit.repair, refit.synthetic_share, refit.search_budget, refit.avoid_massive) == ("refit", 0.5, 2, False)
+    assert (cosine.repair, cosine.synthetic_share, cosine.search_budget, cosine.avoid_massive) == (repair, 0.5, 1, True)
 
 
 @pytest.mark.usefixtures("ran")
@@ -247,7 +247,7 @@ def test_presets_and_sizes_may_stand_in_a_recipe(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {tiny_folder}\npresets: [streamline-none, laco-mean]\nremove: [1, 25%]\ntext: [{text_file}]\n"
-        "collapse: {combine: 2}\n"
+        "merge_search: {combine: 2}\n"
     )
     assert main("compare", "--recipe", recipe, *SMALL, "--out", tmp_path / "out")[0] == 0
     states = row_states(tmp_path / "out")

@@ -34,8 +34,8 @@ class Case:
 _METHODS: list[dict[str, Any]] = [
     {"preset": "streamline-none", "samples": 4, "length": 16},
     {"preset": "streamline-none", "avoid_massive": True},
-    {"preset": "refit", "effort": 1, "samples": 4, "calibration_length": 16},
-    {"preset": "laco", "collapse": {"combine": 2, "low": 0, "high": 3, "interval": 1, "words": 8, "rule": "sum"}},
+    {"preset": "refit", "search_budget": 1, "samples": 4, "calibration_length": 16},
+    {"preset": "laco", "merge_search": {"combine": 2, "low": 0, "high": 3, "interval": 1, "words": 8, "rule": "sum"}},
     {"preset": "streamline-ffn", "form": "portable", "training": {"epochs": 1, "validation": 0.5, "warmup": 0.1}},
 ]
 
@@ -43,7 +43,15 @@ _METHODS: list[dict[str, Any]] = [
 def recipe(mutator: Mutator, base: Path, box: Path) -> Case:
     sound: dict[str, Any] = {"model": str(base / "model"), "text": [str(base / "text.txt")], "remove": 1}
     sound |= mutator.choice(_METHODS)
-    others = {"seed": 0, "device": "cpu", "written": 0.25, "dtype": "auto", "max_ram": "1G", "tasks": [], "windows": 2}
+    others = {
+        "seed": 0,
+        "device": "cpu",
+        "synthetic_share": 0.25,
+        "dtype": "auto",
+        "max_ram": "1G",
+        "tasks": [],
+        "windows": 2,
+    }
     others |= {"eval_text": [str(base / "text.txt")], "trust_remote_code": False, "speed": False}
     kept = sound | {key: value for key, value in others.items() if mutator.random() < 0.3}
     file = box / "in" / "recipe.yaml"
@@ -315,7 +323,11 @@ def unless_long() -> Iterator[None]:
     def stopping(name: str) -> Callable[..., Any]:
         def wrapped(run: Any, *rest: Any) -> Any:
             recipe = run.recipe
-            if recipe.samples * recipe.fitted_length > _LONG or recipe.effort > 4 or (recipe.training.epochs or 1) > 4:
+            if (
+                recipe.samples * recipe.fitted_length > _LONG
+                or recipe.search_budget > 4
+                or (recipe.training.epochs or 1) > 4
+            ):
                 sys.exit(0)
             return made[name](run, *rest)
 

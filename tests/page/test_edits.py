@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lowrise.plan import Drop, Merge, Replace
-from lowrise.report.edits import descended, describe, describe_repair, neurons_taken
+from lowrise.report.edits import describe, describe_repair, reconstructed, transplanted_neurons
 from lowrise.results import RepairFit
 
 DROP = Drop(start=2, stop=4)
@@ -45,17 +45,21 @@ def test_a_repair_is_said_once_and_of_layers_that_are_left(edits: Any, fits: Any
     assert said is None if says is None else says in str(said)
 
 
-def test_neurons_are_counted_by_the_layer_that_took_them() -> None:
+def test_neurons_are_counted_by_the_layer_that_they_are_in() -> None:
     fits = [fit(3, neurons=1200), fit(5), fit(8, neurons=7)]
-    assert neurons_taken(fits) == "MLP neurons taken over from layers that go: 1,200 by layer 3, 7 by layer 8"
-    assert neurons_taken(fits[1:2]) is None
+    assert (
+        transplanted_neurons(fits) == "MLP neurons transplanted from removed layers: 1,200 into layer 3, 7 into layer 8"
+    )
+    assert transplanted_neurons(fits[1:2]) is None
 
 
-def test_layers_fitted_on_by_gradient_descent_are_named() -> None:
+def test_reconstructed_layers_are_named() -> None:
     fits = [fit(3, descended=True), fit(5), fit(8, descended=True)]
-    assert "gradient descent (Adam) then fitted layers 3, 8 on, each toward" in str(descended(fits))
-    assert "then fitted layer 3 on toward" in str(descended(fits[:1]))
-    assert descended(fits[1:2]) is None
+    assert "block reconstruction (Adam, one layer at a time) then trained layers 3, 8, each toward" in str(
+        reconstructed(fits)
+    )
+    assert "then trained layer 3 toward" in str(reconstructed(fits[:1]))
+    assert reconstructed(fits[1:2]) is None
 
 
 def test_a_network_is_repaired_in_its_own_last_matrix() -> None:

@@ -52,7 +52,7 @@ def test_every_figure_is_drawn_and_nothing_else_happens(
     assert page.evaluate("document.documentElement.scrollWidth") == width
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 27)"
     assert dark is (scheme == "dark")
-    assert page.locator(".storey").count() == 6 + 4 + 4  # depth, and a roof and a ground floor each
+    assert page.locator(".layer").count() == 6 + 4 + 4  # layers, and what stands below and above them in each
     _hover(page, "speed")
     page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
     for name in figures:  # drawn anew in the other colours

@@ -21,7 +21,7 @@ from refusals import Main
 
 
 @pytest.mark.parametrize(
-    ("kind", "depth", "charts"),
+    ("kind", "layers", "charts"),
     [
         ("layer", {"s-replaced": 3, "s-network": 1, "s-kept": 6}, {"spans", "pairs", "layers", "norms", "training-0"}),
         ("none", {"s-dropped": 2, "s-kept": 8}, {"spans", "pairs", "layers", "norms"}),
@@ -32,12 +32,12 @@ from refusals import Main
         ("weights", {"s-dropped": 2, "s-kept": 8}, {"weights", "pairs", "layers", "norms"}),
     ],
 )
-def test_the_page_shows_the_house_and_the_curves(
-    finished: dict[str, Path], kind: str, depth: dict[str, int], charts: set[str]
+def test_the_page_shows_the_layers_and_the_curves(
+    finished: dict[str, Path], kind: str, layers: dict[str, int], charts: set[str]
 ) -> None:
-    """Storeys of both houses: six before, four after; the legend draws each kind once more."""
+    """Layers of both models: six before, four after; the legend draws each kind once more."""
     page = page_of(finished[kind])
-    assert {name: len(page.of_class(name)) - 1 for name in depth} == depth
+    assert {name: len(page.of_class(name)) - 1 for name in layers} == layers
     assert {id.removeprefix("chart-") for id in page.ids() if id.startswith("chart-")} == charts
     drawn = next(json.loads(text) for attributes, text in page.scripts if attributes.get("id") == "charts")
     assert {item["target_id"] for item in drawn} == {f"chart-{name}" for name in charts}
@@ -195,16 +195,16 @@ def test_odd_numbers_do_not_stop_a_page(main: Main, folder: Path, odd: float) ->
     assert {"chart-pairs", "chart-layers", "chart-norms", "chart-spans"} <= page_of(folder).ids()
 
 
-def test_a_house_of_any_height_stands(tiny_plan_of: Callable[[int], Any]) -> None:
-    from lowrise.report.layer_diagram import build_house
+def test_a_model_of_any_depth_is_drawn(tiny_plan_of: Callable[[int], Any]) -> None:
+    from lowrise.report.layer_diagram import layer_diagram
 
     for layers in (2, 12, 126):
-        house = build_house(tiny_plan_of(layers))
-        assert (len(house.before), len(house.after)) == (layers, layers - 1)
-        assert house.before[0].y + house.storey == pytest.approx(house.ground)
-        floors = [storey.y for storey in house.before]
-        assert floors == sorted(floors, reverse=True)
-        assert floors[-1] > 0
+        diagram = layer_diagram(tiny_plan_of(layers))
+        assert (len(diagram.before), len(diagram.after)) == (layers, layers - 1)
+        assert diagram.before[0].y + diagram.height == pytest.approx(diagram.base)
+        heights = [layer.y for layer in diagram.before]
+        assert heights == sorted(heights, reverse=True)
+        assert heights[-1] > 0
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from lowrise.errors import PlanError
 from lowrise.plan import Plan
 from lowrise.report.charts import Chart
 from lowrise.report.figures import scores_chart
+from lowrise.report.page_charts import chart_item
 from lowrise.scores import scores_of
 
 
@@ -56,7 +57,7 @@ def test_it_marks_what_went_and_says_what_a_trial_was(span: int, bridged: bool, 
     chart = chart_of(plan(span, scores))
     assert chart is not None
     assert chart.sentence.startswith(says)
-    columns = [(one["x"], one["y"]) for one in sources(chart.item)]
+    columns = [(one["x"], one["y"]) for one in sources(chart_item(chart))]
     assert ([1, 2, 3, 4], divergences[1:]) in columns
     assert ([2], [0.3]) in columns
 
@@ -120,5 +121,6 @@ def test_rounds_and_what_was_repaired_in_the_end_are_told_apart(finalists: list[
         "without layer 1, layer 3 it is 0.2500; the lowest was taken."
     )
     assert chart.sentence.endswith(said if finalists else "left.")
-    assert ("lowest of its round" in str(chart.item)) == bool(finalists)
-    assert ("taken out" in str(chart.item)) != bool(finalists)
+    labels = [label for label, _colour, _shape in chart.keys]
+    assert ("lowest of its round" in labels) == bool(finalists)
+    assert ("taken out" in labels) != bool(finalists)

@@ -16,10 +16,10 @@ from lowrise.api.progress import Progress, reporting
 from lowrise.calibration import Windows, check_known
 from lowrise.errors import RecipeError, TextError
 from lowrise.recipe import build_recipe
-from lowrise.settings import Bos
+from lowrise.settings import Bos, current_keys
 
 GIVEN = "token ids that were given"
-OF_TOKENS = ("text", "dataset", "written", "samples", "length", "calibration_length", "seed", "bos", "tokens")
+OF_TOKENS = ("text", "dataset", "synthetic_share", "samples", "length", "calibration_length", "seed", "bos", "tokens")
 """Keys of a recipe that say how calibration tokens are made."""
 Paths = Sequence[str | Path] | str | Path
 
@@ -36,29 +36,33 @@ def calibrate(
     text: Paths = (),
     *,
     dataset: str | None = None,
-    written: float | None = None,
+    synthetic_share: float | None = None,
     samples: int = 128,
     length: int = 512,
     seed: int = 0,
     bos: Bos = "auto",
+    written: float | None = None,
     progress: Progress = None,
 ) -> Windows:
     """Windows of tokens (samples, length), int64, unpadded, in an order that the seed decides.
 
     text: files of UTF-8. dataset: of `datasets`, as NAME or NAME:CONFIG; not both. Without either the model writes all
-    of them, sampled from BOS. written: share of the windows, 0 to 1, that it writes beside a text or a dataset. length:
-    tokens a window, capped by the model's positions. bos: `auto` begins each window with what the tokenizer puts in
-    front of a text, `never` does not. Where a text fills fewer windows, there are fewer.
+    of them, sampled from BOS. synthetic_share: of the windows, 0 to 1, that it writes beside a text or a dataset.
+    length: tokens a window, capped by the model's positions. bos: `auto` begins each window with what the tokenizer
+    puts in front of a text, `never` does not. written: an older spelling of synthetic_share. Where a text fills fewer
+    windows, there are fewer.
     Raises TextError for text that cannot be read or does not fill one window, RecipeError for a setting out of range.
 
     >>> model = lowrise.open("org/name")
     >>> lowrise.calibrate(model, text=["a.txt"], samples=4, length=16).ids.shape
     torch.Size([4, 16])
     """
+    share = {"synthetic_share": synthetic_share, "written": written}
     settings = {
         "text": paths(text),
         "dataset": dataset,
-        "written": 0.0 if written is None else written,
+        "synthetic_share": 0.0,
+        **current_keys({key: value for key, value in share.items() if value is not None}),
         "samples": samples,
         "length": length,
         "seed": seed,
@@ -129,8 +133,9 @@ def paths(given: Paths) -> list[str]:
 
 
 def keys_of(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Keys of a recipe as given in Python, where a file may be a Path."""
-    return {key: paths(value) if key in ("text", "eval_text") else value for key, value in recipe.items()}
+    """Keys of a recipe as given in Python, where a file may be a Path and a key spelled as it once was."""
+    given = current_keys(recipe)
+    return {key: paths(value) if key in ("text", "eval_text") else value for key, value in given.items()}
 
 
 def _fields(windows: Windows) -> dict[str, Any]:

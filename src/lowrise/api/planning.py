@@ -39,7 +39,7 @@ def plan(
     say (`text`, `dataset`, `samples`, ...; without any the model writes them). The merge search of `laco` looks at
     sentences: give `text=[...]` there; tokens beside it are for a repair. preset: a name of `lowrise presets`; `refit`
     by default, `given` where layers are given. remove: net layers, 8 or "25%". layers: these, 0-based, [12, 13, 14] or
-    "12-14". settings: other keys of a recipe, as `repair="refit"`, `effort=2`, `collapse={"combine": 3}`,
+    "12-14". settings: other keys of a recipe, as `repair="refit"`, `search_budget=2`, `merge_search={"combine": 3}`,
     `keep_parameters="1.1B"`.
 
     The plan is a pydantic model: `print(plan.to_json())`. Change its edits, if you like, before you apply it: what

@@ -26,7 +26,7 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import gate_of, plan_edits
+from lowrise.pipeline.planning import held_out_loss_of, plan_edits
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -64,7 +64,7 @@ def edited(
 ) -> tuple[Plan, list[TrainingCurve], list[Fit]]:
     """In place. The plan with what the edits did to the loss, if there are windows to measure it on."""
     run = Run(recipe, reporter, "apply")
-    held_out_loss = None if windows is None else gate_of(run, plan, opened, windows)
+    held_out_loss = None if windows is None else held_out_loss_of(run, plan, opened, windows)
     curves, fits = edit_model(run, plan, opened, windows)
     if held_out_loss is not None:
         plan = held_out_loss.noted(plan, opened.decoder)

@@ -96,7 +96,7 @@ def mend(folder: Path, progress: Reporter) -> None:
 def tokens_file(folder: Path, recipe: Recipe) -> Path:
     """Where the calibration tokens of this row's kind and number lie."""
     if method("criterion", recipe.select).looks_at == "sentences":
-        name = f"sentences-{recipe.samples}x{recipe.collapse.words}"
+        name = f"sentences-{recipe.samples}x{recipe.merge_search.words}"
     else:
         name = f"windows-{recipe.samples}x{recipe.fitted_length}"
     return folder / "calibration" / f"{name}.safetensors"
@@ -152,7 +152,7 @@ class Row:
             (self.place / "row.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return ["run", "--recipe", str(self.place / "row.yaml"), "--out", str(self.model)]
 
-    def transplant_block(self, keep: bool) -> bool:
+    def resume(self, keep: bool) -> bool:
         """Whether the row is finished. One whose output is whole becomes so: what waited for it was killed before
         noting it. What its end left undone is done.
         """

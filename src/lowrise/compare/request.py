@@ -11,6 +11,7 @@ from lowrise.compare.folder import ASKED, read_question
 from lowrise.errors import OutputError, RecipeError, TextError
 from lowrise.reading import refusing, sha256_of
 from lowrise.recipe import SIZES, Recipe, build_recipe, check_values, foreign_settings, presets
+from lowrise.settings import current_keys
 
 KINDS = {"select", "network", "repair"}  # settings that decide which others a row looks at
 
@@ -51,6 +52,7 @@ def ask(names: list[str], sizes: list[str], layers: list[dict[str, Any]], where:
     """
     _check_list("--presets", "a preset", "streamline-none,laco", names)
     _check_list("--remove", "a size", "4,8 or 25%", sizes)
+    layers = [current_keys(layer) for layer in layers]
     for layer in layers:
         check_values(layer, where)  # of what goes to no preset too
         for key in SIZES[1:]:
@@ -96,7 +98,7 @@ def check_same(folder: Path, asked: ComparisonRequest) -> None:
     for title, recipe in begun["rows"].items():
         if title not in now["rows"]:
             raise OutputError(folder, f"the row it was begun with, {title}", "none such asked for", remedy)
-        difference = _difference(recipe, now["rows"][title])
+        difference = _difference(current_keys(recipe), now["rows"][title])
         if difference is not None:
             key, before, after = difference
             raise OutputError(folder, f"{key} {before!r}, with which it was begun", f"{after!r}", remedy)

@@ -61,7 +61,7 @@ def measure_dense(asked: ComparisonRequest, folder: Path, progress: Reporter) ->
 def finish_rows(rows: list[Row], keep: bool, progress: Reporter) -> Iterator[Row]:
     """Run what is not finished, in order; each row as it ends. A row that fails is noted, and the next one begins."""
     for number, row in enumerate(rows, 1):
-        if row.transplant_block(keep):
+        if row.resume(keep):
             continue
         where = f"row {number} of {len(rows)}: {row.title}"
         progress.say(f"{where}{_time_left(rows, number)}")

@@ -43,10 +43,10 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     # truncation and padding are how a tokenizer was last called, not what it is
     written = None if backend is None else _without_call_state(backend.to_str())
-    return digest([written, special, alike_key(tokenizer)])
+    return digest([written, special, tokenization_sha256(tokenizer)])
 
 
-def alike_key(tokenizer: Any) -> str:
+def tokenization_sha256(tokenizer: Any) -> str:
     """Equal for two tokenizers that give the same ids: vocabulary and the ids of a sample, special tokens added."""
     try:
         ids = encode(tokenizer, _PROBE, "")

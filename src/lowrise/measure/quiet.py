@@ -12,7 +12,7 @@ from lowrise.progress import Reporter
 
 @contextmanager
 def quiet_lm_eval(progress: Reporter | None = None) -> Iterator[None]:
-    """Nothing of lm-eval on stdout or stderr; to `report` goes what it warns of a model's input (too long), once."""
+    """Nothing of lm-eval on stdout or stderr; to `progress` goes what it warns of a model's input (too long), once."""
     everything, models = logging.getLogger("lm_eval"), logging.getLogger("lm_eval.models")
     before = everything.level, models.level, models.propagate
     heard = _Heard(logging.WARNING)

@@ -12,13 +12,13 @@ Kind = Literal["criterion", "repair", "network"]
 LooksAt = Literal["states", "windows", "sentences", "nothing"]
 
 # Keys of a recipe that only some methods look at, and what methods do that look at them. A key of settings within it
-# stands for all of those. `calibration_length` and `written` need no row's word: they are of windows.
+# stands for all of those. `calibration_length` and `synthetic_share` need no row's word: they are of windows.
 OF_SOME: Mapping[str, str] = MappingProxyType(
     {
-        "collapse": "search merges",
+        "merge_search": "search merges",
         "strict": "search merges",
         "avoid_massive": "choose by states",
-        "effort": "search with repair",
+        "search_budget": "search with repair",
         "layers": "take layers by hand",
         "form": "put a network of two forms back",
         "training.loss": "train",

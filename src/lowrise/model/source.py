@@ -94,7 +94,21 @@ def open_model(
     """
     _silence_transformers()
     target = pick_device(device)
-    folder, gguf, revision = _locate(source, trust_remote_code, allow_pickle)
+    place = _locate(source, trust_remote_code, allow_pickle)
+    with contextlib.nullcontext() if place[1] is None else _reading_once():
+        return _open(source, *place, dtype, target, trust_remote_code, allow_pickle)
+
+
+def _open(
+    source: str,
+    folder: Path,
+    gguf: Path | None,
+    revision: str | None,
+    dtype: str,
+    target: torch.device,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+) -> OpenModel:
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is not None:
         kwargs["gguf_file"] = gguf.name
@@ -161,7 +175,8 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     else:
         gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
-    return _load_tokenizer(source, folder, kwargs)
+    with contextlib.nullcontext() if gguf is None else _reading_once():
+        return _load_tokenizer(source, folder, kwargs)
 
 
 def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
@@ -271,6 +286,12 @@ def _load(source: str, action: Any) -> Any:
 def _load_tokenizer(source: str, folder: Path, kwargs: dict[str, Any]) -> Any:
     with tokenizing(source, ModelError):
         return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
+
+
+def _reading_once() -> contextlib.AbstractContextManager[None]:
+    from lowrise.model.gguf_once import read_once  # the package takes its time to import
+
+    return read_once()
 
 
 @contextlib.contextmanager

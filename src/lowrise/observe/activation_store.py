@@ -51,7 +51,7 @@ class ActivationStore:
                 tempfile.gettempdir(),
                 "room for the states of a search",
                 error.strerror or str(error),
-                "set TMPDIR to a larger disk, or give fewer --samples, or less --effort",
+                "set TMPDIR to a larger disk, or give fewer --samples, or less --search-budget",
             ) from error
 
     def get(self, key: Hashable) -> Tensor:

@@ -29,7 +29,7 @@ from lowrise.pipeline.opening import (
     windows_or_sentences,
     windows_to_fit,
 )
-from lowrise.pipeline.planning import check_counts, check_plan, gate_of, plan_edits, tell_changes
+from lowrise.pipeline.planning import check_counts, check_plan, held_out_loss_of, plan_edits, tell_changes
 from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
@@ -113,7 +113,7 @@ def _apply(run: Run, plan: Plan) -> Results:
     windows, held_out_loss = None, None
     if plan.is_fitted:
         windows = calibrate(run, opened)
-        held_out_loss = gate_of(run, plan, opened, windows)
+        held_out_loss = held_out_loss_of(run, plan, opened, windows)
     dense = measure_model(run, opened.decoder, opened, texts, NO_TASKS)
     return apply_and_write(run, plan, opened, windows, texts, dense, held_out_loss)
 
@@ -143,7 +143,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter) -> Res
 
 
 def observe_model(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False) -> Analysis:
-    """How alike a model's layers are, in what they put out and in their weights: observation.json and pictures.
+    """Similarity of a model's layers, by their outputs and weights: observation.json and pictures.
 
     fresh: as of `run`.
     """

@@ -30,9 +30,10 @@ from lowrise.pipeline.measuring import Measured, make_results, measure_model, re
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.repairing import HeldOutLoss, held_out_windows, repair_model, tell_fits
 from lowrise.plan import Drop, Merge, Plan
-from lowrise.report.curve import draw_training_curve
 from lowrise.report.edits import describe, describe_repair
 from lowrise.report.page import build_report
+from lowrise.report.static_charts import write_svg
+from lowrise.report.training_figure import training_chart
 from lowrise.results import Curve, RepairFit, Results
 
 
@@ -48,7 +49,7 @@ def apply_and_write(
 ) -> Results:
     """The results, which lie in the folder too.
 
-    gate: measures what the edits did to the loss, where the plan does not know it already.
+    held_out_loss: measures what the edits did to the loss, where the plan does not know it already.
     observation: what `run` saw of the layers before it planned, if it looked at them.
     """
     recipe, out, clock = run.recipe, run.place, run.clock
@@ -154,4 +155,4 @@ def _write_side_files(
     for index, curve in enumerate(curves):
         name = "training" if len(curves) == 1 else f"training-{index}"
         (side / f"{name}.json").write_text(json.dumps(curve.data()) + "\n", encoding="utf-8")
-        draw_training_curve(Curve(**curve.data()), side / f"{name}.svg")
+        write_svg([training_chart(Curve(**curve.data()))], side / f"{name}.svg")

@@ -12,7 +12,7 @@ from lowrise.progress import Reporter
 
 @dataclass
 class Clock:
-    """Seconds by stage, those of earlier attempts at the same run among them. report: shows the stage that goes on."""
+    """Seconds by stage, with those of earlier attempts at the same run. progress: shows the stage that goes on."""
 
     progress: Reporter
     seconds: dict[str, float] = field(default_factory=dict)

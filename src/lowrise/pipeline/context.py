@@ -16,7 +16,7 @@ Command = Literal["run", "plan", "apply", "observe", "measure"]
 
 @dataclass
 class Run:
-    """recipe: all settings. report: what the user sees. command: which of them it is.
+    """recipe: all settings. progress: what the user sees. command: which of them it is.
 
     out: the output, where there is one; force: whether it may replace what is there. alone: whether no other process
     works for it, so that what is done can be kept beside it; fresh: what was kept before is not gone on with. work:

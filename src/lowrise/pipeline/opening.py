@@ -11,7 +11,7 @@ from lowrise.calibration.stored import put_together, stored_tokens, taken_apart
 from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
-from lowrise.measure.identity import alike_key
+from lowrise.measure.identity import tokenization_sha256
 from lowrise.methods import load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
@@ -59,7 +59,7 @@ def check_same_tokens(recipe: Recipe, dense: str) -> None:
 
 def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> None:
     """Raises ModelError where the dense model's tokenizer gives other tokens than that of `source`."""
-    if alike_key(ours) != alike_key(theirs):
+    if tokenization_sha256(ours) != tokenization_sha256(theirs):
         found = f"another, of {len(theirs):,} tokens against {len(ours):,}"
         expected = f"a model of the same tokenizer as {source}"
         raise ModelError(where, expected, found, "name the model it was made from")
@@ -136,7 +136,7 @@ def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
             text=recipe.text,
             dataset=recipe.dataset,
             samples=recipe.samples,
-            words=recipe.collapse.words,
+            words=recipe.merge_search.words,
             length=recipe.length,
             seed=recipe.seed,
             progress=run.progress,
@@ -179,7 +179,7 @@ def calibrate(run: Run, opened: OpenModel) -> Windows:
             length=recipe.fitted_length,
             seed=recipe.seed,
             progress=run.progress,
-            written=recipe.written,
+            written=recipe.synthetic_share,
             bos=recipe.bos,
         )
 
@@ -189,7 +189,7 @@ def calibrate(run: Run, opened: OpenModel) -> Windows:
 def calibration_record(recipe: Recipe, made: Windows | Sentences) -> CalibrationRecord:
     """What a plan says of its calibration: `made`, and how the recipe came by it."""
     alone = not recipe.text and recipe.dataset is None
-    more = {"dataset": recipe.dataset, "written": 1.0 if alone else recipe.written}
+    more = {"dataset": recipe.dataset, "written": 1.0 if alone else recipe.synthetic_share}
     return made.record().model_copy(update={**more, "held_out": recipe.training.validation})
 
 

@@ -32,11 +32,11 @@ from lowrise.select.selection import Selection
 def plan_edits(
     run: Run, opened: OpenModel, k: int | None, tokens: Windows | Sentences, fitted_on: Windows | None
 ) -> tuple[Plan, Observation | None, HeldOutLoss | None]:
-    """The plan, what was seen of the layers, if the criterion looks at states, and the gate for what comes of it.
+    """The plan, what was seen of the layers, if the criterion looks at states, and the held-out loss.
 
     k: layers to take out, as of `open_for_planning`. tokens: what the criterion looks at. fitted_on: what edits are
-    fitted on. The gate measures on what they are not fitted on; there is none for a criterion by sentences whose edits
-    are fitted on nothing.
+    fitted on. The loss is measured on what they are not fitted on; there is none for a criterion by sentences whose
+    edits are fitted on nothing.
     """
     decoder, recipe = opened.decoder, run.recipe
     if fitted_on is not None and (recipe.put_back or recipe.repair != "none"):
@@ -147,7 +147,7 @@ def check_plan(plan: Plan, opened: OpenModel) -> None:
     check_repairs(opened.decoder, plan.edits)
 
 
-def gate_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> HeldOutLoss:
+def held_out_loss_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> HeldOutLoss:
     """For a plan that is fitted on `windows`. Raises PlanError as of `check_tokens`."""
     check_tokens(plan, windows, run.progress)
     check_versions(plan, opened.decoder, run.progress)

@@ -22,7 +22,7 @@ from lowrise.progress import Reporter
 from lowrise.quality import is_collapse
 from lowrise.recipe import Recipe
 
-GATE_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
+LOSS_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
 
 
 def held_out_windows(recipe: Recipe, windows: Windows) -> Windows:
@@ -81,8 +81,8 @@ def tell_fits(fits: list[Fit], layers: int, progress: Reporter) -> None:
         where = f"layer {fit.layer}" if fit.layer >= 0 else "embedding"
         target = f"input of layer {fit.stop}" if fit.stop < layers else "output of the last layer"
         how = "" if fit.ridge is None else f", λ {fit.ridge:g}"
-        how += f", {fit.neurons} neurons taken over from layers that go" if fit.neurons else ""
-        how += f", {'then' if fit.written else 'by'} gradient descent" if fit.descended else ""
+        how += f", {fit.neurons} neurons transplanted from removed layers" if fit.neurons else ""
+        how += f", {'then' if fit.written else 'by'} block reconstruction" if fit.descended else ""
         progress.say(f"{where}: held-out reconstruction error × {share:.3f} (target: {target}){how}")
         if not fit.after <= fit.before:  # nor if one is not a number
             remedy = "give more --samples, or choose another repair"
@@ -96,7 +96,7 @@ class HeldOutLoss:
     """
 
     def __init__(self, decoder: Decoder, windows: Windows, clock: Clock, dense: float | None = None) -> None:
-        self._windows = windows.first(max(1, GATE_TOKENS // windows.length))
+        self._windows = windows.first(max(1, LOSS_TOKENS // windows.length))
         self._clock = clock
         self.dense = self.loss(decoder) if dense is None else dense
 
@@ -105,7 +105,7 @@ class HeldOutLoss:
         return self.student_loss(student_of(decoder, []))
 
     def student_loss(self, student: Student) -> float:
-        with self._clock.stage("gate"):
+        with self._clock.stage("held_out_loss"):
             return student.loss(self._windows)
 
     def noted(self, plan: Plan, decoder: Decoder) -> Plan:

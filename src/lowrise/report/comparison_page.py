@@ -6,9 +6,9 @@ from typing import Any
 
 from lowrise.quality import COLLAPSED_RATIO
 from lowrise.report import words
-from lowrise.report.charts import DENSE, MARKERS, SERIES, Chart, canvas, finish, hover, intervals, line, rule
 from lowrise.report.comparison import accuracies, columns, note, strong_headings
 from lowrise.report.comparison_best import best_row
+from lowrise.report.comparison_figures import against_depth, against_time, listed, shown_value
 from lowrise.report.comparison_measures import Measure, measures
 from lowrise.report.document import render_page
 from lowrise.report.scores import Tile
@@ -19,8 +19,8 @@ def comparison_page(results: Comparison) -> str:
     """The page's HTML, from what compare.json holds."""
     rows = results.finished
     drawn, table = measures(results), columns(results)
-    depth = {f"depth-{one.id}": _against_depth(one, rows) for one in drawn}
-    time = {f"time-{one.id}": _against_time(one, rows) for one in drawn if one.id in _AGAINST_TIME}
+    depth = {chart.id: chart for chart in (against_depth(one, rows) for one in drawn)}
+    time = {chart.id: chart for chart in (against_time(one, rows) for one in drawn if one.id in _AGAINST_TIME)}
     presets = list(dict.fromkeys(row.preset for row in results.rows))
     sizes = list(dict.fromkeys(row.removed for row in results.rows))
     name = results.model.source.rstrip("/").rpartition("/")[2]
@@ -30,7 +30,7 @@ def comparison_page(results: Comparison) -> str:
         charts={**depth, **time},
         depth=list(depth.values()),
         time=list(time.values()),
-        lead=f"{_listed(presets)}, at {_listed([str(size) for size in sizes])} of {results.layers} layers.",
+        lead=f"{listed(presets)}, at {listed([str(size) for size in sizes])} of {results.layers} layers.",
         tiles=_tiles(results, sizes, drawn),
         notices=_notices(results),
         table=_shown(table),
@@ -42,74 +42,6 @@ def comparison_page(results: Comparison) -> str:
 
 
 _AGAINST_TIME = ("perplexity-0", "retained")
-
-
-def _against_depth(measure: Measure, rows: list[DoneRow]) -> Chart:
-    made = canvas("share of layers removed, %", _axis(measure), height=320, **_scale(measure))
-    marks, presets = [], _by_preset(measure, rows)
-    for index, (preset, mine) in enumerate(presets):
-        colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-        # beside each other, so that their intervals can be told apart
-        aside = 0.35 * (index - (len(presets) - 1) / 2) if measure.intervals else 0.0
-        places = {row.name: 100 * row.removed_share + aside for row in mine}
-        values = [measure.values[row.name] for row in mine]
-        removed = [0, *(row.removed for row in mine)]
-        shown = [_text(measure, value) for value in (measure.dense, *values)]
-        marks.append(line(made, [0, *places.values()], [measure.dense, *values], preset, colour, marker=marker,
-                          removed=removed, shown=shown))  # fmt: skip
-        known = [row for row in mine if row.name in measure.intervals]
-        lows, highs = ([measure.intervals[row.name][end] for row in known] for end in (0, 1))
-        intervals(made, [places[row.name] for row in known], lows, highs, colour)
-    rule(made, measure.dense, DENSE)
-    if measure.chance is not None:
-        rule(made, measure.chance, DENSE)
-    hover(made, marks, [("", "@label"), ("layers removed", "@removed"), (_axis(measure), "@shown")])
-    return finish(made, f"depth-{measure.id}", measure.title, measure.sentence + _off_the_top(measure))
-
-
-def _against_time(measure: Measure, rows: list[DoneRow]) -> Chart:
-    made = canvas("seconds to compress", _axis(measure), height=320, x_axis_type="log", **_scale(measure))
-    marks = []
-    for index, (preset, mine) in enumerate(_by_preset(measure, rows)):
-        values = [measure.values[row.name] for row in mine]
-        seconds = [max(row.seconds_to_compress, 0.01) for row in mine]
-        marks.append(line(made, seconds, values, preset, SERIES[index % len(SERIES)], dash="dotted", width=1, size=9,
-                          marker=MARKERS[index % len(MARKERS)], removed=[row.removed for row in mine],
-                          shown=[_text(measure, value) for value in values],
-                          took=[words.seconds(value) for value in seconds]))  # fmt: skip
-    rule(made, measure.dense, DENSE)
-    rows_shown = [("", "@label"), ("layers removed", "@removed"), (_axis(measure), "@shown"), ("took", "@took")]
-    hover(made, marks, rows_shown)
-    sentence = "Choosing, editing and repairing; opening, writing and measuring are left out. Better is "
-    sentence += "further left and " + ("lower." if measure.logarithmic else "higher.") + _off_the_top(measure)
-    return finish(made, f"time-{measure.id}", f"{measure.title} and time", sentence)
-
-
-def _by_preset(measure: Measure, rows: list[DoneRow]) -> list[tuple[str, list[DoneRow]]]:
-    """Every preset with its rows that have a value, by size; a preset keeps its place, so its colour, in all charts."""
-    order = dict.fromkeys(row.preset for row in rows)
-    return [
-        (preset, sorted((row for row in rows if row.preset == preset and row.name in measure.values),
-                        key=lambda row: row.removed))
-        for preset in order
-    ]  # fmt: skip
-
-
-def _scale(measure: Measure) -> dict[str, Any]:
-    return {"y_axis_type": "log", "y_range": measure.scale} if measure.logarithmic else {}
-
-
-def _off_the_top(measure: Measure) -> str:
-    gone = [f"{name} ({words.ratio(measure.values[name])})" for name in measure.beyond]
-    return f" Beyond the top: {_listed(gone)}." if gone else ""
-
-
-def _axis(measure: Measure) -> str:
-    return f"{measure.title.lower()}{', times dense' if measure.logarithmic else ''}"
-
-
-def _text(measure: Measure, value: float) -> str:
-    return words.ratio(value) if measure.logarithmic else words.percent(value)
 
 
 def _tiles(results: Comparison, sizes: list[int], drawn: list[Measure]) -> list[Tile]:
@@ -126,10 +58,10 @@ def _tiles(results: Comparison, sizes: list[int], drawn: list[Measure]) -> list[
         if not sound:
             tiles.append(Tile(f"without {layers}", "none", "all have collapsed", bad=True))
             continue
-        best, alike = best_row(sound, judging.get("perplexity-0"), judging.get("retained"))
-        also = [f"{_text(one, one.values[best.name])} {one.title.lower()}" for one in judging.values()
+        best, tied = best_row(sound, judging.get("perplexity-0"), judging.get("retained"))
+        also = [f"{shown_value(one, one.values[best.name])} {one.title.lower()}" for one in judging.values()
                 if best.name in one.values]  # fmt: skip
-        also += [f"tasks do not tell it from {_listed(alike)}"] if alike else []
+        also += [f"tasks do not tell it from {listed(tied)}"] if tied else []
         tiles.append(Tile(f"best without {layers}", best.preset, ", ".join(also)))
     return tiles
 
@@ -166,9 +98,5 @@ def _facts(results: Comparison) -> list[tuple[str, str]]:
     ]
     found += [("calibration sha256", digest) for digest in hashes]
     measured = [*results.dense.perplexity, *results.dense.tasks]
-    found += [("seed", str(results.settings["seed"])), ("measured on", _listed(measured))]
+    found += [("seed", str(results.settings["seed"])), ("measured on", listed(measured))]
     return [*found, *results.versions.items()]
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"

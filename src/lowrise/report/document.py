@@ -14,7 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lowrise.report import words
-from lowrise.report.charts import Chart, bokeh_script
+from lowrise.report.charts import Chart
+from lowrise.report.page_charts import bokeh_script, chart_item
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,7 +50,7 @@ def render_page(template: str, *, title: str, charts: Mapping[str, Chart] | None
     page = found.render(
         title=title,
         charts=charts or {},
-        chart_items=[chart.item for chart in (charts or {}).values()],
+        chart_items=[chart_item(chart) for chart in (charts or {}).values()],
         scripts=[Markup(script) for script in scripts],
         script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'",
         **values,

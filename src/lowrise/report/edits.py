@@ -46,22 +46,23 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
 
 
 def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:
-    """What a repair did, whose neurons moved and which layers were fitted on by gradient descent, as sentences."""
-    found = describe_repair(edits, fits), neurons_taken(fits), descended(fits)
+    """What a repair did, where neurons were transplanted and which layers were trained by themselves, as sentences."""
+    found = describe_repair(edits, fits), transplanted_neurons(fits), reconstructed(fits)
     return [f"{words.capitalize_first(one)}." for one in found if one is not None]
 
 
-def neurons_taken(fits: Sequence[Solved]) -> str | None:
-    """Which layers took over neurons of those that go, and how many; None if none did."""
-    by = [f"{fit.neurons:,} by layer {fit.layer}" for fit in fits if fit.neurons]
-    return f"MLP neurons taken over from layers that go: {', '.join(by)}" if by else None
+def transplanted_neurons(fits: Sequence[Solved]) -> str | None:
+    """Which layers were given neurons of removed layers, and how many; None if none was."""
+    by = [f"{fit.neurons:,} into layer {fit.layer}" for fit in fits if fit.neurons]
+    return f"MLP neurons transplanted from removed layers: {', '.join(by)}" if by else None
 
 
-def descended(fits: Sequence[Solved]) -> str | None:
-    """Which layers were fitted on by gradient descent; None if none was."""
+def reconstructed(fits: Sequence[Solved]) -> str | None:
+    """Which layers were trained by block reconstruction; None if none was."""
     layers = [str(fit.layer) for fit in fits if fit.descended]
     if not layers:
         return None
-    named = f"layer {layers[0]} on" if len(layers) == 1 else f"layers {', '.join(layers)} on, each"
+    named = f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(layers)}, each"
     gap = "the gap" if len(layers) == 1 else "its gap"
-    return f"gradient descent (Adam) then fitted {named} toward the dense model's states behind {gap}"
+    how = "block reconstruction (Adam, one layer at a time)"
+    return f"{how} then trained {named} toward the dense model's states behind {gap}"

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from lowrise.plan import Plan
 from lowrise.report import words
-from lowrise.report.charts import (
-    COMPRESSED,
-    DENSE,
-    MERGED,
-    REMOVED,
-    REPLACED,
-    Chart,
-    canvas,
-    finish,
-    hover,
-    line,
-    rule,
-    whole_numbers,
-)
+from lowrise.report.charts import COMPRESSED, DENSE, MERGED, REMOVED, REPLACED, Axis, Chart, Points, Rule
 from lowrise.report.folder import Contents
 from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
 from lowrise.report.search_figures import bridges_chart, search_chart, weights_chart
-from lowrise.results import Curve
+from lowrise.report.training_figure import training_chart
 from lowrise.scores import (
     CosineScores,
     GreedyScores,
@@ -37,15 +24,11 @@ from lowrise.scores import (
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
     """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, tasks, speed."""
-    seen = contents.observation
+    seen, edits = contents.observation, contents.plan.edits
     found: list[Chart | None] = [
         scores_chart(contents.plan, contents.scores),
-        *(
-            []
-            if seen is None
-            else [layers_chart(contents.plan, seen), norms_chart(contents.plan, seen), pairs_chart(contents.plan, seen)]
-        ),
-        *(_training(curve, index) for index, curve in enumerate(contents.curves)),
+        *([] if seen is None else [draw(seen, edits) for draw in (layers_chart, norms_chart, pairs_chart)]),
+        *(training_chart(curve, index) for index, curve in enumerate(contents.curves)),
         tasks_chart(contents),
         speed_chart(contents),
     ]
@@ -72,10 +55,8 @@ def scores_chart(plan: Plan, scores: Scores) -> Chart | None:
 
 def _spans(plan: Plan, scores: CosineScores) -> Chart:
     n, count = scores.span, len(scores.cosine)
-    made = canvas(f"first layer of a span of {n}", "cosine of its two ends", height=260, x_range=(-0.7, count - 0.3))
-    whole_numbers(made)
     last = [start + n - 1 for start in range(count)]
-    points = line(made, range(count), scores.cosine, "every span", DENSE, stop=last)
+    marks = [Points(label="every span", x=range(count), y=scores.cosine, colour=DENSE, columns={"stop": last})]
     taken = next((edit.start for edit in plan.edits), scores.published_start)
     for start, label, colour, marker in (
         (taken, "taken" if taken != scores.published_start else "taken, the most alike", REMOVED, "diamond"),
@@ -88,57 +69,56 @@ def _spans(plan: Plan, scores: CosineScores) -> Chart:
         ),
     ):
         if start is not None and start < count and (start != taken or marker == "diamond"):
-            size = 15 if marker == "diamond" else 10
-            made.scatter([start], [scores.cosine[start]], size=size, color=colour, marker=marker, legend_label=label)
-    hover(made, [points], [("layers", "@x to @stop"), ("cosine", "@y{0.0000}")], along_x=True)
-    sentence = f"Of all {count} spans of {n} layers, the criterion takes the one whose ends are most alike."
-    return finish(made, "spans", "Which span was chosen?", sentence, wide=True)
+            marks.append(
+                Points(
+                    label=label, x=[start], y=[scores.cosine[start]], colour=colour, marker=marker, dash=None,
+                    size=15 if marker == "diamond" else 10, hover=False,
+                )
+            )  # fmt: skip
+    return Chart(
+        id="spans",
+        title="Which span was chosen?",
+        sentence=f"Of all {count} spans of {n} layers, the criterion takes the one whose ends are most alike.",
+        x=Axis(f"first layer of a span of {n}", low=-0.7, high=count - 0.3, whole=True),
+        y=Axis("cosine of its two ends"),
+        marks=marks,
+        hover=[("layers", "@x to @stop"), ("cosine", "@y{0.0000}")],
+        along_x=True,
+        height=260,
+        wide=True,
+    )
 
 
 def _trials(scores: MergeSearchScores) -> Chart | None:
     if not scores.trials:
         return None
-    made = canvas("trial", "similarity to the dense output", x_range=(0, len(scores.trials) + 1))
-    whole_numbers(made)
-    groups = []
+    marks = []
     for accepted, label, colour, marker in ((False, "rejected", DENSE, "circle"), (True, "merged", MERGED, "diamond")):
-        rows = [(i + 1, trial) for i, trial in enumerate(scores.trials) if trial.accepted is accepted]
+        rows = {number: trial for number, trial in enumerate(scores.trials, 1) if trial.accepted is accepted}
         if rows:
-            groups.append(
-                made.scatter(
-                    "x", "y", color=colour, marker=marker, size=13 if accepted else 7, legend_label=label,
-                    source={
-                        "x": [i for i, _ in rows],
-                        "y": [trial.similarity for _, trial in rows],
-                        "first": [trial.start for _, trial in rows],
-                        "last": [trial.stop - 1 for _, trial in rows],
-                        "label": [label] * len(rows),
-                    },
+            ends = {
+                "first": [trial.start for trial in rows.values()],
+                "last": [trial.stop - 1 for trial in rows.values()],
+            }
+            marks.append(
+                Points(
+                    label=label, x=[*rows], y=[trial.similarity for trial in rows.values()], colour=colour,
+                    marker=marker, size=13 if accepted else 7, dash=None, columns=ends,
                 )
             )  # fmt: skip
-    if scores.threshold is not None:
-        rule(made, scores.threshold, REMOVED)
-    hover(made, groups, [("", "@label"), ("layers", "@first to @last"), ("similarity", "@y{0.0000}")])
     sentence = f"{len(scores.trials)} merges were tried, in this order."
     if scores.threshold is not None:
         sentence += f" The dashed line is the threshold that every merge passes, {scores.threshold:.4f}."
     if scores.loss.perplexity_ratio is not None:
         sentence += f" Together they make perplexity on the sentences {words.ratio(scores.loss.perplexity_ratio)}."
-    return finish(made, "trials", "The search for merges", sentence, wide=True)
-
-
-def _training(curve: Curve, index: int) -> Chart:
-    made = canvas(
-        "optimiser steps", {"mse": "mean squared error"}.get(curve.loss, "relative squared error"), y_axis_type="log"
+    return Chart(
+        id="trials",
+        title="The search for merges",
+        sentence=sentence,
+        x=Axis("trial", low=0, high=len(scores.trials) + 1, whole=True),
+        y=Axis("similarity to the dense output"),
+        marks=marks,
+        rules=[] if scores.threshold is None else [Rule(scores.threshold, REMOVED, "threshold")],
+        hover=[("", "@label"), ("layers", "@first to @last"), ("similarity", "@y{0.0000}")],
+        wide=True,
     )
-    rule(made, curve.dropped, REMOVED)
-    made.line(*map(list, zip(*curve.train, strict=True)), color=DENSE, alpha=0.7, legend_label="training")
-    steps, losses = map(list, zip(*curve.validation, strict=True))
-    points = line(made, steps, losses, "held out", COMPRESSED)
-    made.scatter([curve.best_step], [curve.best], size=14, color=COMPRESSED, marker="diamond", legend_label="kept")
-    hover(made, [points], [("step", "@x"), ("held-out loss", "@y{0.0000}")], along_x=True)
-    sentence = (
-        f"The dashed line is the loss of putting nothing back ({words.four_digits(curve.dropped)}); kept are the "
-        f"weights of step {curve.best_step:,} ({words.four_digits(curve.best)})."
-    )
-    return finish(made, f"training-{index}", "Training what was put back", sentence)

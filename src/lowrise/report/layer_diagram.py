@@ -1,4 +1,4 @@
-"""The picture of the house: one storey a layer, before and after. Geometry here, drawing in `templates/house.svg`."""
+"""The layer diagram: the layers before and after. Geometry here, drawing in `templates/layer_diagram.svg`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from lowrise.methods import method
 from lowrise.plan import Drop, Edit, Merge, Plan, Replace
 from lowrise.report import words
 
-WIDTH = 112.0  # of a house, in the picture's own units
-LEFT, RIGHT = 34.0, 214.0  # where the houses begin
-TOP = 46.0  # room for the roof
-_TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all depth; of one, at most and at least
+WIDTH = 112.0  # of a model, in the picture's own units
+LEFT, RIGHT = 34.0, 214.0  # where the two models begin
+TOP = 46.0  # room for what is above the layers
+_TALLEST, _MOST, _LEAST = 430.0, 18.0, 4.5  # height of all layers; of one, at most and at least
 
 
 @dataclass(frozen=True)
-class Storey:
-    """One floor at `y`. kind: kept, dropped, replaced, merged in the dense house; kept, network, merged after it."""
+class DrawnLayer:
+    """One layer at `y`. kind: kept, dropped, replaced or merged; in the compressed model kept, network or merged."""
 
     kind: str
     y: float
@@ -25,8 +25,8 @@ class Storey:
 
 
 @dataclass(frozen=True)
-class Way:
-    """Where a span of the dense house went: a band between the houses, `edge` heights on either side."""
+class DrawnSpan:
+    """Where a span of the dense model went: a band between the models; left, right: where it ends on either side."""
 
     kind: str
     left: tuple[float, float]
@@ -41,44 +41,44 @@ class Way:
 
 
 @dataclass(frozen=True)
-class House:
-    before: list[Storey]
-    after: list[Storey]
-    ways: list[Way]
-    storey: float
-    """Height of one storey."""
-    ground: float
-    """y of the ground that both stand on."""
+class LayerDiagram:
+    before: list[DrawnLayer]
+    after: list[DrawnLayer]
+    spans: list[DrawnSpan]
+    height: float
+    """Of one layer."""
+    base: float
+    """y of the lower edge of layer 0."""
 
     @property
     def kinds(self) -> set[str]:
         """For the legend."""
-        return {storey.kind for storey in (*self.before, *self.after)}
+        return {layer.kind for layer in (*self.before, *self.after)}
 
 
-def build_house(plan: Plan) -> House:
+def layer_diagram(plan: Plan) -> LayerDiagram:
     layers = plan.model.layers
     height = min(_MOST, max(_LEAST, _TALLEST / layers))
-    ground = TOP + height * layers
+    base = TOP + height * layers
     fates = {layer: edit for edit in plan.edits for layer in range(edit.start, edit.stop)}
-    before: list[Storey] = []
-    after: list[Storey] = []
-    ways: list[Way] = []
+    before: list[DrawnLayer] = []
+    after: list[DrawnLayer] = []
+    spans: list[DrawnSpan] = []
     for layer in range(layers):
         edit = fates.get(layer)
         kind, title = ("kept", "kept") if edit is None else (_fate(edit), _title(edit))
-        before.append(Storey(kind, ground - height * (layer + 1), str(layer), f"layer {layer}: {title}"))
+        before.append(DrawnLayer(kind, base - height * (layer + 1), str(layer), f"layer {layer}: {title}"))
         stays = edit is None or (layer == edit.start and not isinstance(edit, Drop))
         if edit is not None and layer == edit.start:
-            foot = ground - height * len(after)
-            left = (ground - height * edit.stop, ground - height * edit.start)
-            ways.append(Way(_fate(edit), left, (foot - height if stays else foot, foot), _title(edit)))
+            foot = base - height * len(after)
+            left = (base - height * edit.stop, base - height * edit.start)
+            spans.append(DrawnSpan(_fate(edit), left, (foot - height if stays else foot, foot), _title(edit)))
         if stays:
             new = len(after)
             what = f"was layer {layer}" if edit is None else _result(edit)
             kind = "kept" if edit is None else "network" if isinstance(edit, Replace) else "merged"
-            after.append(Storey(kind, ground - height * (new + 1), str(new), f"layer {new}: {what}"))
-    return House(before, after, ways, height, ground)
+            after.append(DrawnLayer(kind, base - height * (new + 1), str(new), f"layer {new}: {what}"))
+    return LayerDiagram(before, after, spans, height, base)
 
 
 def _fate(edit: Edit) -> str:

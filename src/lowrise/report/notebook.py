@@ -9,14 +9,14 @@ from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.comparison import columns
 from lowrise.report.document import render
-from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, build_house, edit_sentence
+from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, edit_sentence, layer_diagram
 from lowrise.report.table import rows
 from lowrise.report.verdict import collapse_notice
 from lowrise.results import Comparison, Results
 
 
 def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
-    """The house before and after, and what becomes of its layers. facts: more rows of the table, before the plan's."""
+    """The layers before and after, and what becomes of its layers. facts: more rows of the table, before the plan's."""
     held_out = plan.scores.get("held_out", {})
     ratio = held_out.get("perplexity_ratio")
     share = words.percent(plan.parameters_after / plan.parameters_before)
@@ -28,7 +28,7 @@ def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
         "edits": " ".join(map(edit_sentence, plan.edits)) or "none",
         "perplexity, held-out calibration": "" if ratio is None else f"{words.ratio(ratio)} the dense model's",
     }
-    return _html(_filled(found), house=build_house(plan), notices=_notices({}, plan.scores))
+    return _html(_filled(found), diagram=layer_diagram(plan), notices=_notices({}, plan.scores))
 
 
 def facts_html(facts: Mapping[str, str]) -> str:
@@ -58,5 +58,5 @@ def _filled(facts: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _html(table: Sequence[Sequence[str]], **values: Any) -> str:
-    shown = {"head": (), "house": None, "notices": [], "size": (WIDTH, LEFT, RIGHT), **values}
+    shown = {"head": (), "diagram": None, "notices": [], "size": (WIDTH, LEFT, RIGHT), **values}
     return render("notebook.html", rows=table, **shown)

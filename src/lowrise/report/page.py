@@ -14,7 +14,7 @@ from lowrise.report.document import render_page
 from lowrise.report.edits import repair_sentences
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
-from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, build_house, edit_sentence
+from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, edit_sentence, layer_diagram
 from lowrise.report.scores import costs, kept, scores, tiles, timings
 from lowrise.report.verdict import notices
 
@@ -49,7 +49,7 @@ def build_report(folder: Path) -> dict[str, str]:
 def report_page(contents: Contents) -> str:
     """The page as HTML; the same bytes for the same contents."""
     plan, results = contents.plan, contents.results
-    charts, house = charts_of(contents), build_house(plan)
+    charts, diagram = charts_of(contents), layer_diagram(plan)
     return render_page(
         "report.html",
         title=f"{plan.model_name}, {plan.model.layers} to {plan.layers_after} layers",
@@ -61,9 +61,9 @@ def report_page(contents: Contents) -> str:
         lead=_lead(contents),
         notices=notices(contents),
         tiles=tiles(contents),
-        house=house,
+        diagram=diagram,
         size=(WIDTH, LEFT, RIGHT),
-        legend=[(kind, word) for kind, word in _LEGEND.items() if kind in house.kinds],
+        legend=[(kind, word) for kind, word in _LEGEND.items() if kind in diagram.kinds],
         edits=[edit_sentence(edit) for edit in plan.edits],
         repair=repair_sentences(plan.edits, results.repairs),
         preset=presets().get(plan.preset),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from lowrise.report.charts import COMPRESSED, DENSE, REMOVED, REPLACED, Chart, canvas, finish, hover, rule
+from lowrise.report.charts import COMPRESSED, DENSE, REMOVED, REPLACED, Axis, Bars, Chart, Points, Rule
 from lowrise.report.folder import Contents
 from lowrise.report.scores import scores, timings
 
@@ -14,33 +12,36 @@ def tasks_chart(contents: Contents) -> Chart | None:
     rows = [row for row in scores(contents) if row.dense is not None and row.is_share]
     if not rows:
         return None
-    names = [row.task for row in rows][::-1]
-    made = canvas("score, %", "", height=100 + 36 * len(names), y_range=names)
-    made.xgrid.visible, made.ygrid.visible = True, False
+    names = tuple(row.task for row in rows)
     marks = []
     for label, colour, shift, marker in (("dense", DENSE, 0.14, "square"), ("compressed", COMPRESSED, -0.14, "circle")):
         values = [100 * getattr(row, label) for row in rows]
         errors = [100 * (getattr(row, f"{label}_error") or 0) for row in rows]
-        source = {
-            "x": values,
-            "y": [(row.task, shift) for row in rows],
-            "low": [value - error for value, error in zip(values, errors, strict=True)],
-            "high": [value + error for value, error in zip(values, errors, strict=True)],
-            "error": errors,
-            "task": [row.task for row in rows],
-            "label": [label] * len(rows),
-        }
-        made.segment("low", "y", "high", "y", source=source, color=colour, line_width=3, alpha=0.45)
-        marks.append(made.scatter("x", "y", source=source, size=10, color=colour, marker=marker, legend_label=label))
-    chances = [row for row in rows if row.chance is not None]
-    if chances:
-        made.scatter(
-            [100 * (row.chance or 0) for row in chances], [row.task for row in chances], marker="dash",
-            angle=math.pi / 2, size=20, color=REMOVED, line_width=2, legend_label="chance",
+        marks.append(
+            Points(
+                label=label, x=values, y=names, colour=colour, marker=marker, size=10, dash=None, shift=shift,
+                intervals=[(value - error, value + error) for value, error in zip(values, errors, strict=True)],
+                columns={"error": errors, "task": names},
+            )
         )  # fmt: skip
-    hover(made, marks, [("", "@task, @label"), ("score", "@x{0.0}% ± @error{0.0}")])
-    sentence = "Bars are one standard error either way; the upright mark is what guessing scores."
-    return finish(made, "tasks", "What it still knows", sentence)
+    guessed = {row.task: 100 * row.chance for row in rows if row.chance is not None}
+    if guessed:
+        marks.append(
+            Points(
+                label="chance", x=[*guessed.values()], y=[*guessed], colour=REMOVED, marker="dash", size=20, dash=None,
+                hover=False,
+            )
+        )  # fmt: skip
+    return Chart(
+        id="tasks",
+        title="What it still knows",
+        sentence="Bars are one standard error either way; the upright mark is what guessing scores.",
+        x=Axis("score, %"),
+        y=Axis("", names=names[::-1]),
+        marks=marks,
+        hover=[("", "@task, @label"), ("score", "@x{0.0}% ± @error{0.0}")],
+        height=100 + 36 * len(names),
+    )
 
 
 def speed_chart(contents: Contents) -> Chart | None:
@@ -48,24 +49,32 @@ def speed_chart(contents: Contents) -> Chart | None:
     rows = [timing for timing in timings(contents) if timing.rate]
     if not rows:
         return None
-    names = [row.name for row in rows][::-1]
-    made = canvas("times the dense model's tokens a second", "", height=110 + 44 * len(names), y_range=names)
-    made.xgrid.visible, made.ygrid.visible = True, False
-    made.x_range.start = 0
-    source = {
-        "y": [row.name for row in rows],
-        "ratio": [row.ratio for row in rows],
-        "dense": [row.dense for row in rows],
-        "compressed": [row.compressed for row in rows],
-    }
-    bars = made.hbar(
-        y="y", right="ratio", source=source, height=0.5, color=COMPRESSED, alpha=0.9, legend_label="measured"
-    )
-    ideals = [row for row in rows if row.ideal is not None]
+    names = tuple(row.name for row in rows)
+    rates = {"dense": [row.dense for row in rows], "compressed": [row.compressed for row in rows]}
+    marks: list[Bars | Points] = [
+        Bars(label="measured", names=names, values=[row.ratio for row in rows], colour=COMPRESSED, columns=rates)
+    ]
+    ideals = {row.name: row.ideal for row in rows if row.ideal is not None}
     if ideals:
-        made.scatter([row.ideal for row in ideals], [row.name for row in ideals], marker="diamond", size=13,
-                     color=REPLACED, legend_label="ideal")  # fmt: skip
-    rule(made, 1.0, DENSE, upright=True)
-    rows_shown = [("", "@y"), ("ratio", "×@ratio{0.00}"), ("dense", "@dense{0,0} tokens/s")]
-    hover(made, [bars], [*rows_shown, ("compressed", "@compressed{0,0} tokens/s")])
-    return finish(made, "speed", "How much faster", "The dashed line is the dense model.")
+        marks.append(
+            Points(
+                label="ideal", x=[*ideals.values()], y=[*ideals], colour=REPLACED, marker="diamond", size=13, dash=None,
+                hover=False,
+            )
+        )  # fmt: skip
+    return Chart(
+        id="speed",
+        title="How much faster",
+        sentence="The dashed line is the dense model.",
+        x=Axis("times the dense model's tokens a second", low=0),
+        y=Axis("", names=names[::-1]),
+        marks=marks,
+        rules=[Rule(1.0, DENSE, upright=True)],
+        hover=[
+            ("", "@y"),
+            ("ratio", "×@x{0.00}"),
+            ("dense", "@dense{0,0} tokens/s"),
+            ("compressed", "@compressed{0,0} tokens/s"),
+        ],
+        height=110 + 44 * len(names),
+    )

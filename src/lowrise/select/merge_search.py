@@ -17,7 +17,7 @@ from lowrise.select.choice import Choice
 from lowrise.select.journal import Journal
 from lowrise.select.selection import Selection
 from lowrise.select.stack import Stack, Trial
-from lowrise.settings import PAPER_THRESHOLD, Collapse
+from lowrise.settings import PAPER_THRESHOLD, MergeSearch
 from lowrise.work import Work
 
 
@@ -47,7 +47,7 @@ class Search:
             return "nothing"
         return "collapsed" if is_collapse(self.perplexity_ratio) else "merged"
 
-    def scores(self, settings: Collapse) -> dict[str, Any]:
+    def scores(self, settings: MergeSearch) -> dict[str, Any]:
         """For the plan: what was asked, every trial, and what the merges do to the loss on the sentences."""
         return {
             "criterion": "collapse",
@@ -104,38 +104,42 @@ class Search:
 
 
 def check(decoder: Decoder, recipe: Recipe, k: int | None) -> None:
-    check_settings(recipe.collapse, len(decoder), k)
+    check_settings(recipe.merge_search, len(decoder), k)
 
 
 def choose(selection: Selection) -> Choice:
     """The merges; RecipeError, with `strict`, where none is found or the output is lost."""
     recipe, progress = selection.recipe, selection.progress
-    search = collapse(selection.decoder, selection.sentences, recipe.collapse, selection.k, progress, selection.work)
+    search = merge_search(
+        selection.decoder, selection.sentences, recipe.merge_search, selection.k, progress, selection.work
+    )
     search.tell(progress, recipe.strict, repaired=recipe.repair != "none")
     spans = [(edit.start, edit.stop) for edit in search.edits]
-    return Choice(spans, search.scores(recipe.collapse), merges=search.edits)
+    return Choice(spans, search.scores(recipe.merge_search), merges=search.edits)
 
 
-def check_settings(settings: Collapse, layers: int, remove: int | None) -> None:
+def check_settings(settings: MergeSearch, layers: int, remove: int | None) -> None:
     """Raises RecipeError for a range or a C that does not fit a model of `layers` layers, or too much to remove."""
     high = settings.high if settings.high is not None else layers
     if high > layers:
-        raise RecipeError("collapse.high", f"at most the {layers} layers of the model", str(high), "give a smaller one")
+        raise RecipeError(
+            "merge_search.high", f"at most the {layers} layers of the model", str(high), "give a smaller one"
+        )
     if settings.low >= high:
-        raise RecipeError("collapse.low", f"less than high ({high})", str(settings.low), "give a smaller one")
+        raise RecipeError("merge_search.low", f"less than high ({high})", str(settings.low), "give a smaller one")
     if settings.combine > high - settings.low:
         found = f"{settings.combine} layers to combine"
         room = f"at most the {high - settings.low} layers of [{settings.low}, {high})"
-        raise RecipeError("collapse.combine", room, found, "combine fewer, or widen low and high")
+        raise RecipeError("merge_search.combine", room, found, "combine fewer, or widen low and high")
     if remove is not None and remove > high - settings.low - 1:
         most = f"at most {high - settings.low - 1} layers, so that one of [{settings.low}, {high}) is left"
         raise RecipeError("--remove", most, str(remove), "remove fewer, or widen low and high")
 
 
-def collapse(
+def merge_search(
     decoder: Decoder,
     sentences: Sentences,
-    settings: Collapse,
+    settings: MergeSearch,
     remove: int | None,
     progress: Reporter,
     work: Work | None = None,
@@ -167,7 +171,7 @@ def collapse(
     return search
 
 
-def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, bar: Bar, journal: Journal) -> None:
+def _by_threshold(stack: Stack, settings: MergeSearch, high: int, search: Search, bar: Bar, journal: Journal) -> None:
     """Algorithm 1, line by line: from the top down, C layers at a time, keep every merge above the threshold."""
     assert search.threshold is not None
     layer = high - settings.combine
@@ -192,7 +196,7 @@ def _by_threshold(stack: Stack, settings: Collapse, high: int, search: Search, b
 
 
 def _by_size(
-    stack: Stack, settings: Collapse, high: int, remove: int, search: Search, bar: Bar, journal: Journal
+    stack: Stack, settings: MergeSearch, high: int, remove: int, search: Search, bar: Bar, journal: Journal
 ) -> None:
     """Until `remove` layers are gone: try every merge of C layers in [low, high), accept the most similar one.
 

@@ -45,7 +45,7 @@ def choose_span(selection: Selection) -> Choice:
 
 def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work]:
     """What both searches take."""
-    effort, progress, work = selection.recipe.effort, selection.progress, selection.work
+    effort, progress, work = selection.recipe.search_budget, selection.progress, selection.work
     return selection.decoder, *selection.split, selection.count, effort, progress, work
 
 

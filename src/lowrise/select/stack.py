@@ -17,7 +17,7 @@ from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.same_architecture import kinds
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
-from lowrise.settings import Collapse
+from lowrise.settings import MergeSearch
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Stack:
     """
 
     @torch.no_grad()
-    def __init__(self, decoder: Decoder, sentences: Sentences, settings: Collapse) -> None:
+    def __init__(self, decoder: Decoder, sentences: Sentences, settings: MergeSearch) -> None:
         self._decoder, self._ids, self._settings = decoder, sentences.ids.to(decoder.device), settings
         self._mask, self._skipped = sentences.mask.to(decoder.device), max(0, sentences.prefix - 1)
         self._kinds = kinds(decoder)

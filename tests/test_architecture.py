@@ -1,4 +1,4 @@
-"""The house itself: import directions, import cost, names of families."""
+"""What holds for the whole package: import directions, import cost, names of families."""
 
 from __future__ import annotations
 
