@@ -29,8 +29,8 @@ from lowrise.edit.neurons import obs_selection
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import Matrix, attention_write, captured, mlp_write, reads
-from lowrise.model.neurons import chosen, parameters, turned
+from lowrise.model.matrices import Matrix, captured
+from lowrise.model.neurons import chosen
 from lowrise.progress import Reporter
 
 
@@ -56,8 +56,9 @@ def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
         h = decoder.step(layer, h, calls)
     dense, wanted = h, {}
     for layer in range(first, len(decoder)):
-        matrices = [group[0].module for group in reads(decoder, layer)]
-        write = attention_write(decoder, layer)
+        dense_layer = decoder.layer(layer)
+        matrices = dense_layer.attention_inputs[0].module, dense_layer.mlp_inputs[0].module
+        write = dense_layer.attention_output
         with captured(matrices[0]) as to_attention, captured(matrices[1]) as to_mlp, captured(write.module) as heads:
             after = decoder.step(layer, dense, calls)
         attended = dense + heads[0] @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
@@ -74,17 +75,17 @@ def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
         own.copy_(matrix.weight((matrix.matrix(own).double() + change).float()))
 
     def turn(layer: int, part: int, other: int) -> Tensor:
-        with captured(reads(decoder, layer)[part][0].module) as seen:
+        with captured(inputs(decoder, layer)[part][0].module) as seen:
             decoder.step(layer, h, calls)
         return solve(*sums(seen[0], wanted[other][part] - seen[0], torch.ones(seen[0].shape[:-1]))).change
 
     for layer in kept[kept.index(first) :]:
         stop = Student(decoder, kept).following(layer)
         target = wanted[stop - 1][2]
-        writes = attention_write(decoder, layer), mlp_write(decoder, layer)
+        writes = decoder.layer(layer).attention_output, decoder.layer(layer).mlp_write
         for part, write in enumerate(writes):
             turns = {other: turn(layer, part, other) for other in (range(layer, stop) if part else [layer])}
-            for matrix in reads(decoder, layer)[part]:
+            for matrix in inputs(decoder, layer)[part]:
                 own = matrix.matrix(decoder.layers[layer].get_parameter(matrix.parameter)).double()
                 put(layer, matrix, turns[layer] @ own)
             for other in range(layer + 1, stop) if part else ():
@@ -103,11 +104,16 @@ def naive(decoder: Decoder, windows: Windows, held_out: int, kept: list[int]) ->
         h = decoder.step(layer, h, calls)
 
 
+def inputs(decoder: Decoder, layer: int) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
+    own = decoder.layer(layer)
+    return own.attention_inputs, own.mlp_inputs
+
+
 def lend(
     decoder: Decoder, layer: int, other: int, turn: Tensor, h: Tensor, calls: Any, target: Tensor, sums: Any
 ) -> bool:
     """`layer` takes over neurons of `other`, all tokens at once."""
-    write, theirs = mlp_write(decoder, layer), turned(decoder, other, turn)
+    write, theirs = decoder.layer(layer).mlp_write, decoder.layer(other).with_input_map(turn, decoder.dtype)
     own, lent = (write.matrix(decoder.layers[one].get_parameter(write.parameter)) for one in (layer, other))
     with captured(write.module) as inputs:
         out = decoder.step(layer, h, calls)
@@ -119,7 +125,7 @@ def lend(
     alone, solution = (solve(fit.keeping(these, both), held.keeping(these, both)) for these in (torch.arange(k), rows))
     if solution.after >= alone.after or int(rows.max()) < k:
         return False
-    for name, axis in parameters(decoder, layer).items():
+    for name, axis in decoder.layer(layer).neuron_parameters.items():
         mine = decoder.layers[layer].get_parameter(name)
         mine.copy_(chosen(mine, theirs[name], axis, rows, k))
     decoder.layers[layer].get_parameter(write.parameter).copy_(write.weight((both[rows] + solution.change).float()))
@@ -162,7 +168,7 @@ def child(asked: Any) -> dict[str, Any]:
     held_out = max(1, asked.samples // 10)
     decoder = opened.decoder
     kept = [layer for layer in range(len(decoder)) if not asked.start <= layer < asked.stop]
-    write = mlp_write(decoder, 0)
+    write = decoder.layer(0).mlp_write
     k, d = write.matrix(decoder.layers[0].get_parameter(write.parameter)).shape
     with peak_memory() as peak:
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from lowrise.edit.neurons import STEPS, WHILE_CHOOSING
 from lowrise.edit.repair import gaps
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import attention_write, captured, mlp_write, reads
+from lowrise.model.matrices import captured
 from ridges import HELD_OUT, best_ridge
 
 
@@ -45,10 +45,16 @@ def changed(decoder: Decoder, layer: int, matrix: Any, change: Any) -> None:
     weight.copy_(matrix.weight((own + change(own)).float()))
 
 
+def inputs(decoder: Decoder, layer: int) -> tuple[Any, Any]:
+    """The first matrices of its attention and of its MLP."""
+    own = decoder.layer(layer)
+    return own.attention_inputs, own.mlp_inputs
+
+
 def naive_fold(decoder: Decoder, kept: list[int], tokens: Windows) -> None:
     targets = dict(decoder.states(tokens.ids))
     for layer, stop in gaps(Student(decoder, kept)):
-        write = mlp_write(decoder, layer)
+        write = decoder.layer(layer).mlp_write
         a, h = through(decoder, kept[: kept.index(layer) + 1], tokens, write.module)
         a, e = (part[:-HELD_OUT].flatten(0, 1).double() for part in (a, targets[stop] - h))
 
@@ -67,7 +73,7 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int 
         below = kept[: kept.index(layer) + 1]
         stop = Student(decoder, kept).following(layer)
         for part in (0, 1):
-            matrices, same = (reads(model, layer)[part] for model in (decoder, dense))
+            matrices, same = (inputs(model, layer)[part] for model in (decoder, dense))
             given, _ = through(decoder, below, tokens, matrices[0].module)
             wanted, _ = through(dense, list(range(layer + 1)), tokens, same[0].module)
             t = best_ridge(given, wanted - given)
@@ -77,21 +83,22 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int 
                 asked = torch.arange(decoder.config.intermediate_size).tensor_split(blocks)
                 if not any([naive_adopt(decoder, dense, below, other, one, tokens, targets[stop]) for one in asked]):
                     break
-            write = (attention_write, mlp_write)[part](decoder, layer)
+            own = decoder.layer(layer)
+            write = own.mlp_write if part else own.attention_output
             a, out = through(decoder, below, tokens, write.module)
             missing, target = targets[stop] - out, targets[stop]
             if part == 0 and stop == layer + 1:
                 target = attended(dense, list(range(layer)), layer, tokens)
                 missing = target - attended(decoder, below[:-1], layer, tokens)
             elif part == 0:
-                a = torch.cat([a, through(decoder, below, tokens, mlp_write(decoder, layer).module)[0]], -1)
+                a = torch.cat([a, through(decoder, below, tokens, decoder.layer(layer).mlp_write.module)[0]], -1)
             x = best_ridge(a, missing, 1 / target.norm(dim=-1))
             changed(decoder, layer, write, lambda own, x=x: x[: len(own)])
 
 
 def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) -> Tensor:
     """The stream behind the attention of `layer`, but for its bias."""
-    write = attention_write(decoder, layer)
+    write = decoder.layer(layer).attention_output
     h, calls = decoder.embed(tokens.ids)
     for one in below:
         h = decoder.step(one, h, calls)

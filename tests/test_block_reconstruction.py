@@ -15,8 +15,6 @@ from lowrise.edit.block_reconstruction import reconstruct_block
 from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import attention_write, mlp_write, reads
-from lowrise.model.neurons import parameters
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from repairs import repair
@@ -41,13 +39,13 @@ def layerwise(request: pytest.FixtureRequest) -> Iterator[LayerwisePass]:
 
 
 def of_attention(layerwise: LayerwisePass) -> list[str]:
-    matrices = (*reads(layerwise.decoder, LAYER)[0], attention_write(layerwise.decoder, LAYER))
-    return [matrix.parameter for matrix in matrices]
+    layer = layerwise.dense_layer
+    return [matrix.parameter for matrix in (*layer.attention_inputs, layer.attention_output)]
 
 
 def names_of(layerwise: LayerwisePass) -> list[str]:
-    mlp = [*parameters(layerwise.decoder, LAYER), mlp_write(layerwise.decoder, LAYER).parameter]
-    return of_attention(layerwise) + mlp
+    layer = layerwise.dense_layer
+    return [*of_attention(layerwise), *layer.neuron_parameters, layer.mlp_write.parameter]
 
 
 def error(layerwise: LayerwisePass, held: bool) -> torch.Tensor:

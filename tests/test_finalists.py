@@ -99,7 +99,7 @@ def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = [{"removed": layer, "loss": 9.0} for layer in (5, 1, 3)]
     monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
     dry_runs = iter([(2.0, 0.5), (2.5, 0.25)])
-    monkeypatch.setattr("lowrise.select.refit_search.Search.rehearse", lambda *_: next(dry_runs))
+    monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: next(dry_runs))
 
 
 def test_the_lower_divergence_goes_and_not_the_lower_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_search_that_begins_again_knows_nothing_of_what_it_tried() -> None:
 @pytest.mark.parametrize(("k", "gap"), [(1, None), (2, "as the rounds")])
 def test_where_there_is_but_one_answer_nothing_is_repaired(k: int, gap: str | None, monkeypatch: Any) -> None:
     take_from_the_top(monkeypatch)
-    monkeypatch.setattr("lowrise.select.refit_search.Search.rehearse", lambda *_: pytest.fail("repaired"))
+    monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: pytest.fail("repaired"))
     if gap is not None:
         with_one_gap(monkeypatch, [1, 5])
     choice = choose_by_refit(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), k, 1, QUIET)

@@ -14,8 +14,7 @@ from lowrise.edit.gram import Gram
 from lowrise.edit.neurons import MOST_INPUTS, WHILE_CHOOSING, blocks, obs_selection, transplant_block
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import mlp_write
-from lowrise.model.neurons import chosen, neurons_apart, parameters
+from lowrise.model.neurons import chosen, neurons_apart
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from naive import apart, naive_refit
@@ -45,9 +44,9 @@ def test_neurons_that_are_kept_otherwise_are_found_out(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("family", FAMILIES)
 def test_neurons_of_two_layers_are_taken_in_the_order_asked_for(family: str) -> None:
     decoder = make(family)
-    write = mlp_write(decoder, 1)
+    write = decoder.layer(1).mlp_write
     k = len(write.matrix(write.module.get_parameter("weight")))
-    for name, axis in parameters(decoder, 1).items():
+    for name, axis in decoder.layer(1).neuron_parameters.items():
         own, other = (decoder.layers[layer].get_parameter(name) for layer in (1, 2))
         assert torch.equal(chosen(own, other, axis, torch.arange(k, 2 * k), k), other)
         assert torch.equal(chosen(own, other, axis, torch.arange(k), k), own)
@@ -178,7 +177,7 @@ def test_neurons_taken_over_meet_the_dense_state_better_on_tokens_of_their_own(
 ) -> None:
     def error() -> float:
         decoder, tokens, other = make(family), windows(64), windows(8, seed=1)
-        write = mlp_write(decoder, 3)
+        write = decoder.layer(3).mlp_write
         decoder.layers[3].get_parameter(write.parameter).mul_(4)  # an MLP that is missed
         targets: dict[int, Tensor] = dict(decoder.states(other.ids))
         repair(Student(decoder, [0, 1, 2, 4, 5]), tokens, HELD_OUT, "refit", QUIET)
@@ -207,7 +206,8 @@ def test_what_two_layers_lend_is_never_more_than_there_is() -> None:
     donors = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            "lowrise.edit.neurons.transplant_block", lambda *args: donors.append(args[1]) or transplant_block(*args)
+            "lowrise.edit.neurons.transplant_block",
+            lambda *args: donors.append(args[1].index) or transplant_block(*args),
         )
         fit, *_ = repair(Student(decoder, [0, 1, 4, 5]), windows(96), HELD_OUT, "refit", QUIET)
     assert donors == [2, 3]
@@ -242,7 +242,7 @@ def test_sums_that_are_no_numbers_take_over_nothing(monkeypatch: pytest.MonkeyPa
         made[:] = [Overflown(*shape, device), Overflown(*shape, device)]
         return made[0], made[1]
 
-    monkeypatch.setattr("lowrise.edit.neurons.two_grams", two)
+    monkeypatch.setattr("lowrise.edit.gram.two_grams", two)
     fits = repair(Student(make("llama"), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
     assert {fit.neurons for fit in fits} == {0}
 

@@ -20,8 +20,8 @@ from lowrise.edit.write import DAMPING, Write, attention_of, mlp_of
 from lowrise.edit.writing import STEPS, held_out_error, refit_write, sums
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import captured, check_writes
-from lowrise.model.refittable import refit_support
+from lowrise.model.matrices import captured
+from lowrise.model.refittable import check_writes, refit_support
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from repairs import repair
@@ -46,8 +46,8 @@ def make(family: str, dtype: torch.dtype = torch.float32) -> Decoder:
 
 
 def writes(decoder: Decoder, layer: int) -> tuple[Write, Write]:
-    get = decoder.layers[layer].get_parameter
-    return attention_of(decoder, layer, get), mlp_of(decoder, layer, get)
+    own = decoder.layer(layer)
+    return attention_of(own, own.parameter), mlp_of(own, own.parameter)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_the_error_of_attentions_step_is_measured(layerwise: LayerwisePass, gap:
         if gap:
             assert solution.after == pytest.approx(held_out_error(made), rel=1e-5)
             return
-        write = attention_of(decoder, LAYER, made.parameter)
+        write = attention_of(decoder.layer(LAYER), made.parameter)
         total = 0.0
         for number, calls in made.held_out():
             with captured(decoder.layers[LAYER]) as entering, captured(write.matrix.module) as heads:
@@ -209,7 +209,7 @@ def test_one_small_scale_does_not_spoil_the_step(family: str, small: float) -> N
     shares = []
     for scale in (None, small):
         decoder = make(family)
-        norm = mlp_of(decoder, LAYER, decoder.layers[LAYER].get_parameter).norm
+        norm = mlp_of(decoder.layer(LAYER), decoder.layer(LAYER).parameter).norm
         assert norm is not None
         if scale is not None:
             weight = decoder.layers[LAYER].get_parameter(norm.parameter)
@@ -233,7 +233,7 @@ def test_norms_are_known_whatever_the_precision_and_however_little_they_let_thro
     family: str, dtype: torch.dtype
 ) -> None:
     decoder = make(family, dtype)
-    norm = mlp_of(decoder, 0, decoder.layers[0].get_parameter).norm
+    norm = mlp_of(decoder.layer(0), decoder.layer(0).parameter).norm
     assert norm is not None
     weight = decoder.layers[0].get_parameter(norm.parameter)
     weight.copy_(norm.weight(0.03 * norm.scale(weight)))

@@ -18,11 +18,10 @@ from lowrise.errors import ModelError
 from lowrise.measure.perplexity import perplexity
 from lowrise.model import families
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import check_writes, mlp_write, reads
-from lowrise.model.refittable import refit_support
+from lowrise.model.refittable import check_writes, refit_support
 from lowrise.plan import Drop, Merge
 from lowrise.progress import Reporter
-from naive import apart, naive_fold, naive_refit
+from naive import apart, inputs, naive_fold, naive_refit
 from repairs import repair
 from ridges import HELD_OUT
 from tiny import windows, without
@@ -57,7 +56,7 @@ def test_repairs_bottom_up_as_the_naive_way_does(family: str, how: Any, monkeypa
     assert apart(ours, naive, kept, windows(seed=1)) < 3e-4
     for layer in kept:
         # what reads a layer norm has one direction that rounding decides: of those matrices `apart` says more
-        reading = {matrix.parameter for group in reads(naive, layer) for matrix in group}
+        reading = {matrix.parameter for group in inputs(naive, layer) for matrix in group}
         for name, other in naive.layers[layer].named_parameters():
             share = (ours.layers[layer].get_parameter(name) - other).norm() / other.norm()
             assert share < 1e-2 or (family in LAYER_NORMED and name in reading), (layer, name)
@@ -252,7 +251,7 @@ def test_a_factor_is_as_good_as_larger_matrices(how: Any, family: str) -> None:
 
 @torch.no_grad()
 def test_a_factor_rounds_no_weight_that_does_not_change() -> None:
-    write = mlp_write(Decoder(granite(0.22).to(torch.bfloat16)), 1)
+    write = Decoder(granite(0.22).to(torch.bfloat16)).layer(1).mlp_write
     weight = write.module.get_parameter("weight")
     own = write.matrix(weight).float()
     again, change = write.moved(own, torch.zeros_like(own), torch.bfloat16)

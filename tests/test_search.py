@@ -16,7 +16,6 @@ from lowrise.edit.student import Student
 from lowrise.edit.writing import refit_write
 from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import mlp_write
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
@@ -125,7 +124,7 @@ def naive_trial(
 
 def naive_write(trial: Decoder, below: list[int], target: torch.Tensor, tokens: Windows) -> None:
     """The last of `below` writes toward `target`, in place."""
-    write = mlp_write(trial, below[-1])
+    write = trial.layer(below[-1]).mlp_write
     a, out = through(trial, below, tokens, write.module)
     change = best_ridge(a, target - out, 1 / target.norm(dim=-1), RIDGES).float()
     trial.layers[below[-1]].get_parameter(write.parameter).add_(write.weight(change))

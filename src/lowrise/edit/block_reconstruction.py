@@ -16,10 +16,7 @@ from torch import Tensor, nn
 
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.writing import errors_of, held_out_error
-from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import attention_write, mlp_output, reads
-from lowrise.model.neurons import parameters
-from lowrise.model.norms import scales
+from lowrise.model.layer import Layer
 
 EPOCHS = 6
 STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
@@ -38,9 +35,8 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     Of a token, the layer is run and differentiated once an epoch. Memory: its matrices in float32 six times, and the
     activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
     """
-    student, layer = context.student, context.layer
-    rates = _rates(context.decoder, layer)
-    moved = {name: nn.Parameter(student.parameter(layer, name).float().clone()) for name in rates}
+    rates = _rates(context.dense_layer, context.decoder.hidden_size)
+    moved = {name: nn.Parameter(context.parameter(name).float().clone()) for name in rates}
     fitted = context.numbers(held=False)
     steps = EPOCHS * sum(context.count(number, STEP_TOKENS) for number in fitted)
     optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, steps))
@@ -66,12 +62,12 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     return before, least
 
 
-def _rates(decoder: Decoder, layer: int) -> dict[str, float]:
-    """By path in the layer, of every parameter that moves."""
-    attention = (*reads(decoder, layer)[0], attention_write(decoder, layer))
-    mlp = (*parameters(decoder, layer), mlp_output(decoder, layer).parameter, *scales(decoder, layer))
+def _rates(layer: Layer, d: int) -> dict[str, float]:
+    """By path in the layer, of every parameter that moves. d: the stream's width."""
+    attention = (*layer.attention_inputs, layer.attention_output)
+    mlp = (*layer.neuron_parameters, layer.mlp_output.parameter, *layer.norm_scales)
     rates = {matrix.parameter: ATTENTION_RATE for matrix in attention} | dict.fromkeys(mlp, RATE)
-    return {name: rate / math.sqrt(decoder.hidden_size) for name, rate in rates.items()}
+    return {name: rate / math.sqrt(d) for name, rate in rates.items()}
 
 
 def _adam(

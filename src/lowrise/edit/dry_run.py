@@ -15,7 +15,7 @@ from lowrise.observe.activation_store import ActivationStore
 
 
 class DryRun(LayerwisePass):
-    """A sweep that forgets what it changed in a layer once both models are behind it.
+    """A layerwise pass that forgets what it changed in a layer once both models are behind it.
 
     start: the lowest layer before a gap; entering: the dense model's h[start] of a batch, by number; batches: as of
     `LayerContext`. Disk and memory as of `edit/repair.repair`; the decoder's parameters stay as they are.
@@ -29,9 +29,8 @@ class DryRun(LayerwisePass):
         batches: list[tuple[Tensor, bool]],
         entering: Callable[[int], Tensor],
     ) -> None:
-        LayerContext.__init__(
-            self, student, store, start, batches
-        )  # not LayerwisePass's: the way up to `start` has been gone already
+        # not LayerwisePass's: the way up to `start` has been gone already
+        LayerContext.__init__(self, student, store, start, batches)
         for number in range(len(batches)):
             h = entering(number)
             self.put("student", number, h)

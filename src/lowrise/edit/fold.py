@@ -41,7 +41,7 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
     if not before_gaps:
         return Repaired([])
     start = bottom if bottom > 0 else before_gaps[0]
-    swept = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
+    passed = [layer for layer in student.layers if start <= layer <= before_gaps[-1]]
 
     def step(layerwise: LayerwisePass) -> Fit | None:
         layer, stop = layerwise.layer, layerwise.stop
@@ -51,12 +51,12 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
         found = _fold_layer(layerwise, solve)
         return Fit(layer, stop, found.ridge, found.before, found.after)
 
-    return Repaired(repair_layers(task, swept, step, mixed=False))
+    return Repaired(repair_layers(task, passed, step, mixed=False))
 
 
 def _fold_layer(layerwise: LayerwisePass, solve: Solve) -> Solution:
     """The dense model to the end of the gap; the student through the layer before it, with its new matrix."""
-    write = mlp_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
+    write = mlp_of(layerwise.dense_layer, layerwise.parameter)
     for number, _, calls in layerwise.batches():
         layerwise.dense(number, calls)
     solution = solve(layerwise, write)

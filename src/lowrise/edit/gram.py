@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,16 @@ def two_grams(shape: Sequence[int], device: torch.device) -> tuple[Gram, Gram]:
     """Of the fitted and of the held-out tokens, for a matrix of `shape` (k, d)."""
     k, d = shape
     return Gram(k, d, device), Gram(k, d, device)
+
+
+def gather(
+    shape: Sequence[int], device: torch.device, batches: Iterable[tuple[bool, Tensor, Tensor, Tensor | None]]
+) -> tuple[Gram, Gram]:
+    """The same with their sums. batches: (whether it is held out, a, e, weight), the latter three as of `Gram.add`."""
+    fit, held_out = two_grams(shape, device)
+    for held, a, e, weight in batches:
+        (held_out if held else fit).add(a, e, weight)
+    return fit, held_out
 
 
 def weight_of(target: Tensor) -> Tensor:

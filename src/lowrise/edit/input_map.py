@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
-from lowrise.edit.gram import Solution, solve, two_grams, weight_of
+from torch import Tensor
+
+from lowrise.edit.gram import Solution, gather, solve, weight_of
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
-from lowrise.model.matrices import Matrix, input_of, reads_raw
+from lowrise.model.matrices import Matrix, input_of
 
 
 def turn(context: LayerContext, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
-    """T, from what `matrices` are given to what lies on the shelf as `what`, the input of dense ones."""
-    d = context.decoder.hidden_size
-    raw = reads_raw(context.decoder, context.layer)
-    fit, held_out = two_grams((d, d), context.decoder.device)
-    for number, held, calls in context.batches():
-        given = input_of(matrices[0].module, context.run(number, calls)).float().flatten(0, -2)
-        wanted = context.get(what, number).float().flatten(0, -2)
-        (held_out if held else fit).add(given, wanted - given, weight_of(wanted) if raw else None)
-    return solve(fit, held_out)
+    """T, from what `matrices` are given to what is stored as `what`, the input of dense ones."""
+    d, raw = context.decoder.hidden_size, context.dense_layer.reads_raw
+
+    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor | None]]:
+        for number, held, calls in context.batches():
+            given = input_of(matrices[0].module, context.run(number, calls)).float().flatten(0, -2)
+            wanted = context.get(what, number).float().flatten(0, -2)
+            yield held, given, wanted - given, weight_of(wanted) if raw else None
+
+    return solve(*gather((d, d), context.decoder.device, tokens()))
 
 
 def fold_input_map(context: LayerContext, matrices: tuple[Matrix, ...], turn: Solution) -> None:
@@ -27,5 +30,5 @@ def fold_input_map(context: LayerContext, matrices: tuple[Matrix, ...], turn: So
     if turn.ridge is None:
         return
     for matrix in matrices:
-        own = matrix.matrix(context.student.parameter(context.layer, matrix.parameter)).float()
+        own = matrix.matrix(context.parameter(matrix.parameter)).float()
         context.update(matrix, own, turn.change @ exact(own))

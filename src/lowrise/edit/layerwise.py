@@ -10,10 +10,10 @@ from lowrise.edit.context import RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.student import Student
-from lowrise.observe.activation_store import ActivationStore, LastingShelf
+from lowrise.observe.activation_store import ActivationStore, LastingStore
 from lowrise.work import Work
 
-# What both models have come to, on the shelf: all that the next layer needs of the layers before it.
+# What both models have come to, in the store: all that the next layer needs of the layers before it.
 _LASTING = ("student", "dense")
 
 
@@ -39,13 +39,13 @@ def repair_layers(
             )
         for layer in left:
             fit = step(layerwise)
-            if isinstance(store, LastingShelf):
+            if isinstance(store, LastingStore):
                 value = {"fit": None if fit is None else asdict(fit), "states": store.mark()}
                 work.keep(_name(layer), value, layerwise.settled, what=f"layer {layer} of the repair")
             layerwise.settled = {}
             fits.append(fit)
             bar.advance(task.windows.tokens, f"layer {layer}")
-        if isinstance(store, LastingShelf):
+        if isinstance(store, LastingStore):
             store.remove()
     return [fit for fit in fits if fit is not None]
 
@@ -56,7 +56,7 @@ def _store(work: Work) -> Iterator[ActivationStore]:
         with ActivationStore() as store:
             yield store
         return
-    with LastingShelf((work.place("states-0"), work.place("states-1")), _LASTING) as store:
+    with LastingStore((work.place("states-0"), work.place("states-1")), _LASTING) as store:
         yield store
 
 
@@ -65,7 +65,7 @@ def _restored(student: Student, work: Work, layers: list[int], store: Activation
 
     They are of no use without the states behind the last one, unless it is the last of all.
     """
-    if not isinstance(store, LastingShelf):
+    if not isinstance(store, LastingStore):
         return []
     fits, states = list[Fit | None](), []
     for layer in layers:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
-from lowrise.model.decoder import LayerArguments
+from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.matrices import Matrix
 from lowrise.observe.activation_store import ActivationStore
 
@@ -25,7 +25,7 @@ def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) 
 class LayerContext:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
-    batches: as `batches_of` makes them. What lies on the shelf has a name and the number of a batch;
+    batches: as `batches_of` makes them. What lies in the store has a name and the number of a batch;
     "student" is what enters the layer.
     """
 
@@ -34,6 +34,14 @@ class LayerContext:
     ) -> None:
         self.student, self.decoder, self.store, self.layer = student, student.decoder, store, layer
         self._batches = batches
+        self._dense_layer = self.decoder.layer(layer)
+
+    @property
+    def dense_layer(self) -> Layer:
+        """The dense model's own. The student's is like it but for the parameters that are changed."""
+        if self._dense_layer.index != self.layer:
+            self._dense_layer = self.decoder.layer(self.layer)
+        return self._dense_layer
 
     @property
     def stop(self) -> int:
@@ -91,7 +99,7 @@ class LayerContext:
     def step(self, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None) -> Tensor:
         """The same from what enters the layer, (batch, tokens, hidden)."""
         own = {**self.student.changed.get(self.layer, {}), **(instead or {})}
-        return self.decoder.step(self.layer, h, calls, own)
+        return self.dense_layer.call(h, calls[self.layer], own)
 
     def propagate(self) -> None:
         """The student through the layer as it is now; "student" is then what leaves it."""
@@ -116,7 +124,7 @@ class LayerContext:
 
 class LayerwisePass(LayerContext):
     """start: the lowest layer that is repaired; below it the two are one, unless the bottom itself is gone.
-    mixed: as of `batches_of`. resumed: the shelf holds both states at the entry of `start`, of a sweep that was begun
+    mixed: as of `batches_of`. resumed: the store holds both states at the entry of `start`, of a pass that was begun
     further down. settled: what was changed in the layer that was passed last, by path.
 
     Both stand at the entry of student layer `layer`: the student has what its layers below made, the dense model has
@@ -159,7 +167,7 @@ class LayerwisePass(LayerContext):
         return h
 
     def leave_layer(self, change: Tensor) -> None:
-        """The student behind the layer, of what lies on the shelf: "out", and what a matrix changed by `change` (k, d)
+        """The student behind the layer, of what lies in the store: "out", and what a matrix changed by `change` (k, d)
         writes more of its "inputs" (tokens, k).
         """
         for number in range(len(self._batches)):
@@ -179,6 +187,6 @@ class LayerwisePass(LayerContext):
 
     def advance(self) -> None:
         """On to the next layer. The dense model will not need this one again, so what changed in it is written."""
-        self.settled = self.student.changed.get(self.layer, {})
+        self.settled = dict(self.student.changed.get(self.layer, {}))
         self.student.commit(self.layer)
         self.layer = self.stop

@@ -10,6 +10,7 @@ such a head stays as it was (`model/scaling.py`).
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -38,7 +39,7 @@ def repair(task: RepairTask) -> Repaired:
     for layer in student.layers:
         by = math.prod(ratio for gap, ratio in ratios.items() if gap.start > layer)
         if by != 1:
-            made = scaled_layer(student.decoder, layer, by, lambda name, layer=layer: student.parameter(layer, name))  # type: ignore[misc]
+            made = scaled_layer(student.decoder.layer(layer), by, partial(student.parameter, layer))
             for name, value in made.items():
                 student.change(layer, name, value)
             student.commit(layer)

@@ -6,7 +6,7 @@ original layers: Σ w_i θ_{start+i}. A mix is a handful of numbers; its weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,34 +38,45 @@ def mix_of(parts: Sequence[Mix], rule: Rule) -> Mix:
     return Mix(parts[0].start, tuple(weights))
 
 
-@torch.no_grad()
-def mixed_parameters(layers: nn.ModuleList, mix: Mix, norms: Norms) -> dict[str, Tensor]:
+class MixedParameters(Mapping[str, Tensor]):
     """Parameters of the layer that `mix` is, by their names in it; with `keep`, without those of its norms.
 
-    Summed in float32 and rounded to the layer's dtype once. Where one layer has all the weight, its own tensors are
-    handed out, not copies of them. Costs at most one layer of memory.
+    They are made anew whenever they are asked for, each summed in float32 and rounded to the layer's dtype once. Where
+    one layer has all the weight, its own tensors are handed out, not copies of them. All together cost at most one
+    layer of memory.
     """
-    kept = _norm_parameters(layers[mix.start]) if norms == "keep" else set()
-    used = [(dict(layers[mix.start + i].named_parameters()), weight) for i, weight in enumerate(mix.weights) if weight]
-    made: dict[str, Tensor] = {}
-    for name, own in layers[mix.start].named_parameters():
-        if name in kept:
-            continue
-        terms = [(parameters[name].detach(), weight) for parameters, weight in used]
+
+    def __init__(self, layers: nn.ModuleList, mix: Mix, norms: Norms) -> None:
+        self._own, *_ = self._parts = [layers[layer] for layer in range(mix.start, mix.stop)]
+        self._weights = mix.weights
+        kept = _norm_parameters(self._own) if norms == "keep" else set()
+        self._names = [name for name, _ in self._own.named_parameters() if name not in kept]
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        parts = zip(self._parts, self._weights, strict=True)
+        terms = [(part.get_parameter(name).detach(), weight) for part, weight in parts if weight]
         if len(terms) == 1 and terms[0][1] == 1:
-            made[name] = terms[0][0]
-            continue
+            return terms[0][0]
         total = terms[0][0].float() * terms[0][1]
         for term, weight in terms[1:]:
             total.add_(term, alpha=weight)
-        made[name] = total.to(own.dtype)
-    return made
+        return total.to(self._own.get_parameter(name).dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def check_alike(decoder: Decoder, edit: Merge) -> None:
     """Raises PlanError naming the first layer that is of another kind than layer `edit.start`."""
+    first = decoder.layer(edit.start)
     for layer in range(edit.start + 1, edit.stop):
-        unlike = difference(decoder, edit.start, layer)
+        unlike = difference(first, decoder.layer(layer))
         if unlike is not None:
             raise PlanError(
                 f"merge of layers [{edit.start}, {edit.stop}) of {decoder.family}",
@@ -83,7 +94,7 @@ def merge(decoder: Decoder, edit: Merge) -> None:
     """
     check_alike(decoder, edit)
     base = decoder.layers[edit.start]
-    for name, value in mixed_parameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms).items():
+    for name, value in MixedParameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms).items():
         base.get_parameter(name).copy_(value)
     decoder.drop(edit.start + 1, edit.stop)
 

@@ -9,17 +9,18 @@ costs least when all others make up for it, until k are left. They become the la
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import RIDGES, Gram, damped_factor, solve, two_grams, weight_of
+from lowrise.edit.gram import RIDGES, Gram, damped_factor, gather, solve, weight_of
 from lowrise.edit.input_map import turn
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
-from lowrise.model.matrices import captured, input_of, mlp_write, reads
-from lowrise.model.neurons import chosen, neuron_count, parameters, turned
+from lowrise.model.layer import Layer
+from lowrise.model.matrices import captured, input_of
+from lowrise.model.neurons import chosen
 
 WHILE_CHOOSING = 0.1  # λ while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
@@ -35,46 +36,48 @@ def blocks(neurons: int) -> list[slice]:
     return [slice(neurons * one // count, neurons * (one + 1) // count) for one in range(count)]
 
 
-def transplant(context: LayerContext, donor: int, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
+def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
     """The student's layer takes over neurons of the dense layer `donor`: of every block, what `transplant_block` gives.
 
     what: where the input of the donor's MLP lies in the store. Blocks of which none is wanted are left out. Of a
     token, the student's layer is run to its MLP once, and twice a block.
     """
-    change = turn(context, what, reads(context.decoder, context.layer)[1]).change
-    theirs = turned(context.decoder, donor, change)
+    change = turn(context, what, context.dense_layer.mlp_inputs).change
+    theirs = donor.with_input_map(change, context.decoder.dtype)
     asked = (
-        transplant_block(context, donor, block, theirs, ridges)
-        for block in blocks(neuron_count(context.decoder, context.layer))
+        transplant_block(context, donor, block, theirs, ridges) for block in blocks(context.dense_layer.neuron_count)
     )
     return [rows for rows in asked if rows is not None]
 
 
 def transplant_block(
-    context: LayerContext, other: int, block: slice, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
+    context: LayerContext, donor: Layer, block: slice, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
 ) -> Tensor | None:
-    """The student's layer takes over neurons of the dense layer `other`; (k,) that it then has, its own counted first.
+    """The student's layer takes over neurons of the dense layer `donor`; (k,) that it then has, its own counted first.
 
-    block: which of `other`'s are asked. theirs: what leads into them, `turned` so that they can be given what the
-    student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than its
-    own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
+    block: which of `donor`'s are asked. theirs: what leads into them, with an input map so that they can be given what
+    the student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than
+    its own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
     """
-    student, layer = context.student, context.layer
-    write = mlp_write(context.decoder, layer)
-    own = write.matrix(student.parameter(layer, write.parameter)).float()
-    lent = write.matrix(context.decoder.layers[other].get_parameter(write.parameter).detach()).float()[block]
+    layer = context.dense_layer
+    write = layer.mlp_write
+    own = write.matrix(context.parameter(write.parameter)).float()
+    lent = write.matrix(donor.parameter(write.parameter)).float()[block]
     k, d = own.shape
-    fit, held_out = two_grams((k + len(lent), d), own.device)
-    for number, held, calls in context.batches():
-        with captured(write.module) as inputs:
-            out = context.run(number, calls)().float()
-        a = (
-            inputs[0].flatten(0, -2),
-            input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, block],
-        )
-        target = context.target(number)
-        missing = target.float() - out - (a[1].float() @ lent).view_as(out)
-        (held_out if held else fit).add(torch.cat(a, 1), missing, weight_of(target))
+
+    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
+        for number, held, calls in context.batches():
+            with captured(write.module) as inputs:
+                out = context.run(number, calls)().float()
+            a = (
+                inputs[0].flatten(0, -2),
+                input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, block],
+            )
+            target = context.target(number)
+            missing = target.float() - out - (a[1].float() @ lent).view_as(out)
+            yield held, torch.cat(a, 1), missing, weight_of(target)
+
+    fit, held_out = gather((k + len(lent), d), own.device, tokens())
     both = torch.cat([own, lent])
     matrix = exact(both)
     alone = torch.arange(k, device=matrix.device)
@@ -87,8 +90,10 @@ def transplant_block(
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
     of_both = torch.where(rows < k, rows, rows + block.start)
-    for name, axis in parameters(context.decoder, layer).items():
-        student.change(layer, name, chosen(student.parameter(layer, name), theirs[name], axis, of_both, k))
+    inward = layer.neuron_parameters.items()
+    context.set_weights(
+        {name: chosen(context.parameter(name), theirs[name], axis, of_both, k) for name, axis in inward}
+    )
     context.update(write, both[rows.to(both.device)], solution.change)
     return rows
 

@@ -15,14 +15,14 @@ neurons of those that go (`edit/neurons.py`), and then block reconstruction trai
 
 Where a norm stands between a writing matrix and the stream (Gemma-2 and 3, OLMo-2, GLM-4), the solution is a step,
 taken as far as held-out tokens like it (`edit/write.py`), and no neurons move. Where something else stands there, the
-reading matrices are solved alone, and before a gap the layer descends as everywhere.
+reading matrices are solved alone, and a layer before a gap is fitted by block reconstruction as everywhere.
 
 Ridge is toward the matrix as it is, λ chosen on held-out tokens (`edit/gram.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack
 
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from lowrise.edit.block_reconstruction import reconstruct_block
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
-from lowrise.edit.gram import Gram, Solution, solve, two_grams, weight_of
+from lowrise.edit.gram import Gram, Solution, gather, solve, weight_of
 from lowrise.edit.input_map import fold_input_map, turn
 from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.layerwise_pass import LayerwisePass
@@ -39,9 +39,9 @@ from lowrise.edit.neurons import transplant
 from lowrise.edit.repair import gaps
 from lowrise.edit.write import Write, attention_of, mlp_of
 from lowrise.edit.writing import mean_error, refit_write, step
-from lowrise.model.decoder import LayerArguments
-from lowrise.model.matrices import captured, input_of, reads
-from lowrise.model.neurons import neuron_count, neurons_apart
+from lowrise.model.layer import Layer, LayerArguments
+from lowrise.model.matrices import captured, input_of
+from lowrise.model.neurons import neurons_apart
 from lowrise.model.refittable import refit_support
 from lowrise.model.same_architecture import same_neurons
 
@@ -60,9 +60,9 @@ def repair(task: RepairTask) -> Repaired:
     if not found and bottom == 0:
         return Repaired([])
     start = bottom if bottom > 0 else found[0][0]
-    swept = [layer for layer in student.layers if layer >= start]
+    passed = [layer for layer in student.layers if layer >= start]
     writes = refit_support(student.decoder)
-    return Repaired(repair_layers(task, swept, lambda layerwise: refit_layer(layerwise, writes), mixed=True))
+    return Repaired(repair_layers(task, passed, lambda layerwise: refit_layer(layerwise, writes), mixed=True))
 
 
 def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:
@@ -80,22 +80,20 @@ def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
     MLP twice more; before a gap also once and twice a block of neurons for every donor that is asked, and once an epoch
     of block reconstruction: a matrix is solved on what the matrices before it have become.
     """
-    layer, stop = layerwise.layer, layerwise.stop
-    attention, mlp = reads(layerwise.decoder, layer)
+    layer, stop, dense = layerwise.layer, layerwise.stop, layerwise.dense_layer
+    attention, mlp = dense.attention_inputs, dense.mlp_inputs
     donors = _donors(layerwise) if writes else []
     _pass_dense(layerwise, writes, donors)
     fold_input_map(layerwise, attention, turn(layerwise, "attention", attention))
     first = _refit_attention_write(layerwise) if writes else None
-    fold_input_map(layerwise, mlp, turn(layerwise, _mlp_of(layerwise, layer), mlp))
+    fold_input_map(layerwise, mlp, turn(layerwise, _mlp_of(layerwise, dense), mlp))
     if first is None:
         met = reconstruct_block(layerwise) if layerwise.gap else None
         layerwise.pass_student()
         if met is None:
             return Fit(layer, stop, None, None, None, written=False)
         return Fit(layer, stop, None, *met, descended=met[1] < met[0], written=False)
-    others = torch.zeros(
-        neuron_count(layerwise.decoder, layer), dtype=torch.bool
-    )  # whether a neuron is another layer's
+    others = torch.zeros(dense.neuron_count, dtype=torch.bool)  # whether a neuron is another layer's
     for donor in donors:
         taken = transplant(layerwise, donor, _mlp_of(layerwise, donor))
         if not taken:
@@ -119,30 +117,30 @@ def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
     return Fit(layer, stop, last.ridge, before, last.after, int(others.sum()), descended)
 
 
-def _donors(layerwise: LayerwisePass) -> list[int]:
+def _donors(layerwise: LayerwisePass) -> list[Layer]:
     """Of the layers that are gone right behind the one at hand, those whose neurons it could take over."""
     between = range(layerwise.layer + 1, layerwise.stop) if layerwise.gap and neurons_apart(layerwise.decoder) else ()
-    return [other for other in between if same_neurons(layerwise.decoder, layerwise.layer, other)]
+    return [other for other in map(layerwise.decoder.layer, between) if same_neurons(layerwise.dense_layer, other)]
 
 
-def _mlp_of(layerwise: LayerwisePass, layer: int) -> Hashable:
-    """Where on the shelf the input of a dense layer's MLP lies: the same few places for every layer of the student."""
-    return "mlp", layer - layerwise.layer
+def _mlp_of(layerwise: LayerwisePass, layer: Layer) -> Hashable:
+    """Where in the store the input of a dense layer's MLP lies: the same few places for every layer of the student."""
+    return "mlp", layer.index - layerwise.layer
 
 
-def _pass_dense(layerwise: LayerwisePass, writes: bool, donors: list[int]) -> None:
-    """The dense model to h[stop]. On the shelf lies what this layer's matrices and the donors' MLPs were given, and,
+def _pass_dense(layerwise: LayerwisePass, writes: bool, donors: list[Layer]) -> None:
+    """The dense model to h[stop]. In the store lies what this layer's matrices and the donors' MLPs were given, and,
     if no gap follows, the stream behind this layer's attention, but for its bias.
     """
-    decoder, layer = layerwise.decoder, layerwise.layer
-    readers: dict[Hashable, nn.Module] = {"attention": reads(decoder, layer)[0][0].module}
-    readers |= {_mlp_of(layerwise, one): reads(decoder, one)[1][0].module for one in (layer, *donors)}
-    write = attention_of(decoder, layer, decoder.layers[layer].get_parameter) if writes and not layerwise.gap else None
+    layer = layerwise.dense_layer
+    readers: dict[Hashable, nn.Module] = {"attention": layer.attention_inputs[0].module}
+    readers |= {_mlp_of(layerwise, one): one.mlp_inputs[0].module for one in (layer, *donors)}
+    write = attention_of(layer, layer.parameter) if writes and not layerwise.gap else None
     for number, _, calls in layerwise.batches():
         with ExitStack() as stack:
             given = {what: stack.enter_context(captured(module)) for what, module in readers.items()}
             if write is not None:
-                entering = stack.enter_context(captured(decoder.layers[layer]))
+                entering = stack.enter_context(captured(layer.module))
                 heads = stack.enter_context(captured(write.matrix.module))
             h = layerwise.dense(number, calls)
         for what, (value,) in given.items():
@@ -153,20 +151,23 @@ def _pass_dense(layerwise: LayerwisePass, writes: bool, donors: list[int]) -> No
 
 
 def _refit_attention_write(layerwise: LayerwisePass) -> Solution:
-    write = attention_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
-    beside = mlp_of(layerwise.decoder, layerwise.layer, layerwise.parameter) if layerwise.gap else None
+    write = attention_of(layerwise.dense_layer, layerwise.parameter)
+    beside = mlp_of(layerwise.dense_layer, layerwise.parameter) if layerwise.gap else None
     k, d = write.own.shape
-    fit, held_out = two_grams((k if beside is None else k + len(beside.own), d), write.own.device)
-    for number, held, calls in layerwise.batches():
-        a, target, missing = _behind_attention(layerwise, write, beside, number, calls)
-        (held_out if held else fit).add(a, missing, weight_of(target))
+
+    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
+        for number, held, calls in layerwise.batches():
+            a, target, missing = _behind_attention(layerwise, write, beside, number, calls)
+            yield held, a, missing, weight_of(target)
+
+    fit, held_out = gather((k if beside is None else k + len(beside.own), d), write.own.device, tokens())
     solution = solve(fit, held_out)
     if write.norm is None:
         layerwise.update(write.matrix, write.own, solution.change[:k])
         return solution
 
     def error() -> float:
-        now = attention_of(layerwise.decoder, layerwise.layer, layerwise.parameter)
+        now = attention_of(layerwise.dense_layer, layerwise.parameter)
         return mean_error(_behind_attention(layerwise, now, beside, *each)[1:] for each in layerwise.held_out())
 
     alone = Solution(solution.change[:k], solution.ridge, solution.before, solution.after)
@@ -186,7 +187,7 @@ def _behind_attention(
         inputs = (one.given(each[0].flatten(0, -2)) for one, each in ((write, heads), (beside, neurons)))
         a, target = torch.cat([*inputs], 1), layerwise.target(number)
     else:
-        with captured(layerwise.decoder.layers[layerwise.layer]) as entering:
+        with captured(layerwise.dense_layer.module) as entering:
             a = write.given(input_of(write.matrix.module, layerwise.run(number, calls)).flatten(0, -2))
         target = layerwise.get("attended", number)
         out = entering[0].float() + (a.float() @ write.own).view_as(target)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrise.errors import RecipeError
-from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 from lowrise.model.networks import SpanNetwork, random_network
 from lowrise.plan import Replace
 
@@ -50,7 +51,7 @@ def check_replacement(decoder: Decoder, edit: Replace) -> None:
             f"all {len(decoder)} layers in the span",
             "remove one layer less, or use --form portable",
         )
-    if edit.form == "portable" and edit.network == "swiglu" and not decoder.names(edit.start).gated:
+    if edit.form == "portable" and edit.network == "swiglu" and not decoder.layer(edit.start).names.gated:
         raise RecipeError(
             f"--network swiglu --form portable on {decoder.family}",
             "a family with a gated MLP",
@@ -76,7 +77,7 @@ def make_trainee(decoder: Decoder, edit: Replace, seed: int) -> Trainee:
 
     frozen: set[int] = set()
     if edit.network != "layer":
-        frozen = {id(p) for p in layer.get_submodule(decoder.names(edit.start).attention_output).parameters()}
+        frozen = {id(p) for p in layer.get_submodule(decoder.layer(edit.start).names.attention_output).parameters()}
     return Trainee(
         module=layer,
         parameters=[p for p in layer.parameters() if id(p) not in frozen],
@@ -90,8 +91,9 @@ def network_shape(decoder: Decoder, edit: Replace) -> tuple[int, str]:
     """(intermediate size, activation) of a published-form network: 4d and ReLU, or the family's own MLP's."""
     if edit.network == "ffn":
         return 4 * decoder.hidden_size, "relu"
-    names = decoder.names(edit.start)
-    intermediate = _weight(decoder.layers[edit.start].get_submodule(names.mlp_output)).numel() // decoder.hidden_size
+    layer = decoder.layer(edit.start)
+    names = layer.names
+    intermediate = _weight(layer.module.get_submodule(names.mlp_output)).numel() // decoder.hidden_size
     config = decoder.config
     own = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     return intermediate, str(own) if names.gated and own else "silu"
@@ -123,7 +125,7 @@ def _make_portable(decoder: Decoder, edit: Replace, seed: int) -> Callable[[], N
     An `ffn` in a gated MLP has one matrix for gate and up, so its activation is z·act(z): what is returned keeps the
     two equal by giving both the sum of their gradients.
     """
-    layer, names = decoder.layers[edit.start], decoder.names(edit.start)
+    layer, names = decoder.layers[edit.start], decoder.layer(edit.start).names
     for parameter in layer.get_submodule(names.attention_output).parameters():
         nn.init.zeros_(parameter)
     inputs = [_weight(layer.get_submodule(name)) for name in names.mlp_inputs]

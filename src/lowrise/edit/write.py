@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lowrise.edit.gram import Gram
 from lowrise.exact import exact
-from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import Matrix, attention_write, mlp_output
-from lowrise.model.norms import Norm, attention_norm, mlp_norm
+from lowrise.model.layer import Layer
+from lowrise.model.matrices import Matrix
+from lowrise.model.norms import Norm
 
 # Of the median of what a norm scales by: what is scaled by much less would have to be so large in y that nothing else
 # were left of its length, so a change is divided by v there as by one that is not so small.
@@ -76,9 +76,9 @@ class _Normed:
         return change * (self.scale / (self.scale.square() + least.square()))
 
 
-def attention_of(decoder: Decoder, layer: int, parameter: Callable[[str], Tensor]) -> Write:
-    return Write(attention_write(decoder, layer), attention_norm(decoder, layer), parameter)
+def attention_of(layer: Layer, parameter: Callable[[str], Tensor]) -> Write:
+    return Write(layer.attention_output, layer.attention_norm, parameter)
 
 
-def mlp_of(decoder: Decoder, layer: int, parameter: Callable[[str], Tensor]) -> Write:
-    return Write(mlp_output(decoder, layer), mlp_norm(decoder, layer), parameter)
+def mlp_of(layer: Layer, parameter: Callable[[str], Tensor]) -> Write:
+    return Write(layer.mlp_output, layer.mlp_norm, parameter)

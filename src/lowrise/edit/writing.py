@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import RIDGES, Gram, Solution, solve, two_grams, weight_of
+from lowrise.edit.gram import RIDGES, Gram, Solution, gather, solve, weight_of
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.write import Write, mlp_of
 from lowrise.exact import exact_sum
-from lowrise.model.matrices import captured, mlp_output
+from lowrise.model.matrices import captured
 
 STEPS = (1.0, 0.5, 0.25)
 
 
 def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor | None]:
     """The MLP's write, solved by ridge regression; and its matrix's change (k, d) as rounded, None where a norm stands
-    behind it. On the shelf: as `runs` leaves it.
+    behind it. In the store: as `runs` leaves it.
     """
-    write = mlp_of(context.decoder, context.layer, context.parameter)
+    write = mlp_of(context.dense_layer, context.parameter)
     fit, held_out = sums(context, write, weight_of)
     solution = solve(fit, held_out, ridges)
     if write.norm is None:
@@ -52,22 +52,24 @@ def step(context: LayerContext, write: Write, fit: Gram, solution: Solution, err
 def sums(context: LayerContext, write: Write, weight: Callable[[Tensor], Tensor] | None) -> tuple[Gram, Gram]:
     """Of what the MLP's `write` is given and of what the layer misses of its target, of fitted and of held-out tokens.
 
-    weight: of targets (..., d), what a token counts (...). On the shelf: as `runs` leaves it.
+    weight: of targets (..., d), what a token counts (...). In the store: as `runs` leaves it.
     """
-    fit, held_out = two_grams(write.own.shape, context.decoder.device)
-    for number, held, inputs, out in runs(context):
-        target = context.target(number)
-        counts = None if weight is None else weight(target)
-        (held_out if held else fit).add(write.given(inputs), target.float() - out.float(), counts)
-    return fit, held_out
+
+    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor | None]]:
+        for number, held, inputs, out in runs(context):
+            target = context.target(number)
+            counts = None if weight is None else weight(target)
+            yield held, write.given(inputs), target.float() - out.float(), counts
+
+    return gather(write.own.shape, context.decoder.device, tokens())
 
 
 def runs(context: LayerContext) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
     """(number, whether it is held out, what the MLP's matrix is given, what leaves the layer), of every batch.
 
-    Of those gone through, the latter two then lie on the shelf as "inputs" and "out".
+    Of those gone through, the latter two then lie in the store as "inputs" and "out".
     """
-    write = mlp_output(context.decoder, context.layer)
+    write = context.dense_layer.mlp_output
     for number, held, calls in context.batches():
         with captured(write.module) as given:
             out = context.run(number, calls)()

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 
 
 @torch.no_grad()

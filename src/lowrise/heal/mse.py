@@ -16,7 +16,8 @@ from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.heal.schedule import Schedule, make_schedule
 from lowrise.heal.state import Progress, TrainingState
-from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 from lowrise.progress import Reporter
 from lowrise.settings import Loss, Training
 from lowrise.work import Work

@@ -11,7 +11,7 @@ from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import Matrix, captured, mlp_write
+from lowrise.model.matrices import Matrix, captured
 from lowrise.model.networks import SpanNetwork
 from lowrise.plan import Replace
 
@@ -25,7 +25,7 @@ def refit_output_matrix(decoder: Decoder, trainee: Trainee, edit: Replace, pairs
     if isinstance(trainee.module, SpanNetwork):
         write = Matrix(trainee.module.get_submodule("down"), "down.weight", input_first=False)
     else:
-        write = mlp_write(decoder, edit.start)
+        write = decoder.layer(edit.start).mlp_write
     calls = full_window_calls(decoder, 1, pairs.inputs.shape[1])
     weight = trainee.module.get_parameter(write.parameter)
     own = write.matrix(weight).float()

@@ -127,7 +127,7 @@ OWN = (
         summary="a least-squares map folded into the MLP output matrix before each gap",
         paper=_REPLACEME,
         function="lowrise.edit.fold:repair",
-        check="lowrise.model.matrices:check_writes",
+        check="lowrise.model.refittable:check_writes",
         on_networks="lowrise.edit.gram:fold",
         did=_FOLDED,
         did_to_network="a linear map folded into its last matrix",
@@ -138,7 +138,7 @@ OWN = (
         summary="as fold, the map found by Adam to bring directions together",
         paper=_REPLACEME,
         function="lowrise.edit.cosine_map:repair",
-        check="lowrise.model.matrices:check_writes",
+        check="lowrise.model.refittable:check_writes",
         did=_FOLDED,
     ),
     Method(

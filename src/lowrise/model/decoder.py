@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lowrise.errors import ModelError, PlanError
-from lowrise.model.families import LayerNames, layer_names
+from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.periods import marks
 from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
@@ -26,14 +25,6 @@ from lowrise.model.support import refuse_config, refuse_stack
 
 _BATCH_TOKENS = 1024
 _ACCELERATOR_BATCH_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class LayerArguments:
-    """How the model called one layer, the residual stream left out."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class _Recorder(nn.Module):
@@ -143,8 +134,14 @@ class Decoder:
         """Tokens of a batch, about: on CPU more are no faster, an accelerator would idle on so few."""
         return _BATCH_TOKENS if self.device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
 
-    def names(self, layer: int) -> LayerNames:
-        return layer_names(self.family, self.layers[layer])
+    @property
+    def probe_ids(self) -> Tensor:
+        """(1, 8): ids to try a layer with. Several, for one alone may be padding, whose embedding is 0."""
+        return torch.arange(8).clamp(max=self.model.get_input_embeddings().weight.shape[0] - 1).unsqueeze(0)
+
+    def layer(self, index: int) -> Layer:
+        """A view of one layer as it stands now."""
+        return Layer(self.layers[index], index, self.config, self.where)
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
@@ -170,13 +167,7 @@ class Decoder:
 
         instead: parameters by name that stand in for the layer's own during this call.
         """
-        module, args = self.layers[layer], (h, *calls[layer].args)
-        if instead:
-            out = functional_call(module, dict(instead), args, calls[layer].kwargs)
-        else:
-            out = module(*args, **calls[layer].kwargs)
-        stream: Tensor = out[0] if isinstance(out, tuple | list) else out
-        return stream
+        return self.layer(layer).call(h, calls[layer], instead)
 
     def states(self, ids: Tensor, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(l, h[l]) for l = 0..stop (default: all, h[L] BEFORE the final norm), one forward pass, one at a time."""

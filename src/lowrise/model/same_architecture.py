@@ -5,32 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from lowrise.model.decoder import Decoder
-from lowrise.model.splice import layer_facts, per_layer_lists
+from lowrise.model.layer import Layer
 
 
-def difference(decoder: Decoder, first: int, other: int) -> str | None:
+def difference(first: Layer, other: Layer) -> str | None:
     """What makes layer `other` another kind than layer `first`, in words; None if nothing does.
 
     Looked at: every entry of the config's per-layer lists, and of every submodule the class, the plain attributes
     (window, attention kind, scaling; not the layer's index) and the parameter shapes.
     """
-    for name in per_layer_lists(decoder.config):
-        values = getattr(decoder.config, name)
-        if values[first] != values[other]:
-            return f"{name} {values[first]} beside {values[other]}"
-    mine, theirs = (layer_facts(decoder.layers[layer]) for layer in (first, other))
-    for key in sorted(mine.keys() | theirs.keys()):
-        if mine.get(key) != theirs.get(key):
-            return f"{key} {mine.get(key)} beside {theirs.get(key)}"
+    for name, value in first.settings.items():
+        if value != other.settings[name]:
+            return f"{name} {value} beside {other.settings[name]}"
+    for key in sorted(first.facts.keys() | other.facts.keys()):
+        if first.facts.get(key) != other.facts.get(key):
+            return f"{key} {first.facts.get(key)} beside {other.facts.get(key)}"
     return None
 
 
-def same_neurons(decoder: Decoder, first: int, other: int) -> bool:
+def same_neurons(first: Layer, other: Layer) -> bool:
     """Whether neurons of one layer are at home in the other: all but attention, and what is said of the layer whole."""
-    attention, _, _ = decoder.names(first).attention_output.partition(".")
+    attention, _, _ = first.names.attention_output.partition(".")
 
-    def facts(layer: int) -> dict[str, Any]:
-        of_parts = {key: value for key, value in layer_facts(decoder.layers[layer]).items() if "." in key}
+    def facts(layer: Layer) -> dict[str, Any]:
+        of_parts = {key: value for key, value in layer.facts.items() if "." in key}
         return {key: value for key, value in of_parts.items() if not key.startswith(f"{attention}.")}
 
     return facts(first) == facts(other)
@@ -38,11 +36,11 @@ def same_neurons(decoder: Decoder, first: int, other: int) -> bool:
 
 def kinds(decoder: Decoder) -> list[int]:
     """For every layer the first layer that it is alike to: equal numbers may be merged."""
-    first: list[int] = []
+    first: list[Layer] = []
     found: list[int] = []
-    for layer in range(len(decoder)):
-        match = next((kind for kind in first if difference(decoder, kind, layer) is None), layer)
-        if match == layer:
+    for layer in map(decoder.layer, range(len(decoder))):
+        match = next((kind for kind in first if difference(kind, layer) is None), layer)
+        if match is layer:
             first.append(layer)
-        found.append(match)
+        found.append(match.index)
     return found

@@ -17,24 +17,20 @@ from torch.func import functional_call
 
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import attention_write, mlp_output, reads, reads_raw, some_tokens
-from lowrise.model.norms import attention_norm, mlp_norm
+from lowrise.model.layer import Layer
 
 # Two scales at which a model is tried: so large that no norm's ε counts, powers of two so that rounding is the same.
 _LOW, _HIGH = 64.0, 256.0
 _REMEDY = "choose another --repair, such as ghosted, which asks nothing of the family"
 
 
-def scaled_layer(decoder: Decoder, layer: int, by: float, parameter: Callable[[str], Tensor]) -> dict[str, Tensor]:
+def scaled_layer(layer: Layer, by: float, parameter: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """The parameters by path with which a layer writes `by` times as much to a stream of `by` times the length.
 
     parameter: the layer's, by path, as they are now.
     """
     made: dict[str, Tensor] = {}
-    for write, norm in (
-        (attention_write(decoder, layer), attention_norm(decoder, layer)),
-        (mlp_output(decoder, layer), mlp_norm(decoder, layer)),
-    ):
+    for write, norm in ((layer.attention_output, layer.attention_norm), (layer.mlp_output, layer.mlp_norm)):
         if norm is not None:
             own = parameter(norm.parameter)
             made[norm.parameter] = norm.weight(by * norm.scale(own)).to(own.dtype)
@@ -43,9 +39,9 @@ def scaled_layer(decoder: Decoder, layer: int, by: float, parameter: Callable[[s
         for name, _ in write.module.named_parameters():
             path = f"{module}.{name}"
             made[path] = _times(parameter(path), by)
-    if reads_raw(decoder, layer):
-        for group in reads(decoder, layer):
-            made |= {matrix.parameter: _times(parameter(matrix.parameter), 1 / by) for matrix in group}
+    if layer.reads_raw:
+        for matrix in (*layer.attention_inputs, *layer.mlp_inputs):
+            made[matrix.parameter] = _times(parameter(matrix.parameter), 1 / by)
     return made
 
 
@@ -67,8 +63,8 @@ def check_scaling(decoder: Decoder) -> None:
 
     What is known by names alone is tried: the embeddings, the first layer, and the last norm where it is needed.
     """
-    for layer in range(len(decoder)):
-        reads(decoder, layer), attention_write(decoder, layer), mlp_output(decoder, layer)
+    for layer in map(decoder.layer, range(len(decoder))):
+        _ = layer.attention_inputs, layer.mlp_inputs, layer.attention_output, layer.mlp_output
     low, high = (_tried(decoder, by) for by in (_LOW, _HIGH))
     for what, one, other in (("embeddings", low[0], high[0]), ("layers", low[1], high[1])):
         expected = (_HIGH / _LOW) * one
@@ -83,8 +79,9 @@ def _tried(decoder: Decoder, by: float) -> tuple[Tensor, Tensor]:
     weights = [embedding.weight for embedding in _embeddings(decoder)]
     named = decoder.model.base_model.named_parameters()
     instead = {name: _times(own, by) for name, own in named if any(own is one for one in weights)}
-    h, calls = decoder.embed(some_tokens(decoder), instead)
-    out = decoder.step(0, h, calls, scaled_layer(decoder, 0, by, decoder.layers[0].get_parameter))
+    h, calls = decoder.embed(decoder.probe_ids, instead)
+    first = decoder.layer(0)
+    out = first.call(h, calls[0], scaled_layer(first, by, first.parameter))
     return h.float(), out.float() - h.float()
 
 
@@ -115,7 +112,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _added(decoder: Decoder, norm: nn.Module) -> float:
     """What the norm adds to its weight before it scales by it, 0 or 1: tried at a scale that tells them apart."""
-    h, _ = decoder.embed(some_tokens(decoder))
+    h, _ = decoder.embed(decoder.probe_ids)
     expected = norm(h).float() / _LOW
     for added in (0.0, 1.0):
         found = functional_call(norm, _norm_scaled(norm, 1 / _LOW, added), (h,)).float()

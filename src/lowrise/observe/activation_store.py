@@ -63,8 +63,8 @@ class ActivationStore:
         return h
 
 
-class LastingShelf(ActivationStore):
-    """A shelf of which a process to come finds some states as they were at the last `mark`, however this one ends.
+class LastingStore(ActivationStore):
+    """A store of which a process to come finds some states as they were at the last `mark`, however this one ends.
 
     files: two, so that what is put after a mark never lies over what was there before it. names: first parts of the
     keys, (name, number), of what lasts; all else lies in the file without a name. Of each two states are kept.
@@ -120,7 +120,7 @@ class LastingShelf(ActivationStore):
         return [[*key, about] for key, about in self._now.items()]
 
     def restore(self, marked: list[list[Any]]) -> bool:
-        """Whether all that was there at a mark is still as it was; then the shelf holds it."""
+        """Whether all that was there at a mark is still as it was; then the store holds it."""
         self._now = {(name, number): about for name, number, about in marked}
         self._starts = {key: about["start"] for key, about in self._now.items()}
         used = {self._paths[about["file"]] for about in self._now.values()}

@@ -9,6 +9,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.flattened import FlattenedSimilarity
 from lowrise.observe.massive import MassiveActivations
 from lowrise.observe.similarity import SpanSimilarity
+from lowrise.observe.stream import add_states
 from lowrise.observe.weights import adjacent_matrices
 from lowrise.progress import Reporter
 from lowrise.results import Norms, Seen
@@ -25,13 +26,7 @@ def analyse(decoder: Decoder, windows: Windows, progress: Reporter) -> Seen:
     """
     layers = len(decoder)
     similarity, flattened, massive = SpanSimilarity(layers), FlattenedSimilarity(layers), MassiveActivations(layers)
-    with progress.bar("observing", len(windows)) as bar:
-        for ids in windows.batches(decoder.batch_tokens):
-            for layer, h in decoder.states(ids):
-                similarity.add(layer, h)
-                flattened.add(layer, h)
-                massive.add(layer, torch.linalg.vector_norm(h.float(), dim=-1))
-            bar.advance(ids.numel(), steps=len(ids))
+    add_states(decoder, windows, progress, similarity.add, flattened.add, massive.add_states)
     return Seen(
         layers=layers,
         input_output=similarity.cosine(1).tolist(),

@@ -18,6 +18,10 @@ class MassiveActivations:
         self._largest = torch.zeros(layers + 1, dtype=torch.float64)
         self._medians: list[list[float]] = [[] for _ in range(layers + 1)]
 
+    def add_states(self, layer: int, h: Tensor) -> None:
+        """h[layer] of a batch, (batch, tokens, hidden)."""
+        self.add(layer, torch.linalg.vector_norm(h.float(), dim=-1))
+
     def add(self, layer: int, norm: Tensor) -> None:
         """norm: (batch, tokens) of h[layer]."""
         self._largest[layer] = max(float(self._largest[layer]), float(norm.max()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,15 +68,23 @@ def _rounded(values: Tensor) -> list[float]:
 @torch.no_grad()
 def observe(decoder: Decoder, windows: Windows, progress: Reporter) -> Observation:
     """Similarity and angles over all spans, and massive activations, from one forward pass a window."""
-    similarity = SpanSimilarity(len(decoder))
-    massive = MassiveActivations(len(decoder))
-    angular = AngularDistance(len(decoder))
+    layers = len(decoder)
+    seen = Observation(SpanSimilarity(layers), MassiveActivations(layers), AngularDistance(layers))
+    add_states(decoder, windows, progress, seen.similarity.add, seen.massive.add_states, seen.angular.add)
+    return seen
+
+
+@torch.no_grad()
+def add_states(
+    decoder: Decoder, windows: Windows, progress: Reporter, *statistics: Callable[[int, Tensor], None]
+) -> None:
+    """Every h[l] of every window, from one forward pass, given to each of `statistics`: (l, (batch, tokens, hidden)).
+
+    Of a batch, states come in order from l = 0.
+    """
     with progress.bar("observing", len(windows)) as bar:
         for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids):
-                norm = torch.linalg.vector_norm(h.float(), dim=-1)
-                similarity.add(layer, h)
-                massive.add(layer, norm)
-                angular.add(layer, h)
+                for add in statistics:
+                    add(layer, h)
             bar.advance(ids.numel(), steps=len(ids))
-    return Observation(similarity, massive, angular)

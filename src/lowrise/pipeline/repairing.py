@@ -13,7 +13,7 @@ from lowrise.edit.repair import repair
 from lowrise.edit.student import Student, student_of
 from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import check_writes
+from lowrise.model.refittable import check_writes
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run

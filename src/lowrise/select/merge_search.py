@@ -201,9 +201,9 @@ def _by_size(
     """Until `remove` layers are gone: try every merge of C layers in [low, high), accept the most similar one.
 
     Best first and not top down: Algorithm 1 takes whatever passes first from the top, so a size would hang on where
-    its sweep happens to stand when enough is gone. Every round's similarities are against the dense model and count
+    its pass happens to stand when enough is gone. Every round's similarities are against the dense model and count
     all merges before, so the least accepted one is what a threshold would have had to lie below. The last merge
-    takes fewer layers when C would remove too many; the interval, which paces the sweep, plays no part.
+    takes fewer layers when C would remove too many; the interval, which paces the pass, plays no part.
     """
     while remove:
         end = next(i for i, mix in enumerate(stack.layers) if mix.stop == high) + 1

@@ -187,7 +187,7 @@ def _repaired(
         for gone in choices:
             (loss, divergence), known = journal.step(
                 2,
-                lambda gone=gone: [*search.rehearse(gone, lambda layer: bar.advance(tokens, f"layer {layer}"))],  # type: ignore[misc]
+                lambda gone=gone: [*search.dry_run(gone, lambda layer: bar.advance(tokens, f"layer {layer}"))],  # type: ignore[misc]
             )
             if known:
                 bar.advance(0, "kept from before", steps=layers - len(gone) - min(gone) + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from lowrise.edit.student import Student
 from lowrise.edit.writing import refit_write
 from lowrise.exact import exact
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import captured, reads
+from lowrise.model.matrices import captured
 from lowrise.model.neurons import neurons_apart
 from lowrise.model.refittable import refit_support
 from lowrise.model.same_architecture import same_neurons
@@ -35,13 +35,18 @@ class Trial:
     """Layers out. changed: parameters of the layer `before` them; loss, divergence: held-out, of the two together."""
 
     before: int
-    changed: dict[str, Tensor]
+    changed: Mapping[str, Tensor]
     loss: float
     divergence: float
 
 
 class TrialContext(LayerContext):
-    """Where a layer is tried to be left out: the search's shelf holds all states of the dense model."""
+    """Where a layer is tried to be left out: the search's store holds all states of the dense model."""
+
+    @property
+    def changed(self) -> Mapping[str, Tensor]:
+        """The layer's parameters that are not the dense model's, by path."""
+        return self.student.changed.get(self.layer, {})
 
     def target(self, number: int) -> Tensor:
         return self.get(("dense", self.stop), number)
@@ -53,15 +58,12 @@ class TrialContext(LayerContext):
 
     def leaving(self, number: int) -> Tensor:
         """What leaves the last layer, of a batch that goes on through this one and those above."""
-        h, calls = self.get("student", number), self.decoder.embed(self._batches[number][0])[1]
-        for layer in self.student.layers:
-            if layer >= self.layer:
-                h = self.student.step(layer, h, calls)
-        return h
+        _, calls = self.decoder.embed(self._batches[number][0])
+        return self.student.run(self.get("student", number), calls, self.layer)
 
 
 class Search:
-    """The student so far. On the shelf lies, of every batch, the dense model's h[0..L] and what its MLPs are given; and
+    """The student so far. In the store lies, of every batch, the dense model's h[0..L] and what its MLPs are given; and
     what trials solved, as long as the same trial would solve the same. moves: neurons may; without, what MLPs are given
     is not kept. writes: whether trials solve what a layer writes, or are drops. positions: that decide.
     """
@@ -71,14 +73,14 @@ class Search:
         self, decoder: Decoder, fitted: Windows, deciding: Windows, store: ActivationStore, *, moves: bool = True
     ) -> None:
         self._decoder, self._store = decoder, store
-        self._student = Student(decoder, list(range(len(decoder))))
+        self._student = Student(decoder)
         self.writes = refit_support(decoder)
-        self._adopts = moves and self.writes and neurons_apart(decoder)
+        self._transplants = moves and self.writes and neurons_apart(decoder)
         self._batches = batches_of(fitted, deciding, decoder.batch_tokens, mixed=True)
         self._skipped = deciding.skipped
         self.positions = sum(ids[:, 1 + self._skipped :].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
-        self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what lies on the shelf
+        self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what is stored
         total = 0.0
         for number, (ids, held) in enumerate(self._batches):
             h = self._keep_dense(number, ids)
@@ -97,7 +99,7 @@ class Search:
         trials: dict[int, Trial] = {}
         layers = self._student.layers
         last, best = max(layers.index(one) for one in candidates), math.inf
-        dense = min(self._student.changed, default=len(self._decoder))  # up to its entry the student is the dense model
+        dense = self._student.first_difference(Student(self._decoder))
         for layer, following in itertools.pairwise(layers[: last + 1]):
             place = self._place(layer, self._student)
             if layer <= dense and (following in candidates or layer == dense):
@@ -117,12 +119,11 @@ class Search:
     @torch.no_grad()
     def span(self, start: int, stop: int) -> Trial:
         """The dense model without [start, stop), layer start - 1 writing anew."""
-        left = [one for one in range(len(self._decoder)) if not start <= one < stop]
-        place = self._place(start - 1, Student(self._decoder, left))
+        place = self._place(start - 1, Student(self._decoder).without(range(start, stop)))
         place.enter_as_dense()
         if self.writes:
             refit_write(place, RIDGES)
-        return Trial(start - 1, place.student.changed.get(start - 1, {}), *self._missed(place.leaving))
+        return Trial(start - 1, place.changed, *self._missed(place.leaving))
 
     @torch.no_grad()
     def unlike(self, n: int) -> dict[int, float]:
@@ -135,13 +136,12 @@ class Search:
         return found
 
     @torch.no_grad()
-    def rehearse(self, gone: Collection[int], passed: Callable[[int], None]) -> tuple[float, float]:
+    def dry_run(self, gone: Collection[int], passed: Callable[[int], None]) -> tuple[float, float]:
         """Mean held-out loss and divergence without the layers in `gone`, all others repaired as `repair` would.
 
         passed: told every layer that is repaired.
         """
-        student = Student(self._decoder, [one for one in range(len(self._decoder)) if one not in gone])
-        start = min(gone) - 1
+        student, start = Student(self._decoder).without(gone), min(gone) - 1
         with ActivationStore() as store:
             layerwise = DryRun(student, store, start, self._batches, lambda number: self._dense(start, number))
             layerwise.repair(passed)
@@ -149,14 +149,11 @@ class Search:
 
     def again(self) -> None:
         """Back to the student that lacks nothing."""
-        self._student = Student(self._decoder, list(range(len(self._decoder))))
-        self._solved = {}
+        self._student, self._solved = Student(self._decoder), {}
 
     def remove(self, gone: Collection[int], trial: Trial) -> None:
         """Leave the layers in `gone` out for good, with the repair that their trial found."""
-        for layer in gone:
-            self._student.layers.remove(layer)
-            self._student.changed.pop(layer, None)
+        self._student = self._student.without(gone)
         self._student.changed[trial.before] = trial.changed
         self._solved = {one: names for one, names in self._solved.items() if one < trial.before}
 
@@ -168,20 +165,19 @@ class Search:
 
     def _try(self, layer: int, gone: int, moves: bool) -> Trial:
         """Take `gone` out and repair `layer`, the one before it, for this trial alone; the student stays before it."""
-        left = [one for one in self._student.layers if one != gone]
-        changed = {**self._student.changed, layer: dict(self._student.changed.get(layer, {}))}
-        place = self._place(layer, Student(self._decoder, left, changed))
-        adopts = self._adopts and same_neurons(self._decoder, layer, gone)
+        place = self._place(layer, self._student.without([gone]))
+        donor = self._decoder.layer(gone)
+        transplants = self._transplants and same_neurons(place.dense_layer, donor)
         if gone in self._solved:
-            changed[layer] |= {name: place.get((layer, name), gone) for name in self._solved[gone]}
+            place.set_weights({name: place.get((layer, name), gone) for name in self._solved[gone]})
         elif self.writes:
-            if not (adopts and moves and transplant(place, gone, ("mlp", gone), RIDGES)):
+            if not (transplants and moves and transplant(place, donor, ("mlp", gone), RIDGES)):
                 refit_write(place, RIDGES)
-            if moves or not adopts:  # what was solved without moving neurons is no trial's that moves them
-                self._solved[gone] = tuple(changed[layer])
-                for name, value in changed[layer].items():
+            if moves or not transplants:  # what was solved without moving neurons is no trial's that moves them
+                self._solved[gone] = tuple(place.changed)
+                for name, value in place.changed.items():
                     place.put((layer, name), gone, value)
-        return Trial(layer, changed[layer], *self._missed(place.leaving))
+        return Trial(layer, place.changed, *self._missed(place.leaving))
 
     def _missed(self, leaving: Callable[[int], Tensor]) -> tuple[float, float]:
         """Mean loss and divergence of a held-out position. leaving: a student's last layer, a batch by its number."""
@@ -193,12 +189,12 @@ class Search:
         return loss / self.positions, divergence / self.positions
 
     def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
-        """The dense model on a batch, all that trials will ask for put on the shelf; h[L]."""
-        asked = range(len(self._decoder)) if self._adopts else ()
+        """The dense model on a batch, all that trials will ask for stored; h[L]."""
+        asked = range(len(self._decoder)) if self._transplants else ()
         with ExitStack() as stack:
-            given = [stack.enter_context(captured(reads(self._decoder, layer)[1][0].module)) for layer in asked]
+            given = [stack.enter_context(captured(self._decoder.layer(layer).mlp_inputs[0].module)) for layer in asked]
             for layer, h in self._decoder.states(ids):
                 self._store.put((("dense", layer), number), h)
-                if layer and self._adopts:
+                if layer and self._transplants:
                     self._store.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
         return h

@@ -1,7 +1,7 @@
 """The model that a search has in hand: the original's layers and mixes of them, with the inputs of each kept.
 
-Nothing of the model is changed or copied. A merged layer is its base layer called with mixed weights, which are made
-for the call; a trial begins at the stored input of the layer it changes.
+Nothing of the model is changed or copied. A merged layer is its first layer called with mixed parameters, which are
+made for the call. A trial begins at the stored input of the layer it changes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from lowrise.calibration.sentences import Sentences
-from lowrise.edit.merge import Mix, mix_of, mixed_parameters
+from lowrise.edit.merge import Mix, MixedParameters, mix_of
+from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.model.same_architecture import kinds
-from lowrise.observe.loss import next_token_loss
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.settings import MergeSearch
 
@@ -49,9 +49,10 @@ class Stack:
         self._mask, self._skipped = sentences.mask.to(decoder.device), max(0, sentences.prefix - 1)
         self._kinds = kinds(decoder)
         self.layers = [Mix(layer) for layer in range(len(decoder))]
+        self._student = Student(decoder)  # the current model: of each mix the first layer, with mixed parameters
         h, self._calls = decoder.embed(self._ids)
-        self._inputs = [h]  # of the current layers, from the first on
-        self._dense = self._final = self._advance(len(decoder))
+        self._inputs = {0: h}  # of the current model, by the original layer that it enters
+        self._dense = self._final = self._entering(len(decoder))
         self._reference = self._represent(self._dense)
 
     def alike(self, layer: int, count: int) -> bool:
@@ -68,23 +69,17 @@ class Stack:
         mix = mix_of(self.layers[layer : layer + count], self._settings.rule)
         if known is not None:
             return Trial(layer, count, mix, known, None)
-        h = self._run(layer, count, mix)
+        h = self._run(self._merged(mix))
         similar = flattened_cosine if self._settings.representation == "flattened-final" else per_token_cosine
         return Trial(layer, count, mix, similar(self._represent(h), self._reference, self._mask), h)
 
     def accept(self, trial: Trial) -> None:
         """Make the trial the current model. Inputs up to the merged layer's stay what they were."""
-        self._final = trial.final if trial.final is not None else self._run(trial.layer, trial.count, trial.mix)
+        merged = self._merged(trial.mix)
+        self._final = trial.final if trial.final is not None else self._run(merged)
+        self._student = merged
         self.layers[trial.layer : trial.layer + trial.count] = [trial.mix]
-        del self._inputs[trial.layer + 1 :]
-
-    @torch.no_grad()
-    def _run(self, layer: int, count: int, mix: Mix) -> Tensor:
-        """h[L] with `mix` in the place of `count` layers."""
-        h = self._advance(layer)
-        for one in [mix, *self.layers[layer + count :]]:
-            h = self._step(one, h)
-        return h
+        self._inputs = {layer: h for layer, h in self._inputs.items() if layer <= trial.mix.start}
 
     def losses(self) -> tuple[float, float]:
         """Mean next-token cross-entropy (natural log) of the dense and of the current model on the sentences."""
@@ -94,21 +89,34 @@ class Stack:
     def _loss(self, final: Tensor) -> float:
         total = 0.0
         for row in range(len(self._ids)):  # one at a time: they are of different lengths
-            count = int(self._mask[row].sum())
-            ids = self._ids[row : row + 1, self._skipped : count]
-            total += next_token_loss(self._decoder, final[row : row + 1, self._skipped : count], ids)
+            of_row = slice(row, row + 1), slice(int(self._mask[row].sum()))
+            total += self._student.batch_loss(final[of_row], self._ids[of_row], self._skipped)
         return total / float(self._mask.sum() - len(self._ids) * (1 + self._skipped))
 
-    def _advance(self, layer: int) -> Tensor:
-        """h that enters current layer `layer` (what leaves the last one, if past it), from the last stored input on."""
-        while len(self._inputs) <= layer:
-            self._inputs.append(self._step(self.layers[len(self._inputs) - 1], self._inputs[-1]))
-        return self._inputs[layer]
+    def _merged(self, mix: Mix) -> Student:
+        """The current model with `mix` in the place of its layers."""
+        student = self._student.without(range(mix.start + 1, mix.stop))
+        if len(mix.weights) > 1:
+            student.changed[mix.start] = MixedParameters(self._decoder.layers, mix, self._settings.norms)
+        return student
 
-    def _step(self, mix: Mix, h: Tensor) -> Tensor:
-        alone = len(mix.weights) == 1
-        weights = None if alone else mixed_parameters(self._decoder.layers, mix, self._settings.norms)
-        return self._decoder.step(mix.start, h, self._calls, weights)
+    @torch.no_grad()
+    def _run(self, trial: Student) -> Tensor:
+        """h[L] of a trial, from the stored input on of the first layer that is not the current model's."""
+        start = trial.first_difference(self._student)
+        return trial.run(self._entering(start), self._calls, start)
+
+    def _entering(self, layer: int) -> Tensor:
+        """What enters original layer `layer` of the current model (what leaves the last one, if L), from the highest
+        stored input below it on.
+        """
+        if layer not in self._inputs:
+            start = max(one for one in self._inputs if one < layer)
+            for at, h in self._student.states(self._inputs[start], self._calls, start):
+                self._inputs[at] = h
+                if at == layer:
+                    break
+        return self._inputs[layer]
 
     def _represent(self, h: Tensor) -> Tensor:
         return h if self._settings.representation == "per-token" else self._decoder.final_norm(h, self._ids)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
-from lowrise.model.decoder import Decoder, LayerArguments
+from lowrise.edit.student import Student
+from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 from lowrise.observe.activation_store import ActivationStore
-from lowrise.observe.loss import next_token_loss
 from lowrise.progress import Bar
 
 
@@ -28,16 +30,20 @@ class Trials:
         self._decoder, self._store = decoder, store
         self._batches = list(windows.batches(decoder.batch_tokens))
         self._positions, self._skipped = windows.targets, windows.skipped
-        self.layers = list(range(len(decoder)))
-        self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its state on the shelf enters
+        self._student = Student(decoder)
+        self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its stored state enters
         total = 0.0
         for batch, ids in enumerate(self._batches):
-            h, calls = decoder.embed(ids)
-            for layer in self.layers:
-                store.put((batch, layer), h)
-                h = decoder.step(layer, h, calls)
-            total += self._loss(h, ids)
+            for layer, h in self._student.states(*decoder.embed(ids)):
+                if layer < len(decoder):
+                    store.put((batch, layer), h)
+            total += self._student.batch_loss(h, ids, self._skipped)
         self.dense_loss = total / self._positions
+
+    @property
+    def layers(self) -> list[int]:
+        """Those that are left."""
+        return self._student.layers
 
     @torch.no_grad()
     def losses(self, bar: Bar, note: str) -> dict[int, float]:
@@ -59,31 +65,22 @@ class Trials:
     @torch.no_grad()
     def remove(self, gone: int) -> None:
         """Layer `gone` is left out from now on. The inputs of layers above it are made anew."""
-        self.layers.remove(gone)
+        self._student = self._student.without([gone])
         self._ahead = {layer: at for layer, at in self._ahead.items() if layer < gone and at <= gone}
-        above = [layer for layer in self.layers if layer > gone]
+        above = sum(layer > gone for layer in self.layers)
         for batch, ids in enumerate(self._batches):
-            h, calls = self._begin(ids, (batch, gone))
-            for layer in above:
+            for layer, h in islice(self._student.states(*self._begin(ids, (batch, gone)), gone), above):
                 self._store.put((batch, layer), h)
-                if layer != above[-1]:
-                    h = self._decoder.step(layer, h, calls)
 
     def _trial(self, batch: int, ids: Tensor, without: int, best: int | None) -> float:
         """Summed loss of one batch. best: the layer before which to leave the state behind, if it is passed."""
-        ahead = (batch, without, "ahead")
-        start = self._ahead.get(without, without)
-        h, calls = self._begin(ids, ahead if without in self._ahead else (batch, without))
-        for layer in self.layers:
-            if layer < start or layer == without:
-                continue
+        trial, ahead = self._student.without([without]), (batch, without, "ahead")
+        start = self._ahead.get(without, trial.first_difference(self._student))
+        begun = self._begin(ids, ahead if without in self._ahead else (batch, without))
+        for layer, h in trial.states(*begun, start):
             if layer == best:
                 self._store.put(ahead, h)
-            h = self._decoder.step(layer, h, calls)
-        return self._loss(h, ids)
-
-    def _loss(self, h: Tensor, ids: Tensor) -> float:
-        return next_token_loss(self._decoder, h[:, self._skipped :], ids[:, self._skipped :])
+        return trial.batch_loss(h, ids, self._skipped)
 
     def _begin(self, ids: Tensor, key: tuple[int | str, ...]) -> tuple[Tensor, list[LayerArguments]]:
         """A stored state of the batch, and how its layers are called."""
