@@ -37,7 +37,7 @@ def same_neurons(decoder: Decoder, first: int, other: int) -> bool:
 
 
 def kinds(decoder: Decoder) -> list[int]:
-    """For every layer the first layer that it is alike to: equal numbers may be merged."""
+    """For every layer the first layer of the same architecture: equal numbers may be merged."""
     first: list[int] = []
     found: list[int] = []
     for layer in range(len(decoder)):
