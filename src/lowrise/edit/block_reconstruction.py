@@ -1,4 +1,4 @@
-"""Block reconstruction: a layer fitted on by gradient descent where no closed form solves for its first matrices.
+"""Block reconstruction: a layer is trained by itself where no closed form solves for its first matrices.
 
 The regressions let a layer read what it used to read and write what is missing. Which neurons would do that best, and
 which tokens should be looked at, are no linear questions. So before a gap all matrices of the layer follow the gradient

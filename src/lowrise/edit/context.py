@@ -16,7 +16,7 @@ from lowrise.work import Work
 class RepairTask:
     """student: the dense model with the layers that are kept; a repair changes its parameters, in place.
 
-    windows: all calibration windows, with special tokens in them where the method's row says `marked`; the last
+    windows: all calibration windows, with special tokens in them where the method's row says `special_tokens`; the last
     `held_out` of them are fitted by nothing.
     work: where what is done can be kept, if it is to be.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Fit:
     """What was solved at `layer` to meet h[stop]. ridge: λ taken, of the MLP's output matrix.
 
-    neurons: how many of its MLP's were taken over from layers that go. descended: whether it then followed a
+    neurons: how many of its MLP's were transplanted from removed layers. descended: whether it then followed a
     gradient (`edit/block_reconstruction.py`). written: whether what it writes was solved in closed form, or only what
     it reads.
     before, after: mean error of a held-out token: ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are

@@ -1,4 +1,4 @@
-"""Neurons of layers that go, taken over by the layer before the gap in the place of its own least useful ones.
+"""Neurons of removed layers, transplanted into the layer before the gap in the place of its least useful ones.
 
 Adjacent layers hold twice the neurons that one has room for, and many matter little. Let A (tokens, 2k) be what both
 MLPs' output matrices are given: the layer's own neurons and those of a dropped one, the latter on the layer's own
@@ -37,7 +37,7 @@ def blocks(neurons: int) -> list[slice]:
 
 
 def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
-    """The student's layer takes over neurons of the dense layer `donor`: of every block, what `transplant_block` gives.
+    """Neurons of the dense layer `donor` go into the student's layer: of every block, what `transplant_block` gives.
 
     what: where the input of the donor's MLP lies in the store. Blocks of which none is wanted are left out. Of a
     token, the student's layer is run to its MLP once, and twice a block.

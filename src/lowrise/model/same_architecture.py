@@ -35,7 +35,7 @@ def same_neurons(first: Layer, other: Layer) -> bool:
 
 
 def kinds(decoder: Decoder) -> list[int]:
-    """For every layer the first layer that it is alike to: equal numbers may be merged."""
+    """For every layer the first layer of the same architecture: equal numbers may be merged."""
     first: list[Layer] = []
     found: list[int] = []
     for layer in map(decoder.layer, range(len(decoder))):

@@ -1,4 +1,4 @@
-"""ShortGPT's criterion: the layers that turn the residual stream least, wherever they stand.
+"""ShortGPT's criterion: the layers that change the residual stream least, wherever they stand.
 
 https://arxiv.org/abs/2403.03853: BI_l = 1 - E cos(h[l], h[l+1]).
 """

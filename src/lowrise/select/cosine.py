@@ -1,4 +1,4 @@
-"""LLM-Streamline's criterion: the span whose ends are most alike.
+"""LLM-Streamline's criterion: the span whose input and output are most alike.
 
 https://arxiv.org/abs/2403.19135, equation 1: start*(n) = argmax over l of E cos(h[l], h[l+n]).
 """

@@ -154,7 +154,7 @@ def _one_gap(
 
 def _best_span(search: Search, n: int, shortlist: int, bar: Bar, journal: Journal) -> tuple[range, Trial, bool]:
     """The span of n that is missed least, its trial, and whether that was kept; as many are tried as are on the
-    shortlist, those with the most alike ends.
+    shortlist, those of the highest cosine between input and output.
     """
     unlike = search.unlike(n)
     divergences: dict[int, float] = {}
