@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
-from lowrise.settings import Bos, Collapse, Form, Strict, Training
+from lowrise.settings import Bos, Collapse, Form, Heal, Strict, Training
 from lowrise.sizes import bytes_of, count_of, named_layers
 
 
@@ -91,6 +91,7 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     training: Training = Training()
     collapse: Collapse = Collapse()
+    heal: Heal | None = None  # None: nothing is trained after the cut
     strict: bool = False  # a search that accepts nothing, or whose result collapses, ends with exit status 2
     max_ram: str | None = None  # for training pairs, as 800M or 4G; None: half of what is free
     eval_text: list[str] = []
@@ -331,7 +332,7 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
     if first["type"] == "extra_forbidden":
-        nested: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse}
+        nested: dict[str, type[BaseModel]] = {"training": Training, "collapse": Collapse, "heal": Heal}
         owner = nested.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe
         remedy = close_names(str(first["loc"][-1]), owner.model_fields)
         return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)

@@ -1,10 +1,12 @@
-"""Settings within a recipe: of training and of the search of merges, and the words that settings may take."""
+"""Settings within a recipe: of training, of the search of merges and of healing, and the words that they may take."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lowrise.sizes import count_of
 
 Form = Literal["paper", "portable"]
 Loss = Literal["mse", "relative"]
@@ -12,6 +14,9 @@ Rule = Literal["sum", "last", "mean"]
 Norms = Literal["keep", "merge"]
 Representation = Literal["flattened-final", "per-token"]
 Bos = Literal["auto", "never"]
+Objective = Literal["kl", "ce", "mix"]
+Trained = Literal["all", "lora", "network", "gaps", "tail"]
+TeacherPlace = Literal["resident", "stored"]
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 
 
@@ -61,3 +66,54 @@ class Collapse(Strict):
         if self.high is not None and self.low >= self.high:
             raise ValueError(f"low ({self.low}) must lie below high ({self.high})")
         return self
+
+
+class Heal(Strict):
+    """How the whole shallow model is trained to be the dense one again (METHODS 7). Texts are those of the recipe.
+
+    What is None is chosen by the budget, by the size of the model and by what trains: `heal/defaults.py`.
+    """
+
+    dense: str | None = None  # the model it learns from; None in `run`: the one that was cut
+    tokens: str = "2M"  # the budget: tokens trained on, repeated ones among them
+    objective: Objective = "kl"  # kl: KL(dense ‖ student); ce: next-token loss; mix: `mix` of the one, the rest the other
+    mix: float = Field(0.5, ge=0, le=1)  # share of kl in `mix`
+    temperature: float = Field(1.0, gt=0, le=100)  # of kl, times its square
+    train: Trained | Literal["auto"] = "auto"  # auto: all up to 2B parameters, lora above
+    rank: int = Field(32, ge=1, le=2**14)  # of lora
+    alpha: float = Field(64.0, gt=0)  # of lora: its change counts alpha / rank
+    teacher: TeacherPlace | Literal["auto"] = "auto"  # stored: what it says of the tokens lies on disk
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    batch_tokens: int | None = Field(None, gt=0)  # of an optimiser step, over all processes
+    length: int | None = Field(None, gt=1, le=2**30)  # tokens a window, capped by the model
+    guard: str | None = None  # a text that training never sees; None: held-out writing of the dense model
+    chat: list[str] = []  # files of conversations, JSON lines; the loss is on the answers
+    written: float = Field(0.0, ge=0, le=1)  # share that the dense model writes itself beside the other sources
+    repeat: int = Field(4, ge=1)  # most times that a token is trained on
+    report_to: list[str] = []  # loggers of accelerate: tensorboard, wandb, trackio
+    checkpointing: bool = False  # compute activations twice instead of keeping them: less memory, a third slower
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # of what is computed; auto: bf16 on an accelerator
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _as_written(cls, value: object) -> object:
+        """YAML reads `tokens: 100000` as a number."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("tokens")
+    @classmethod
+    def _is_a_count(cls, value: str) -> str:
+        try:
+            count_of(value)
+        except ValueError as error:
+            raise ValueError("a number of tokens such as 100k or 2M, one at least") from error
+        return value
+
+    @property
+    def budget(self) -> int:
+        return count_of(self.tokens)
+
+    @property
+    def window(self) -> int:
+        """Tokens a window, before the model caps it: longer ones where the budget makes many of them."""
+        return self.length or (256 if self.budget < 10**6 else 512 if self.budget < 10**7 else 1024)
