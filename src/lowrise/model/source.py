@@ -164,6 +164,21 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     return _load_tokenizer(source, folder, kwargs)
 
 
+def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> int:
+    """How many decoder layers the config of `source` names; no weights are read. Raises ModelError likewise."""
+    _silence_transformers()
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle)
+    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is None:
+        _check_config_file(folder, source, trust_remote_code)
+    else:
+        gguf_header(gguf)
+        kwargs["gguf_file"] = gguf.name
+    config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
+    check_kind(config, source, is_gguf=gguf is not None)
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
 def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
     """(folder, gguf file or None, hub revision or None)."""
     path, expected, remedy = Path(source), "a folder, a .gguf file or a hub id", "check the path"

@@ -19,6 +19,7 @@ from lowrise.report.charts import (
     whole_numbers,
 )
 from lowrise.report.folder import Contents
+from lowrise.report.healing import healing_charts
 from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
 from lowrise.report.search_figures import bridges_chart, search_chart, weights_chart
@@ -36,7 +37,9 @@ from lowrise.scores import (
 
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
-    """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, tasks, speed."""
+    """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, healing,
+    healing-training, tasks, speed.
+    """
     seen = contents.observation
     found: list[Chart | None] = [
         scores_chart(contents.plan, contents.scores),
@@ -46,6 +49,7 @@ def charts_of(contents: Contents) -> dict[str, Chart]:
             else [layers_chart(contents.plan, seen), norms_chart(contents.plan, seen), pairs_chart(contents.plan, seen)]
         ),
         *(_training(curve, index) for index, curve in enumerate(contents.curves)),
+        *([] if contents.results.healing is None else healing_charts(contents.results.healing)),
         tasks_chart(contents),
         speed_chart(contents),
     ]

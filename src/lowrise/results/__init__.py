@@ -7,14 +7,15 @@ it where there is one. So what was set is written, in the order of the fields, a
 from __future__ import annotations
 
 from lowrise.results.comparison import Collapse, ComingRow, ComparedRow, Comparison, DoneRow, FailedRow, NumberRecord
+from lowrise.results.healing import Healing
 from lowrise.results.observation import Analysis, Matrix, Norms, Observation, Seen
+from lowrise.results.perplexity import Perplexity
 from lowrise.results.record import FORMAT, Record
 from lowrise.results.run import (
     Curve,
     Ideal,
     MeasuredModel,
     Pace,
-    Perplexity,
     Rate,
     RepairFit,
     Results,
@@ -38,6 +39,7 @@ __all__ = [
     "Curve",
     "DoneRow",
     "FailedRow",
+    "Healing",
     "Ideal",
     "Matrix",
     "MeasuredModel",
