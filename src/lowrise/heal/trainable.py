@@ -41,13 +41,13 @@ def prepare(
 
 def _adapters(decoder: Decoder, settings: Heal, seed: int) -> Callable[[], None]:
     """Low-rank adapters (arXiv 2106.09685) on all linear modules but the head, by peft; merged by what it returns."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, LoraModel
 
     rank = min(settings.rank, decoder.hidden_size)
     config = LoraConfig(r=rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted: Any = get_peft_model(decoder.model, config)
+        adapted: Any = LoraModel(decoder.model, config, "default")
 
     def merge() -> None:
         adapted.merge_and_unload()
