@@ -165,17 +165,18 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
 
 
 def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> int:
-    """How many decoder layers the config of `source` names; no weights are read. Raises ModelError likewise."""
+    """How many decoder layers `source` says that it has; no weights are read. Raises ModelError likewise."""
     _silence_transformers()
     folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle)
-    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if gguf is None:
-        _check_config_file(folder, source, trust_remote_code)
-    else:
-        gguf_header(gguf)
-        kwargs["gguf_file"] = gguf.name
-    config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
-    check_kind(config, source, is_gguf=gguf is not None)
+    if gguf is not None:
+        about = gguf_header(gguf).metadata
+        count = about.get(f"{about.get('general.architecture')}.block_count")
+        if not isinstance(count, int):
+            raise ModelError(source, "a number of layers in its metadata", "none", "fetch the model again")
+        return count
+    _check_config_file(folder, source, trust_remote_code)
+    config = _load(source, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+    check_kind(config, source, is_gguf=False)
     return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 

@@ -14,6 +14,7 @@ from lowrise.report.document import render_page
 from lowrise.report.edits import repair_sentences
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
+from lowrise.report.healed import build_healed, is_healed_alone
 from lowrise.report.healing import sentences
 from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, build_house, edit_sentence
 from lowrise.report.scores import costs, kept, scores, tiles, timings
@@ -33,7 +34,8 @@ def write_report(folder: Path) -> list[Path]:
 
     Raises OutputError or PlanError, one line, when the folder is not what `run` or `apply` wrote; nothing is changed.
     """
-    read_folder(folder)  # which refuses what is no output, before a lock is made beside it
+    if not is_healed_alone(folder):
+        read_folder(folder)  # which refuses what is no output, before a lock is made beside it
     with held(folder):
         made = build_report(folder)
         for name, text in made.items():
@@ -43,6 +45,8 @@ def write_report(folder: Path) -> list[Path]:
 
 def build_report(folder: Path) -> dict[str, str]:
     """The text of page and card, by their place in the folder."""
+    if is_healed_alone(folder):
+        return build_healed(folder)
     contents = read_folder(folder)
     return {"lowrise/report.html": report_page(contents), "README.md": model_card(contents)}
 
@@ -68,7 +72,7 @@ def report_page(contents: Contents) -> str:
         edits=[edit_sentence(edit) for edit in plan.edits],
         repair=repair_sentences(plan.edits, results.repairs),
         preset=presets().get(plan.preset),
-        costs=costs(contents),
+        costs=costs(results),
         tasks=scores(contents),
         kept=kept,
         speed=timings(contents),
