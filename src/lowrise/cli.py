@@ -16,6 +16,7 @@ from lowrise.errors import LowriseError, one_line, printable
 from lowrise.files import check_file, check_output, write_file
 from lowrise.inputs import inputs_of
 from lowrise.options import (
+    HEALING,
     OPENING,
     SEARCHING,
     SELECTING,
@@ -34,6 +35,7 @@ from lowrise.options import (
     recipe_of,
     takes,
 )
+from lowrise.ranks import is_first
 from lowrise.streams import keep_streams
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def _working(command: str, quiet: bool) -> Iterator[Reporter]:
     """What a command reports with: no part of it is silent for long, the import of what is heavy included."""
     from lowrise.progress import Reporter
 
-    progress = Reporter(quiet)
+    progress = Reporter(quiet, muted=not is_first())
     with progress.working(command):
         yield progress
 
@@ -142,6 +144,32 @@ def apply(
 
         results = pipeline.apply(planned, settings, out, force, progress, fresh)
     _show(results, as_json, out)
+
+
+@app.command()
+@takes("text", "dataset", "seed", "bos", "eval_text", "windows", *TASKS, *OPENING, **HEALING)
+def heal(
+    out: OutFolder,
+    given: dict[str, Any],
+    model: Annotated[
+        str | None, typer.Argument(metavar="SHALLOW", help="A shallow model, made by any tool.", show_default=False)
+    ] = None,
+    recipe: RecipeFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    fresh: Fresh = False,
+) -> None:
+    """Train a shallow model to be the dense one again; keep what made it better. Takes `accelerate launch -m`."""
+    settings = recipe_of(recipe, given, healed=True, model=model)
+    if is_first():
+        check_output(out, force, [*inputs_of(settings), recipe])
+    with _working("heal", quiet) as progress:
+        from lowrise.pipeline.healing import heal as heal_model
+
+        results = heal_model(settings, out, force, progress, fresh)
+    if results is not None:
+        _show(results, as_json, out)
 
 
 @app.command()
@@ -319,7 +347,8 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(status)
     except LowriseError as error:
-        typer.echo(f"lowrise: {one_line(str(error))}", err=True)
+        if is_first():
+            typer.echo(f"lowrise: {one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
     except UsageError as error:
         typer.echo(f"lowrise: {one_line(error.format_message(), 450)}; see `lowrise --help`", err=True)  # type: ignore[attr-defined]
@@ -332,7 +361,12 @@ def _stop(number: int, _frame: object) -> None:
         signal.signal(other, signal.SIG_IGN)
     with suppress(OSError):  # closed, full, or of a terminal that is gone
         os.write(2, b"lowrise: interrupted\n")
-    ready = {"lowrise.pipeline": "measure", "lowrise.compare": "compare", "lowrise.report.page": "write_report"}
+    ready = {
+        "lowrise.pipeline": "measure",
+        "lowrise.pipeline.healing": "heal",
+        "lowrise.compare": "compare",
+        "lowrise.report.page": "write_report",
+    }
     if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):
         # libraries are still being imported, some of which do not bear an exception there; nothing is written yet
         os._exit(128 + number)

@@ -10,4 +10,5 @@ if TYPE_CHECKING:
 
 def inputs_of(recipe: Recipe) -> list[str | None]:
     """Paths that a recipe names; the model may be the id of a hub instead."""
-    return [recipe.model, *recipe.text, *recipe.eval_text, recipe.dataset, recipe.task_dir, recipe.tokens]
+    healing = [] if recipe.heal is None else [recipe.heal.dense, recipe.heal.guard, *recipe.heal.chat]
+    return [recipe.model, *recipe.text, *recipe.eval_text, recipe.dataset, recipe.task_dir, recipe.tokens, *healing]

@@ -112,6 +112,38 @@ OPTIONS: dict[str, Any] = {
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }
+# Options of `heal`, which stand under `heal:` in a recipe.
+HEALING: dict[str, Any] = {
+    "dense": Annotated[str | None, typer.Option(help="The model to learn from: hub id, folder or .gguf file.")],
+    "tokens": Annotated[str | None, typer.Option(help="Tokens to train on: 100k, 2M [default: 2M].", metavar="N")],
+    "chat": Annotated[list[str] | None, typer.Option(help="Conversations as JSON lines; repeatable.", metavar="FILE")],
+    "written": Annotated[str | None, typer.Option(help="Share that the dense model writes, 0 to 1.", metavar="X")],
+    "objective": Annotated[
+        str | None, typer.Option(help="kl: to the dense model's distribution; ce: next token; mix [default: kl].")
+    ],
+    "temperature": Annotated[str | None, typer.Option(help="Of kl [default: 1].", metavar="T")],
+    "train": Annotated[
+        str | None,
+        typer.Option(help="all, lora, network, gaps, tail, or auto: all up to 2B parameters, then lora."),
+    ],
+    "rank": Annotated[str | None, typer.Option(help="Of lora's adapters [default: 32].", metavar="N")],
+    "teacher": Annotated[
+        str | None, typer.Option(help="resident: in memory; stored: what it says, on disk; or auto [default].")
+    ],
+    "guard": Annotated[
+        str | None,
+        typer.Option(help="Text that must not get worse [default: the dense model's writing].", metavar="FILE"),
+    ],
+    "learning_rate": Annotated[
+        str | None, typer.Option(help="[default: by size and by what trains]", metavar="X", show_default=False)
+    ],
+    "length": Annotated[
+        str | None, typer.Option(help="Tokens a window [default: 256, more with many tokens].", metavar="N")
+    ],
+    "report_to": Annotated[
+        str | None, typer.Option(help="Loggers of accelerate: tensorboard, wandb, trackio.", metavar="A,B")
+    ],
+}
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
@@ -133,23 +165,26 @@ OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", sho
 OutFile = Annotated[Path, typer.Option("--out", help="The plan file.", show_default=False)]
 
 
-def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the recipe options `names`; it receives those that were given as `given`."""
+def takes(*names: str, **own: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the recipe options `names`, and options of its `own`, by name; it receives those that were given
+    as `given`.
+    """
+    known = {**{name: OPTIONS[name] for name in names}, **own}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True)
+        signature = inspect.signature(command, eval_str=True)
         options = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OPTIONS[name])
-            for name in names
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in known.items()
         ]
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names}
+            given = {name: values.pop(name) for name in known}
             command(**values, given={name: value for name, value in given.items() if value not in (None, [])})
 
-        kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.parameters.values()]
-        wrapped.__signature__ = own.replace(  # type: ignore[attr-defined]
+        kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in signature.parameters.values()]
+        wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[parameter for parameter in kept if parameter.name != "given"] + options
         )
         wrapped.__annotations__ = {p.name: p.annotation for p in wrapped.__signature__.parameters.values()}  # type: ignore[attr-defined]
@@ -158,15 +193,17 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return decorate
 
 
-def recipe_of(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> Recipe:
-    """The recipe file, with what was given on top."""
+def recipe_of(recipe_file: Path | None, given: dict[str, Any], healed: bool = False, **more: Any) -> Recipe:
+    """The recipe file, with what was given on top. healed: as of `given_layers`."""
     from lowrise.recipe import build_recipe
 
-    return build_recipe(*given_layers(recipe_file, given, **more), where=str(recipe_file or ""))
+    return build_recipe(*given_layers(recipe_file, given, healed, **more), where=str(recipe_file or ""))
 
 
-def given_layers(recipe_file: Path | None, given: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
-    """The recipe file and, later and so stronger, what was given on the command line."""
+def given_layers(
+    recipe_file: Path | None, given: dict[str, Any], healed: bool = False, **more: Any
+) -> list[dict[str, Any]]:
+    """The recipe file and, later and so stronger, what was given on the command line. healed: options of `heal` are."""
     from lowrise.recipe import read_recipe
 
     given = {**given, **{name: value for name, value in more.items() if value is not None}}
@@ -174,6 +211,11 @@ def given_layers(recipe_file: Path | None, given: dict[str, Any], **more: Any) -
         given["training"] = {"loss": given.pop("loss")}
     if "tasks" in given:
         given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
+    healing = {name: given.pop(name) for name in HEALING if healed and name in given}
+    if "report_to" in healing:
+        healing["report_to"] = [name.strip() for name in healing["report_to"].split(",")]
+    if healed:
+        given["heal"] = healing
     searching = {name: given.pop(name) for name in MERGE_SEARCH if name in given}
     if searching:
         given["merge_search"] = searching

@@ -87,12 +87,12 @@ class Bar:
 
 
 class Reporter:
-    """Messages, warnings, stages and bars. `quiet` silences all but warnings."""
+    """Messages, warnings, stages and bars. `quiet` silences all but warnings, `muted` these too."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, muted: bool = False) -> None:
+        self.quiet = quiet or muted
         # this stderr, also while a library's is being silenced
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=muted)
         self.warnings: list[str] = []
         self._going_on: list[Stage | Bar] = []
         self._drawn = 0  # bars and stages on the terminal that show the seconds themselves

@@ -11,6 +11,7 @@ _LARGEST = 100_000_000  # bytes of a file that is looked into: lowrise writes no
 # file in a folder that lowrise wrote -> keys that its JSON has
 _FOLDERS = {
     Path("lowrise", "plan.json"): {"format"},  # run, apply
+    Path("lowrise", "results.json"): {"format", "healing"},  # heal
     Path("comparison.json"): {"format", "rows", "files"},  # compare
     Path("prepared.json"): {"model", "layers", "removed"},  # compare, whose comparison.json was damaged
     Path("observation.json"): {"model", "calibration"},  # observe

@@ -12,7 +12,7 @@ from lowrise.edit.replace import Trainee
 from lowrise.work import Work
 
 SHARE = 0.02  # of the time, that keeping may take
-_BYTES_PER_SECOND = 2e8  # guessed, until something was kept
+BYTES_PER_SECOND = 2e8  # guessed, until something was kept
 
 
 @dataclass
@@ -36,7 +36,7 @@ class TrainingState:
     def __init__(self, work: Work, trainee: Trainee, optimiser: torch.optim.Optimizer) -> None:
         self._work, self._trainee, self._optimiser = work, trainee, optimiser
         size = sum(value.nbytes for value in trainee.module.state_dict().values())
-        self._cost, self._since = 4 * size / _BYTES_PER_SECOND, time.monotonic()
+        self._cost, self._since = 4 * size / BYTES_PER_SECOND, time.monotonic()
 
     def restore(self) -> Progress | None:
         """What was kept last, once network and optimiser are as they were."""

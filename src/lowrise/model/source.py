@@ -179,6 +179,22 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
         return _load_tokenizer(source, folder, kwargs)
 
 
+def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> int:
+    """How many decoder layers `source` says that it has; no weights are read. Raises ModelError likewise."""
+    _silence_transformers()
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle)
+    if gguf is not None:
+        about = gguf_header(gguf).metadata
+        count = about.get(f"{about.get('general.architecture')}.block_count")
+        if not isinstance(count, int):
+            raise ModelError(source, "a number of layers in its metadata", "none", "fetch the model again")
+        return count
+    _check_config_file(folder, source, trust_remote_code)
+    config = _load(source, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+    check_kind(config, source, is_gguf=False)
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
 def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
     """(folder, gguf file or None, hub revision or None)."""
     path, expected, remedy = Path(source), "a folder, a .gguf file or a hub id", "check the path"

@@ -11,7 +11,7 @@ from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.work import Work
 
-Command = Literal["run", "plan", "apply", "observe", "measure"]
+Command = Literal["run", "plan", "apply", "observe", "measure", "heal"]
 
 
 @dataclass

@@ -41,20 +41,24 @@ def going_on(run: Run) -> Iterator[None]:
     run.work.remove()
 
 
-def begin_work(run: Run, opened: OpenModel, plan: Plan | None = None) -> None:
-    """Find what the same command has kept, if there is a place for it. plan: that is to be applied."""
+def begin_work(run: Run, opened: OpenModel, plan: Plan | None = None, dense: OpenModel | None = None) -> None:
+    """Find what the same command has kept, if there is a place for it. plan: that is to be applied. dense: the model
+    that `opened` is to learn from.
+    """
     if run.out is not None and run.alone:
-        run.work = Work(run.out.resolve(), work_key(run, opened, plan), run.progress, run.clock.so_far)
+        run.work = Work(run.out.resolve(), work_key(run, opened, plan, dense), run.progress, run.clock.so_far)
         run.work.begin(run.progress, run.fresh)
         run.clock.go_on(run.work.seconds())
 
 
-def work_key(run: Run, opened: OpenModel, plan: Plan | None = None) -> str:
+def work_key(run: Run, opened: OpenModel, plan: Plan | None = None, dense: OpenModel | None = None) -> str:
     """Eight hexadecimal digits of a hash over all that decides what is kept: settings, the model, the texts, the
     machine as far as the last bits of a result hang on it.
     """
     recipe = run.recipe
     files = [*recipe.text, recipe.tokens, recipe.dataset]
+    if recipe.heal is not None:
+        files += [recipe.heal.guard, *recipe.heal.chat]
     about = {
         "command": run.command,
         "recipe": recipe.model_dump(exclude=_BESIDE),
@@ -62,6 +66,7 @@ def work_key(run: Run, opened: OpenModel, plan: Plan | None = None) -> str:
         "files": [None if file is None else sha256_or_none(file) for file in files],
         "plan": None if plan is None else plan.to_json(),
         "model": opened.record.model_dump(),
+        "dense": None if dense is None else dense.record.model_dump(),
         "config": opened.model.config.to_json_string(use_diff=False),
         "tokenizer": tokenizer_sha256(opened.tokenizer),
         "device": str(opened.decoder.device),

@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 
-from lowrise.plan import Plan
 from lowrise.recipe import presets
 from lowrise.report import words
 from lowrise.report.edits import describe, repair_sentences
 from lowrise.report.folder import Contents
+from lowrise.report.healing import sentences
 from lowrise.report.scores import costs, kept, scores, timings
 from lowrise.report.verdict import notices
+from lowrise.results import Results
 
 
 def model_card(contents: Contents) -> str:
@@ -29,8 +30,9 @@ def model_card(contents: Contents) -> str:
         f"Made by lowrise with the preset `{words.markdown(plan.preset)}`{paper}.",
         "\n".join(edits),
         *repair_sentences(plan.edits, contents.results.repairs),
+        *([] if contents.results.healing is None else [" ".join(sentences(contents.results.healing))]),
         *_tables(contents),
-        _how_to_open(plan),
+        how_to_open(plan.loads_plainly),
         "`lowrise/report.html` shows it all in pictures; beside it lie the recipe, the plan and every number.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -50,13 +52,7 @@ def _header(contents: Contents) -> dict[str, Any]:
 
 def _tables(contents: Contents) -> list[str]:
     results = contents.results
-    tables = [
-        _table(
-            ("", "dense", "compressed", "ratio"),
-            [(" ".join(filter(None, (f"{row.name},", row.note))).rstrip(","), row.dense, row.compressed, row.change)
-             for row in costs(contents)],
-        )
-    ]  # fmt: skip
+    tables = [cost_table(results)]
     rows = []
     for row in scores(contents):
         share = results.tasks_retained.get(row.task)
@@ -76,13 +72,21 @@ def _tables(contents: Contents) -> list[str]:
     return tables
 
 
+def cost_table(results: Results) -> str:
+    rows = [
+        (" ".join(filter(None, (f"{row.name},", row.note))).rstrip(","), row.dense, row.compressed, row.change)
+        for row in costs(results)
+    ]
+    return _table(("", "dense", "compressed", "ratio"), rows)
+
+
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---", *["---:"] * (len(head) - 1)), *(tuple(map(words.markdown, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(cell.strip() for cell in line)} |" for line in lines)
 
 
-def _how_to_open(plan: Plan) -> str:
-    trust = "" if plan.loads_plainly else ", trust_remote_code=True"
+def how_to_open(plainly: bool = True) -> str:
+    trust = "" if plainly else ", trust_remote_code=True"
     return (
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"model = AutoModelForCausalLM.from_pretrained(FOLDER{trust})\n"

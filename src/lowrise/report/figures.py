@@ -6,6 +6,7 @@ from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.charts import COMPRESSED, DENSE, MERGED, REMOVED, REPLACED, Axis, Chart, Points, Rule
 from lowrise.report.folder import Contents
+from lowrise.report.healing import healing_charts
 from lowrise.report.observation_figures import layers_chart, norms_chart, pairs_chart
 from lowrise.report.score_figures import speed_chart, tasks_chart
 from lowrise.report.search_figures import bridges_chart, search_chart, weights_chart
@@ -23,12 +24,15 @@ from lowrise.scores import (
 
 
 def charts_of(contents: Contents) -> dict[str, Chart]:
-    """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, tasks, speed."""
+    """By name: layers, spans, pairs, norms, trials, search, bridges, weights, training-N, healing,
+    healing-training, tasks, speed.
+    """
     seen, edits = contents.observation, contents.plan.edits
     found: list[Chart | None] = [
         scores_chart(contents.plan, contents.scores),
         *([] if seen is None else [draw(seen, edits) for draw in (layers_chart, norms_chart, pairs_chart)]),
         *(training_chart(curve, index) for index, curve in enumerate(contents.curves)),
+        *([] if contents.results.healing is None else healing_charts(contents.results.healing)),
         tasks_chart(contents),
         speed_chart(contents),
     ]

@@ -69,6 +69,13 @@ def read_folder(folder: Path) -> Contents:
     )
 
 
+def read_healed(folder: Path) -> tuple[Results, str]:
+    """The results and the recipe of a folder that `heal` wrote of a model whose plan is not known."""
+    side = folder / "lowrise"
+    recipe = read_text(side / "recipe.yaml", OutputError, "a recipe", _REMEDY, most=MOST_YAML)
+    return _read(Results, side / "results.json"), recipe
+
+
 def parse(kind: type[_Model], content: Any, where: object, remedy: str = _REMEDY) -> _Model:
     """What a file of lowrise's own held. Raises OutputError, one line, for what is not of that kind."""
     try:

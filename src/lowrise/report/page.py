@@ -14,6 +14,8 @@ from lowrise.report.document import render_page
 from lowrise.report.edits import repair_sentences
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
+from lowrise.report.healed import build_healed, is_healed_alone
+from lowrise.report.healing import sentences
 from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, edit_sentence, layer_diagram
 from lowrise.report.scores import costs, kept, scores, tiles, timings
 from lowrise.report.verdict import notices
@@ -32,7 +34,8 @@ def write_report(folder: Path) -> list[Path]:
 
     Raises OutputError or PlanError, one line, when the folder is not what `run` or `apply` wrote; nothing is changed.
     """
-    read_folder(folder)  # which refuses what is no output, before a lock is made beside it
+    if not is_healed_alone(folder):
+        read_folder(folder)  # which refuses what is no output, before a lock is made beside it
     with held(folder):
         made = build_report(folder)
         for name, text in made.items():
@@ -42,6 +45,8 @@ def write_report(folder: Path) -> list[Path]:
 
 def build_report(folder: Path) -> dict[str, str]:
     """The text of page and card, by their place in the folder."""
+    if is_healed_alone(folder):
+        return build_healed(folder)
     contents = read_folder(folder)
     return {"lowrise/report.html": report_page(contents), "README.md": model_card(contents)}
 
@@ -67,13 +72,15 @@ def report_page(contents: Contents) -> str:
         edits=[edit_sentence(edit) for edit in plan.edits],
         repair=repair_sentences(plan.edits, results.repairs),
         preset=presets().get(plan.preset),
-        costs=costs(contents),
+        costs=costs(results),
         tasks=scores(contents),
         kept=kept,
         speed=timings(contents),
         why=[charts[name] for name in _WHY if name in charts],
         absent=None if contents.observation is not None else _why_absent(contents),
         training=[chart for name, chart in charts.items() if name.startswith("training")],
+        healing=[chart for name, chart in charts.items() if name.startswith("healing")],
+        healed=[] if results.healing is None else sentences(results.healing),
         command=_command(contents),
         facts=_facts(contents),
     )
@@ -95,6 +102,8 @@ def _lead(contents: Contents) -> str:
 
 
 def _why_absent(contents: Contents) -> str:
+    if contents.results.command == "heal":
+        return "This model was healed after its cut: the page of the cut says how its layers were chosen."
     if contents.results.command == "apply":
         return (
             "This model was made from a finished plan: its layers were not looked at here. lowrise observe does that."
@@ -111,7 +120,8 @@ def _command(contents: Contents) -> str:
         given = " --text THE-SAME-TEXT" if plan.is_fitted and plan.settings is None else ""
         plan_file = shlex.quote(f"{folder}/lowrise/plan.json")
         return f"lowrise apply {shlex.quote(plan.model.source)} {plan_file}{given} --out {again}"
-    return f"lowrise run --recipe {shlex.quote(f'{folder}/lowrise/recipe.yaml')} --out {again}"
+    command = "heal" if results.command == "heal" else "run"
+    return f"lowrise {command} --recipe {shlex.quote(f'{folder}/lowrise/recipe.yaml')} --out {again}"
 
 
 def _facts(contents: Contents) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from lowrise.quality import is_collapse, worst_text
 from lowrise.report import numbers, words
 from lowrise.report.folder import Contents
 from lowrise.report.readings import Value
-from lowrise.results import TaskRetained, TaskScores
+from lowrise.results import Results, TaskRetained, TaskScores
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class Timing:
     ideal: float | None = None
 
 
-def costs(contents: Contents) -> list[Row]:
+def costs(results: Results) -> list[Row]:
     rows = []
     for number in numbers.NUMBERS:
         view = number.costs
         if view is not None:
-            for reading in number.read(contents.results):
+            for reading in number.read(results):
                 bad = number.alarm(reading.kept.value if reading.kept is not None else None)
-                name = view.name(reading, contents.results.dtype)
+                name = view.name(reading, results.dtype)
                 texts = view.text(reading.dense), view.text(reading.value), view.kept_text(reading)
                 rows.append(Row(name, view.about(reading), *texts, bad))
     return rows

@@ -27,7 +27,9 @@ class Notice:
 
 def notices(contents: Contents) -> list[Notice]:
     """The loudest first."""
-    collapse = collapse_notice(contents.results.perplexity_ratio, contents.plan.scores)
+    # what a plan says of the cut is no more once that is healed
+    scores = contents.plan.scores if contents.results.healing is None else {}
+    collapse = collapse_notice(contents.results.perplexity_ratio, scores)
     found = [*([] if collapse is None else [collapse]), *_guessing(contents)]
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:

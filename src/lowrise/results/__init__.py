@@ -7,7 +7,9 @@ it where there is one. So what was set is written, in the order of the fields, a
 from __future__ import annotations
 
 from lowrise.results.comparison import Collapse, ComingRow, ComparedRow, Comparison, DoneRow, FailedRow, NumberRecord
+from lowrise.results.healing import Healing
 from lowrise.results.observation import Analysis, Matrix, Norms, Observation, Seen
+from lowrise.results.perplexity import Perplexity
 from lowrise.results.record import FORMAT, Record
 from lowrise.results.run import (
     Curve,
@@ -15,7 +17,6 @@ from lowrise.results.run import (
     Ideal,
     MeasuredModel,
     Pace,
-    Perplexity,
     Rate,
     RepairFit,
     Results,
@@ -40,6 +41,7 @@ __all__ = [
     "DoneRow",
     "FailedRow",
     "Generation",
+    "Healing",
     "Ideal",
     "Matrix",
     "MeasuredModel",

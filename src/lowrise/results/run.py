@@ -7,18 +7,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from lowrise.methods import load
+from lowrise.results.healing import Healing
+from lowrise.results.perplexity import Perplexity
 from lowrise.results.record import FORMAT, Format, Record
-
-
-class Perplexity(Record):
-    """Of one text. value: exp(loss), infinite where that overflows; loss: mean over tokens, natural log."""
-
-    value: float
-    loss: float
-    tokens: int
-    windows: int
-    length: int
-    bos: bool
 
 
 class TaskScores(Record):
@@ -239,7 +230,7 @@ class Results(MeasuredModel):
 
     stability, stability_published, agreement: by task. seconds: by stage, and `total`. memory: bytes held at most,
     resident and on the device, in all and until the checkpoint was written. base: what the card inherits.
-    healing: named by the format, not measured yet.
+    healing: of `heal`.
     """
 
     format: Format = FORMAT
@@ -255,10 +246,10 @@ class Results(MeasuredModel):
     speed: Speed | None = None
     training: list[TrainingSummary] = []
     repairs: list[RepairFit] = []
-    command: Literal["run", "apply"] | None = None
+    command: Literal["run", "apply", "heal"] | None = None
     base: dict[str, str] = {}
     warnings: list[str] = []
-    healing: dict[str, Any] = {}
+    healing: Healing | None = None
 
     def _repr_html_(self) -> str:
         """For a notebook."""

@@ -1,0 +1,5 @@
+"""`python -m lowrise`, and `accelerate launch -m lowrise`: the command."""
+
+from lowrise.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The processes that heal together, and the number format they compute in: accelerate's, asked in one place."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
+
+from lowrise.errors import RecipeError, close_names
+from lowrise.settings import Heal
+
+_PATIENCE = timedelta(days=1)  # of processes that wait while the first one measures
+_LOGS = "runs"  # where tensorboard looks
+
+Value = TypeVar("Value")
+
+
+def check_loggers(names: list[str]) -> None:
+    """Raises RecipeError for a logger that accelerate does not know, or whose package is not installed."""
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = close_names(name, LOGGER_TYPE_TO_CLASS)
+            raise RecipeError("--report-to", "loggers that accelerate knows", repr(name), known)
+        package = {"comet_ml": "comet_ml", "clearml": "clearml"}.get(name, name)
+        if find_spec(package) is None:
+            found = f"{name}, which is not installed"
+            raise RecipeError("--report-to", "a logger that is installed", found, f"pip install {package}")
+
+
+def start(settings: Heal, device: str) -> Accelerator:
+    """Joins the processes that `accelerate launch` started, if it did."""
+    on_cpu = torch.device(device).type == "cpu" if device != "auto" else not torch.accelerator.is_available()
+    precision: str = settings.precision
+    if precision == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        precision = "no" if on_cpu else launched if launched in ("bf16", "fp16") else "bf16"
+    return Accelerator(
+        cpu=on_cpu or None,
+        device_placement=False,  # models are opened where they are to be
+        mixed_precision=precision,
+        log_with=settings.report_to or None,
+        project_config=ProjectConfiguration(project_dir=".", logging_dir=_LOGS),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def of_the_first(accelerator: Accelerator, value: Value) -> Value:
+    """What the first process gives, in all of them."""
+    values = [value]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(values)
+    return values[0]

@@ -1,0 +1,132 @@
+"""What the dense model says of the training tokens: asked while the student trains, or stored on disk before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lowrise.errors import OutputError
+from lowrise.files.siblings import remove, sibling, writing
+from lowrise.heal.objective import LIKELIEST, Targets, chunks, counted_positions, head, targets_of
+from lowrise.model.decoder import Decoder
+from lowrise.progress import Reporter
+
+_SHARD_TOKENS = 65536  # tokens of a file: so much is done anew after an interruption
+
+
+class Teacher(Protocol):
+    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:
+        """Of the counted positions of windows. rows: their numbers; ids, counted: (windows, length)."""
+
+
+class Resident:
+    """The dense model itself, in memory beside the student."""
+
+    def __init__(self, decoder: Decoder, temperature: float) -> None:
+        self._decoder, self._temperature = decoder, temperature
+
+    @torch.no_grad()
+    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:  # noqa: ARG002
+        decoder = self._decoder
+        for layer, h in decoder.states(ids):  # noqa: B007
+            if layer == len(decoder):
+                break
+        h = h[:, :-1][counted_positions(counted).to(h.device)]
+        parts = [targets_of(head(decoder, h[part]), self._temperature) for part in chunks(decoder, len(h))]
+        return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(h.device)
+
+
+class Stored:
+    """Files of so many windows each, in `folder`: log-probabilities in float16, ids in int32.
+
+    counts: (windows,) counted positions of every window. windows: of a file.
+    """
+
+    def __init__(self, folder: Path, counts: Tensor, length: int) -> None:
+        self.folder = folder
+        self._windows = max(1, _SHARD_TOKENS // length)
+        self._counts = counts.long()
+
+    @property
+    def bytes(self) -> int:
+        """Of all files, about."""
+        return int(self._counts.sum()) * (6 * LIKELIEST + 2)
+
+    def file(self, number: int) -> Path:
+        return self.folder / f"targets-{number:05}.safetensors"
+
+    def missing(self) -> list[int]:
+        """Numbers of the files that are not there."""
+        return [number for number in range(-(-len(self._counts) // self._windows)) if not self.file(number).is_file()]
+
+    def make(self, teacher: Resident, ids: Tensor, counted: Tensor, progress: Reporter) -> None:
+        """Write what is missing; what was written before an interruption stays.
+
+        Raises OutputError for a disk without room.
+        """
+        missing = self.missing()
+        if not missing:
+            return
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_room(len(missing))
+        with progress.bar("teacher", len(missing) * self._windows) as bar:
+            for number in missing:
+                parts = []
+                for row in range(number * self._windows, min((number + 1) * self._windows, len(ids))):
+                    parts.append(teacher.targets([row], ids[row : row + 1], counted[row : row + 1]))
+                    bar.advance(ids.shape[1])
+                found = Targets(*map(torch.cat, zip(*parts, strict=True)))
+                _write(self.file(number), found)
+
+    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:
+        """As of `Teacher`. A row that counts nothing has none."""
+        parts = []
+        for index, row in enumerate(rows):
+            if not counted[index].any():
+                continue
+            number = row // self._windows
+            start = int(self._counts[number * self._windows : row].sum())
+            stop = start + int(self._counts[row])
+            with self._opened(number) as found:
+                parts.append(Targets(*(found.get_slice(name)[start:stop] for name in Targets._fields)))
+        return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(ids.device)
+
+    def _opened(self, number: int) -> safe_open:
+        try:
+            return safe_open(self.file(number), framework="pt")
+        except (OSError, SafetensorError) as error:
+            expected, remedy = "what the dense model said of the tokens", "remove the file, and it is made anew"
+            raise OutputError(self.file(number), expected, str(error), remedy) from error
+
+    def _check_room(self, files: int) -> None:
+        need = min(self.bytes, files * self._windows * int(self._counts.max()) * (6 * LIKELIEST + 2))
+        free = shutil.disk_usage(self.folder).free
+        if free < 1.05 * need:
+            expected = f"{need / 2**30:.2f} GiB of room for what the dense model says of the tokens"
+            remedy = "free space, set LOWRISE_CACHE to a larger disk, or say --teacher resident"
+            raise OutputError(self.folder, expected, f"{free / 2**30:.2f} GiB", remedy)
+
+
+def _write(file: Path, found: Targets) -> None:
+    with writing(file):
+        partial = sibling(file, "partial")
+        try:
+            values = {"ids": found.ids.int().cpu(), "log_p": found.log_p.half().cpu(), "rest": found.rest.half().cpu()}
+            save_file(values, partial, metadata={"lowrise": json.dumps({"format": 1})})
+            partial.replace(file)
+        finally:
+            remove(partial)
+
+
+def _none(device: torch.device) -> Targets:
+    empty = torch.zeros(0, 1, device=device)
+    return Targets(empty.int(), empty, empty[:, 0])

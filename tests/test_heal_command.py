@@ -1,0 +1,136 @@
+"""`lowrise heal` by its real entry point, on a tiny model: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import tiny
+from lowrise.pipeline.healing import heal as heal_model
+from lowrise.progress import Reporter
+from lowrise.recipe import build_recipe
+from lowrise.results import Results
+from lowrise.work import Work
+from refusals import Main, assert_one_line
+
+COMMON = ["--device", "cpu", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, text_file: Path) -> Path:
+    """The tiny model without two layers, with its plan."""
+    from lowrise import pipeline
+    from lowrise.progress import Reporter
+    from lowrise.recipe import build_recipe
+
+    out = tmp_path_factory.mktemp("cuts") / "shallow"
+    given = {"model": str(tiny_folder), "preset": "given", "layers": "2,3", "text": [str(text_file)], "device": "cpu"}
+    pipeline.run(build_recipe({**given, "samples": 4, "length": 32}), out, False, Reporter(quiet=True))
+    return out
+
+
+def test_heal_writes_a_checkpoint_that_is_better_and_says_so(
+    main: Main, shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    guard = tmp_path / "guard.txt"
+    guard.write_text(tiny.text(600, seed=5))
+    heal = ["--dense", tiny_folder, "--text", text_file, "--tokens", "4k", "--length", 32, "--learning-rate", 0.003]
+    heal += ["--objective", "mix", "--guard", guard]  # words are nothing that a random model knows, so not kl alone
+    status, printed, errors = main("heal", shallow, *heal, "--out", out, *COMMON, "--json")
+    assert status == 0, errors
+    results = Results.model_validate(json.loads(printed))
+    healing = results.healing
+    assert healing is not None
+    assert (healing.trained, healing.objective, healing.teacher) == ("all", "mix", "resident")
+    assert healing.steps == len(healing.train) == 4
+    assert healing.kept > 0
+    assert min(loss for _, loss in healing.train[-2:]) < healing.train[0][1]
+    assert json.loads((out / "lowrise/results.json").read_text())["healing"] == json.loads(printed)["healing"]
+    assert (out / "lowrise/plan.json").read_bytes() == (shallow / "lowrise/plan.json").read_bytes()
+    assert "Healing" in (out / "lowrise/report.html").read_text()
+    assert (out / "lowrise/healing.svg").is_file()
+    healed, start = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, shallow))
+    assert not torch.equal(healed.lm_head.weight, start.lm_head.weight)
+    assert len(healed.model.layers) == tiny.LAYERS - 2
+
+
+def test_bad_input_is_one_line(main: Main, shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    def refused(*given: object, says: tuple[object, ...]) -> None:
+        status, out, err = main("heal", *given, "--out", tmp_path / "out", *COMMON)
+        assert_one_line(status, out, err, says)
+        assert not (tmp_path / "out").exists()
+
+    text = ["--text", text_file]
+    refused(tiny_folder, "--dense", tiny_folder, *text, says=("fewer layers", "6"))
+    refused(shallow, "--dense", tiny_folder, *text, "--tokens", "0", says=("--tokens", "100k or 2M"))
+    refused(shallow, *text, says=("--dense", "name one"))
+    refused(shallow, "--dense", tiny_folder, *text, "--report-to", "nothing", says=("--report-to", "accelerate"))
+    refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 9M tokens", "give more"))
+
+
+def test_a_model_that_another_tool_cut_is_healed_without_a_plan(
+    main: Main, shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Its layers beside the gap are found by their weights. A guard that gets worse keeps the start, loudly."""
+    cut, out = shutil.copytree(shallow, tmp_path / "cut"), tmp_path / "out"
+    shutil.rmtree(cut / "lowrise")
+    (cut / "README.md").unlink()
+    heal = ["--dense", tiny_folder, "--text", text_file, "--tokens", "1k", "--length", 32, "--train", "gaps"]
+    status, printed, errors = main("heal", cut, *heal, "--objective", "ce", "--out", out, *COMMON, "--json")
+    assert status == 0, errors
+    assert "warning: healing is not kept" in errors
+    healing = Results.model_validate(json.loads(printed)).healing
+    assert healing is not None
+    assert (healing.kept, healing.teacher, healing.trained) == (0, None, "gaps")
+    assert healing.before == healing.after
+    page = (out / "lowrise/report.html").read_text()
+    assert "Nothing of it is kept" in page
+    assert not (out / "lowrise/plan.json").exists()
+    healed, start = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, cut))
+    assert all(torch.equal(one, other) for one, other in zip(healed.parameters(), start.parameters(), strict=True))
+    assert main("report", out)[0] == 0
+    assert (out / "lowrise/report.html").read_text() == page
+
+
+@pytest.mark.parametrize("teacher", ["resident", "stored"])
+def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_bytes(
+    shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    """Killed after every record; lora, whose first weights are drawn."""
+    monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))
+    monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
+    monkeypatch.setattr("lowrise.pipeline.healing.build_report", lambda _folder: {})
+    heal = {"dense": str(tiny_folder), "tokens": "300", "length": 24, "batch_tokens": 72, "train": "lora", "rank": 4}
+    heal |= {"teacher": teacher, "objective": "mix", "learning_rate": 0.003}
+    recipe = build_recipe({"model": str(shallow), "text": [str(text_file)], "device": "cpu", "heal": heal})
+    heal_model(recipe, tmp_path / "whole", False, Reporter(quiet=True))
+    keep = Work.keep
+
+    def killing(work: Work, name: str, *given: Any, **how: Any) -> None:
+        keep(work, name, *given, **how)
+        if work.keeps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Work, "keep", killing)
+    kills = 0
+    while not (tmp_path / "killed").exists():
+        with suppress(KeyboardInterrupt):
+            heal_model(recipe, tmp_path / "killed", False, Reporter(quiet=True))
+        kills += 1
+        assert kills < 20
+    assert kills == 5 + 1  # one of every step
+    names = ["model.safetensors", "lowrise/plan.json", "lowrise/recipe.yaml"]
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    first, second = (json.loads((tmp_path / name / "lowrise/results.json").read_text()) for name in ("whole", "killed"))
+    changing = {"seconds", "tokens_per_second"}
+    assert first["healing"].keys() == second["healing"].keys()
+    assert all(first["healing"][key] == second["healing"][key] for key in first["healing"].keys() - changing)
