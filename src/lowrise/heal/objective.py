@@ -76,6 +76,7 @@ class StudentLoss(nn.Module):
         The sum of the losses over the counted positions, float32.
         """
         decoder, goal = self.decoder, self.goal if targets is not None else NEXT_TOKEN
+        ids = ids.long()
         h, calls = decoder.embed(ids)
         for layer in range(len(decoder)):
             if self._checkpointing and torch.is_grad_enabled():

@@ -36,7 +36,7 @@ class Resident:
     @torch.no_grad()
     def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:  # noqa: ARG002
         decoder = self._decoder
-        for layer, h in decoder.states(ids):  # noqa: B007
+        for layer, h in decoder.states(ids.long()):  # noqa: B007
             if layer == len(decoder):
                 break
         h = h[:, :-1][counted_positions(counted).to(h.device)]

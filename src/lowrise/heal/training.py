@@ -73,7 +73,7 @@ def train(
         done = Standing(Guarding(name))
         with progress.stage("held-out loss at the start"):
             done.guarding.add(0, run.held_out())
-    clock = _Clock(done.seconds, plan.schedule.steps, progress)
+    clock = _Clock(done.step, plan.schedule.steps, progress)
     with progress.bar("healing", plan.schedule.steps) as bar:
         if done.step:
             bar.advance(0, "kept from before", steps=done.step)
@@ -92,18 +92,19 @@ def _step(run: _Run, done: Standing, optimiser: Any, clock: _Clock, bar: Bar) ->
     rate = plan.schedule.rate(done.step, plan.rates)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    with clock.running(done):
-        optimiser.zero_grad()
-        loss, seen = run.backward(done.step)
-        norm = float(accelerator.clip_grad_norm_(run.learning, _CLIP))
-        if not math.isfinite(loss) or not (math.isfinite(norm) or accelerator.mixed_precision == "fp16"):
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            done.stopped = (
-                f"healing stopped at step {done.step + 1} of {plan.schedule.steps}: its {what} is no number; lower "
-                "--learning-rate"
-            )
-            return
-        optimiser.step()
+    began = time.monotonic()
+    optimiser.zero_grad()
+    loss, seen = run.backward(done.step)
+    norm = float(accelerator.clip_grad_norm_(run.learning, _CLIP))
+    if not math.isfinite(loss) or not (math.isfinite(norm) or accelerator.mixed_precision == "fp16"):
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        done.stopped = (
+            f"healing stopped at step {done.step + 1} of {plan.schedule.steps}: its {what} is no number; lower "
+            "--learning-rate"
+        )
+        return
+    optimiser.step()
+    done.seconds += time.monotonic() - began
     done.step += 1
     done.tokens += seen
     done.losses.append((done.tokens, loss))
@@ -199,39 +200,22 @@ def all_but(prefix: int, ids: Tensor) -> Tensor:
 
 
 class _Clock:
-    """How fast it goes, over all attempts at the same run, and when it will be over."""
+    """When it will be over. done: steps of earlier attempts."""
 
-    def __init__(self, before: float, steps: int, progress: Reporter) -> None:
-        self._began, self._before, self._steps, self._progress = time.monotonic(), before, steps, progress
-        self._first: int | None = None
+    def __init__(self, done: int, steps: int, progress: Reporter) -> None:
+        self._began, self._done, self._steps, self._progress = time.monotonic(), done, steps, progress
         self._foretold = False
-
-    def running(self, done: Standing) -> _Timing:
-        if self._first is None:
-            self._first = done.step
-        return _Timing(done)
 
     def note(self, done: Standing, loss: float) -> str:
         """For the bar: the loss, and the time that is left, measurements included."""
         passed = time.monotonic() - self._began
-        left = passed / max(1, done.step - (self._first or 0)) * (self._steps - done.step)
+        left = passed / max(1, done.step - self._done) * (self._steps - done.step)
         if not self._foretold and left > 0 and passed > _FORETOLD:
             self._foretold = True
             over = time.strftime("%a %H:%M", time.localtime(time.time() + left))
             rate = done.tokens / max(done.seconds, 1e-9)
             self._progress.say(f"healing goes at {rate:,.0f} tokens/s and will be over at about {over}")
         return f"loss {loss:.4g}, {_minutes(left)} left"
-
-
-class _Timing:
-    def __init__(self, done: Standing) -> None:
-        self._done = done
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.seconds += time.monotonic() - self._began
 
 
 def _minutes(seconds: float) -> str:
