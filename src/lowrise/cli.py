@@ -22,6 +22,7 @@ from lowrise.options import (
     SELECTING,
     SHARED,
     TASKS,
+    TO_HEAL,
     Force,
     Fresh,
     Json,
@@ -77,7 +78,7 @@ def _show(results: Results, as_json: bool, path: Path | None) -> None:
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING)
+@takes(*SELECTING, *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
 def run(
     out: OutFolder,
     given: dict[str, Any],
@@ -121,7 +122,7 @@ def plan(
 
 
 @app.command()
-@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING)
+@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
 def apply(
     model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],
@@ -197,7 +198,7 @@ def measure(
 
 
 @app.command()
-@takes(*SHARED, *SEARCHING, "max_ram", "eval_text", "windows", *TASKS, *OPENING)
+@takes(*SHARED, *SEARCHING, "max_ram", "eval_text", "windows", *TASKS, *OPENING, **TO_HEAL)
 def compare(
     out: OutFolder,
     given: dict[str, Any],

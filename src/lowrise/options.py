@@ -112,6 +112,11 @@ OPTIONS: dict[str, Any] = {
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }
+TO_HEAL = {
+    "heal": Annotated[
+        str | None, typer.Option(help="Then train on so many tokens, 2M, to be the dense model again.", metavar="N")
+    ]
+}
 # Options of `heal`, which stand under `heal:` in a recipe.
 HEALING: dict[str, Any] = {
     "dense": Annotated[str | None, typer.Option(help="The model to learn from: hub id, folder or .gguf file.")],
@@ -211,6 +216,8 @@ def given_layers(
         given["training"] = {"loss": given.pop("loss")}
     if "tasks" in given:
         given["tasks"] = [name.strip() for name in given["tasks"].split(",")]
+    if isinstance(given.get("heal"), str):
+        given["heal"] = {"tokens": given["heal"]}
     healing = {name: given.pop(name) for name in HEALING if healed and name in given}
     if "report_to" in healing:
         healing["report_to"] = [name.strip() for name in healing["report_to"].split(",")]

@@ -117,6 +117,8 @@ class Recipe(BaseModel):
             named = data.get(key) if key == "layers" and isinstance(data.get(key), list) else [data.get(key)]
             if named and all(isinstance(one, int) and not isinstance(one, bool) for one in named):
                 data = {**data, key: ",".join(map(str, named))}
+        if isinstance(data.get("heal"), str | int) and not isinstance(data["heal"], bool):
+            data = {**data, "heal": {"tokens": data["heal"]}}  # `heal: 2M`
         parts: dict[str, type[BaseModel]] = {"training": Training, "merge_search": MergeSearch}
         if data.keys() >= cls.model_fields.keys() and all(isinstance(data[key], parts[key]) for key in parts):
             return data  # a value is assigned to a recipe, which is whole
@@ -341,6 +343,7 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         return RecipeError(where or "recipe", "known keys only", f"the unknown key {key!r}", remedy)
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     option = f"--{key.rpartition('.')[2].replace('_', '-')}" if first["loc"] else "options"
+    option = "--heal or --tokens" if key == "heal.tokens" else option  # of `run`, and of `heal`
     place = f"{where}: {key}" if where else option
     if first["type"] == "clash":
         clash = first["ctx"]

@@ -16,6 +16,7 @@ from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.cut_and_heal import cut_and_heal
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
@@ -45,6 +46,15 @@ def run(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool 
 
     What an earlier run of the same kind has kept beside `out` when it was killed is gone on with, unless `fresh`.
     """
+    if recipe.heal is None:
+        return _run_alone(recipe, out, force, progress, fresh)
+    return cut_and_heal(
+        "run", recipe, out, force, progress, fresh,
+        lambda plain, place: _run_alone(plain, place, False, progress, fresh),
+    )  # fmt: skip
+
+
+def _run_alone(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool) -> Results:
     with claimed(out, force, inputs_of(recipe)) as alone:
         run = Run(recipe, progress, "run", out, force, alone, fresh)
         with going_on(run):
@@ -95,6 +105,15 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter
 
     fresh: as of `run`.
     """
+    if recipe.heal is None:
+        return _apply_alone(plan, recipe, out, force, progress, fresh)
+    return cut_and_heal(
+        "apply", recipe, out, force, progress, fresh,
+        lambda plain, place: _apply_alone(plan, plain, place, False, progress, fresh),
+    )  # fmt: skip
+
+
+def _apply_alone(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool) -> Results:
     with claimed(out, force, inputs_of(recipe)) as alone:
         run = Run(recipe, progress, "apply", out, force, alone, fresh)
         with going_on(run):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
 import yaml
 
 from lowrise.calibration import Windows, check_known
-from lowrise.errors import ModelError, RecipeError
+from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.files import claimed, output_folder, writing
 from lowrise.heal import defaults
 from lowrise.heal.data import training_tokens
@@ -26,6 +27,7 @@ from lowrise.heal.trainable import prepare, samples
 from lowrise.heal.training import TrainingPlan, all_but, train
 from lowrise.inputs import inputs_of
 from lowrise.measure.cache import cache_folder, digest
+from lowrise.measure.system import peak_memory
 from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.custom import refuse_network
@@ -38,8 +40,10 @@ from lowrise.pipeline.opening import check_same_tokens, evaluation_texts, open_f
 from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan, read_plan
 from lowrise.progress import Reporter
+from lowrise.reading import kind_of
 from lowrise.recipe import Recipe
 from lowrise.report import words
+from lowrise.report.folder import Contents, read_folder
 from lowrise.report.healing import healing_charts, sentences
 from lowrise.report.page import build_report
 from lowrise.report.static_charts import write_svg
@@ -53,15 +57,26 @@ _ROOM = 0.8  # of the memory that is free, for both models and the training's st
 _BYTES = 16  # of a parameter that trains: itself, gradient and two moments, float32
 
 
-def heal(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False) -> Results | None:
+@dataclass(frozen=True)
+class Cut:
+    """The first half of a command that cuts and heals: `recipe`, of both halves, and the `command`."""
+
+    recipe: Recipe
+    command: Literal["run", "apply"]
+
+
+def heal(
+    recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False, cut: Cut | None = None
+) -> Results | None:
     """Train the shallow model that `recipe.model` names to be the dense one again, measure both, write what is kept.
 
-    None in all processes but the first. Raises InputError, before weights are read, for a model of another tokenizer, a
-    student as deep as the dense model, and texts or loggers that cannot be used.
+    cut: what made the shallow model, in the same command. None in all processes but the first. Raises InputError,
+    before weights are read, for a model of another tokenizer, a student as deep as the dense model, and texts or
+    loggers that cannot be used.
     """
     settings = _settings(recipe)
     recipe = recipe.model_copy(update={"heal": settings})
-    check_loggers(settings.report_to)
+    check_healing(settings)
     assert settings.dense is not None
     check_same_tokens(recipe, settings.dense)
     _check_depths(recipe, settings.dense)
@@ -72,7 +87,16 @@ def heal(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool
     with claimed(out, force, inputs_of(recipe)) if first else nullcontext(False) as alone:
         run = Run(recipe, progress, "heal", out, force, alone, fresh)
         with going_on(run):
-            return _heal(run, settings, accelerator)
+            return _heal(run, settings, accelerator, cut)
+
+
+def check_healing(settings: Heal) -> None:
+    """Raises InputError for loggers that cannot be had, and files that are none: what is known before a model is."""
+    check_loggers(settings.report_to)
+    files = [("--guard", settings.guard), *(("--chat", path) for path in settings.chat)]
+    for option, path in files:
+        if path is not None and (kind := kind_of(path, TextError, "a text file", "check the path")) != "file":
+            raise TextError(f"{option} {path}", "a file", kind or "nothing there", "check the path")
 
 
 def _settings(recipe: Recipe) -> Heal:
@@ -101,7 +125,7 @@ class _Models:
     compute: torch.dtype
 
 
-def _heal(run: Run, settings: Heal, accelerator: Accelerator) -> Results | None:
+def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -> Results | None:
     recipe, progress, clock, first = run.recipe, run.progress, run.clock, accelerator.is_main_process
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress) if first else NO_TASKS
@@ -170,7 +194,7 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator) -> Results | None:
     del loss, teacher
     student.decoder.release()
     dense.decoder.release()
-    return _write(run, _kept(run, done, ready), models, texts, measured[0], healing)
+    return _write(run, _kept(run, done, ready), models, texts, measured[0], healing, cut)
 
 
 def _open(run: Run, settings: Heal) -> _Models:
@@ -242,29 +266,42 @@ def _kept(run: Run, done: Standing, ready: Callable[[OpenModel], Callable[[], No
 
 
 def _write(
-    run: Run, student: OpenModel, models: _Models, texts: dict[str, Windows], dense: Measured, healing: Healing
+    run: Run,
+    student: OpenModel,
+    models: _Models,
+    texts: dict[str, Windows],
+    dense: Measured,
+    healing: Healing,
+    cut: Cut | None,
 ) -> Results:
+    before = _of_the_cut(models)
     out, clock, progress = run.place, run.clock, run.progress
     with output_folder(out, run.force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(student, folder, out=out, compute=models.compute)
+        until_written = {f"{name}_until_written": value for name, value in peak_memory().items()}
         after = measure_model(run, decoder, student, texts, dense.tasks)
         healing = healing.but(after=after.summary.perplexity)
-        results = make_results(str(out), after, dense, clock).but(
-            command="heal",
+        results = make_results(str(out), after, dense, clock)
+        results = results.but(
+            memory=results.memory | until_written,
+            command="heal" if cut is None else cut.command,
             base=inherited_metadata(student.place),
             healing=healing,
+            training=[] if before is None else before.results.training,
+            repairs=[] if before is None else before.results.repairs,
             warnings=progress.warnings,
-            seconds=clock.total(),
+            seconds=clock.total() if cut is None or before is None else _sum(before.results.seconds, clock.total()),
         )
         with writing(out):
             side = folder / "lowrise"
             side.mkdir()
             if models.plan is not None:
                 (side / "plan.json").write_text(models.plan.to_json(), encoding="utf-8")
-            (side / "recipe.yaml").write_text(
-                yaml.safe_dump(run.recipe.model_dump(), sort_keys=False), encoding="utf-8"
-            )
+            if before is not None:
+                _take_along(student, side)
+            recipe = run.recipe if cut is None else cut.recipe
+            (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
             (side / "results.json").write_text(results.to_json() + "\n", encoding="utf-8")
             write_svg(healing_charts(healing), side / "healing.svg")
             for name, text in build_report(folder).items():
@@ -283,3 +320,21 @@ def _plan_of(student: OpenModel, dense: OpenModel) -> Plan | None:
     plan = read_plan(file)
     fits = (plan.model.layers, plan.layers_after) == (len(dense.decoder), student.decoder.depth)
     return plan if fits else None
+
+
+def _of_the_cut(models: _Models) -> Contents | None:
+    """What is known of how the shallow model was made, where lowrise made it of this dense one."""
+    place = models.student.place
+    return None if models.plan is None or place is None else read_folder(place)
+
+
+def _take_along(student: OpenModel, side: Path) -> None:
+    """Files that say how the cut was chosen and what was trained in it."""
+    assert student.place is not None
+    for pattern in ("observation.json", "training*.json", "training*.svg"):
+        for file in sorted((student.place / "lowrise").glob(pattern)):
+            shutil.copyfile(file, side / file.name)
+
+
+def _sum(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    return {name: round(first.get(name, 0.0) + second.get(name, 0.0), 3) for name in {**first, **second}}

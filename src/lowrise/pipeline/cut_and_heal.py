@@ -1,0 +1,74 @@
+"""A cut and its healing in one command: until it is healed, the cut model lies in a hidden folder beside the output.
+
+Cutting changes the dense model in place and gives it up, and healing needs it beside the student. So the first half
+writes a whole output, and the second one opens it as `lowrise heal` opens any shallow model. Of a command that is
+stopped between the two, the same command finds the cut model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from lowrise.errors import InputError
+from lowrise.files import check_output
+from lowrise.files.siblings import remove
+from lowrise.inputs import inputs_of
+from lowrise.measure.cache import digest
+from lowrise.pipeline.healing import Cut, check_healing, heal
+from lowrise.plan import read_plan
+from lowrise.progress import Reporter
+from lowrise.reading import sha256_or_none
+from lowrise.recipe import Recipe, read_recipe
+from lowrise.results import Results
+
+
+def cut_and_heal(
+    command: Literal["run", "apply"],
+    recipe: Recipe,
+    out: Path,
+    force: bool,
+    progress: Reporter,
+    fresh: bool,
+    cut: Callable[[Recipe, Path], Results],
+) -> Results:
+    """cut: writes the cut model of a recipe that heals nothing to a folder, and says what it cost.
+
+    Raises InputError for what healing cannot do before anything is cut.
+    """
+    settings = recipe.heal
+    assert settings is not None and recipe.model is not None
+    check_output(out, force, inputs_of(recipe))
+    check_healing(settings)
+    plain = recipe.model_copy(update={"heal": None})
+    place = _place(out, command, plain)
+    if fresh:
+        remove(place)
+    if _is_there(place, plain):
+        progress.say(f"the cut model is kept from before in {place}")
+    else:
+        remove(place)
+        cut(plain, place)
+    settings = settings.model_copy(update={"dense": settings.dense or recipe.model})
+    healing = recipe.model_copy(update={"model": str(place), "heal": settings})
+    results = heal(healing, out, force, progress, fresh, Cut(recipe, command))
+    assert results is not None  # of the first process, and there is no other
+    remove(place)
+    return results
+
+
+def _place(out: Path, command: str, recipe: Recipe) -> Path:
+    key = digest([command, recipe.model_dump(), *map(sha256_or_none, filter(None, inputs_of(recipe)))])[:8]
+    return out.resolve().with_name(f".{out.resolve().name}.{key}.cut")
+
+
+def _is_there(place: Path, recipe: Recipe) -> bool:
+    """Whether the folder holds the whole output of the recipe, fitted on the texts as they are now."""
+    side = place / "lowrise"
+    try:
+        said = read_recipe(side / "recipe.yaml")
+        sources = read_plan(side / "plan.json").calibration.sources
+    except InputError:
+        return False
+    return said == recipe.model_dump() and all(sha256_or_none(one.path) == one.sha256 for one in sources)
