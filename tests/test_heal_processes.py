@@ -15,7 +15,16 @@ import tiny
 from lowrise.results import Healing
 from refusals import Main
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+]
 
 
 def healing_of(folder: Path) -> Healing:

@@ -100,7 +100,14 @@ class Keeping:
         began = time.monotonic()
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         found: Any = get_optimizer_state_dict(self._module, self._optimiser, options=options)
-        tensors = {f"now.{name}": value for name, value in self.weights().items()}
+        now = self.weights()
+        if self._accelerator.is_main_process:  # in the others both are empty
+            self._write(done, now, found)
+        self._since = time.monotonic()
+        self._cost = self._since - began
+
+    def _write(self, done: Standing, now: dict[str, Tensor], found: Any) -> None:
+        tensors = {f"now.{name}": value for name, value in now.items()}
         tensors |= {f"best.{name}": value for name, value in done.best.items()}
         for name, moments in found["state"].items():
             tensors |= {f"adam.{name}.{moment}": value for moment, value in moments.items()}
@@ -110,8 +117,6 @@ class Keeping:
             "groups": found["param_groups"],
         }  # fmt: skip
         self._work.keep(_RECORD, about, tensors, what=f"step {done.step} of healing")
-        self._since = time.monotonic()
-        self._cost = self._since - began
 
 
 def _pairs(rows: list[list[Any]]) -> list[tuple[int, float]]:
