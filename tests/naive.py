@@ -81,7 +81,9 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int 
                 changed(decoder, layer, matrix, lambda own, t=t: t @ own)
             for other in range(layer + 1, stop) if blocks and part else ():
                 asked = torch.arange(decoder.config.intermediate_size).tensor_split(blocks)
-                if not any([naive_adopt(decoder, dense, below, other, one, tokens, targets[stop]) for one in asked]):
+                if not any(
+                    [naive_transplant(decoder, dense, below, other, one, tokens, targets[stop]) for one in asked]
+                ):
                     break
             own = decoder.layer(layer)
             write = own.mlp_write if part else own.attention_output
@@ -107,7 +109,7 @@ def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) ->
     return h + seen[0].reshape(*h.shape[:-1], -1) @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
 
 
-def naive_adopt(
+def naive_transplant(
     decoder: Decoder,
     dense: Decoder,
     below: list[int],

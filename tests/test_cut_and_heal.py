@@ -104,10 +104,9 @@ def test_every_row_of_a_comparison_is_healed(main: Main, tiny_folder: Path, text
         "compare", tiny_folder, *rows, "--text", text_file, "--heal", "1k", "--out", out, "--device", "cpu", "--json"
     )
     assert status == 0, errors
-    for row in ("laco-mean-2", "tail-2"):
-        found = json.loads((out / "rows" / row / "results.json").read_text())
-        assert found["healing"]["tokens"] <= 1000
-    assert len(json.loads(printed)["rows"]) == 2
+    rows = json.loads(printed)["rows"]
+    assert [row["seconds_by_stage"]["healing"] > 0 for row in rows] == [True, True]
+    assert all(row["seconds_to_compress"] > row["seconds_by_stage"]["healing"] for row in rows)
 
 
 @pytest.mark.parametrize("budget", ["0", "many"])

@@ -17,7 +17,7 @@ from lowrise.edit.merge import Mix, merge, mix_of
 from lowrise.edit.student import student_of
 from lowrise.errors import PlanError
 from lowrise.model.decoder import Decoder
-from lowrise.model.same_architecture import kinds
+from lowrise.model.same_architecture import layer_groups
 from lowrise.plan import Merge, rule_weights
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "phi3", "olmo2"]
@@ -118,7 +118,7 @@ def test_layers_of_another_kind_are_refused_by_name(way: Callable[[Decoder, Merg
         way(decoder, Merge(start=1, stop=3))
     after = weights_of(decoder)
     assert all(torch.equal(one[name], other[name]) for one, other in zip(before, after, strict=True) for name in one)
-    assert kinds(decoder) == [0, 1, 0, 1, 0, 1]
+    assert layer_groups(decoder) == [0, 1, 0, 1, 0, 1]
 
 
 def test_layers_of_other_shapes_are_another_kind() -> None:
@@ -126,7 +126,7 @@ def test_layers_of_other_shapes_are_another_kind() -> None:
     decoder = Decoder(model)
     model.model.layers[3].mlp = copy.deepcopy(model.model.layers[3].mlp)
     model.model.layers[3].mlp.gate_proj = torch.nn.Linear(32, 40, bias=False)
-    assert kinds(decoder) == [0, 0, 0, 3, 0, 0]
+    assert layer_groups(decoder) == [0, 0, 0, 3, 0, 0]
 
 
 def test_a_plan_with_merges_is_checked() -> None:

@@ -85,7 +85,7 @@ RUN = [
     "lowrise.pipeline.measuring.model_identity",
     "lowrise.pipeline.measuring.continuations",
     "lowrise.edit.layerwise.LayerwisePass",
-    "lowrise.edit.refit.turn",
+    "lowrise.edit.refit.fit_input_map",
     "lowrise.edit.refit.reconstruct_block",
     "lowrise.edit.block_reconstruction.held_out_error",
     "lowrise.pipeline.building.save_and_prove",

@@ -19,7 +19,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
-from naive import naive_adopt, through
+from naive import naive_transplant, through
 from ridges import best_ridge
 from tiny import windows, without
 
@@ -116,7 +116,7 @@ def naive_trial(
     before = kept[kept.index(gone) - 1]
     stop = next((layer for layer in left if layer > gone), tiny.LAYERS)
     target, below = dict(dense.states(tokens.ids))[stop], left[: left.index(before) + 1]
-    if moves and naive_adopt(trial, dense, below, gone, torch.arange(48), tokens, target, RIDGES):
+    if moves and naive_transplant(trial, dense, below, gone, torch.arange(48), tokens, target, RIDGES):
         return trial, left, True
     naive_write(trial, below, target, tokens)
     return trial, left, False

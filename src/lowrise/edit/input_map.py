@@ -12,7 +12,7 @@ from lowrise.exact import exact
 from lowrise.model.matrices import Matrix, input_of
 
 
-def turn(context: LayerContext, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
+def fit_input_map(context: LayerContext, what: Hashable, matrices: tuple[Matrix, ...]) -> Solution:
     """T, from what `matrices` are given to what is stored as `what`, the input of dense ones."""
     d, raw = context.decoder.hidden_size, context.dense_layer.reads_raw
 
@@ -25,10 +25,10 @@ def turn(context: LayerContext, what: Hashable, matrices: tuple[Matrix, ...]) ->
     return solve(*gather((d, d), context.decoder.device, tokens()))
 
 
-def fold_input_map(context: LayerContext, matrices: tuple[Matrix, ...], turn: Solution) -> None:
+def fold_input_map(context: LayerContext, matrices: tuple[Matrix, ...], found: Solution) -> None:
     """(1 + T) folded into `matrices`."""
-    if turn.ridge is None:
+    if found.ridge is None:
         return
     for matrix in matrices:
         own = matrix.matrix(context.parameter(matrix.parameter)).float()
-        context.update(matrix, own, turn.change @ exact(own))
+        context.update(matrix, own, found.change @ exact(own))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowrise.edit.gram import RIDGES, Gram, damped_factor, gather, solve, weight_of
-from lowrise.edit.input_map import turn
+from lowrise.edit.input_map import fit_input_map
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
 from lowrise.model.layer import Layer
@@ -42,7 +42,7 @@ def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequ
     what: where the input of the donor's MLP lies in the store. Blocks of which none is wanted are left out. Of a
     token, the student's layer is run to its MLP once, and twice a block.
     """
-    change = turn(context, what, context.dense_layer.mlp_inputs).change
+    change = fit_input_map(context, what, context.dense_layer.mlp_inputs).change
     theirs = donor.with_input_map(change, context.decoder.dtype)
     asked = (
         transplant_block(context, donor, block, theirs, ridges) for block in blocks(context.dense_layer.neuron_count)
@@ -90,9 +90,9 @@ def transplant_block(
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
     of_both = torch.where(rows < k, rows, rows + block.start)
-    inward = layer.neuron_parameters.items()
+    input_first = layer.neuron_parameters.items()
     context.set_weights(
-        {name: chosen(context.parameter(name), theirs[name], axis, of_both, k) for name, axis in inward}
+        {name: chosen(context.parameter(name), theirs[name], axis, of_both, k) for name, axis in input_first}
     )
     context.update(write, both[rows.to(both.device)], solution.change)
     return rows

@@ -32,7 +32,7 @@ from lowrise.edit.block_reconstruction import reconstruct_block
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Gram, Solution, gather, solve, weight_of
-from lowrise.edit.input_map import fold_input_map, turn
+from lowrise.edit.input_map import fit_input_map, fold_input_map
 from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.neurons import transplant
@@ -84,9 +84,9 @@ def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
     attention, mlp = dense.attention_inputs, dense.mlp_inputs
     donors = _donors(layerwise) if writes else []
     _pass_dense(layerwise, writes, donors)
-    fold_input_map(layerwise, attention, turn(layerwise, "attention", attention))
+    fold_input_map(layerwise, attention, fit_input_map(layerwise, "attention", attention))
     first = _refit_attention_write(layerwise) if writes else None
-    fold_input_map(layerwise, mlp, turn(layerwise, _mlp_of(layerwise, dense), mlp))
+    fold_input_map(layerwise, mlp, fit_input_map(layerwise, _mlp_of(layerwise, dense), mlp))
     if first is None:
         met = reconstruct_block(layerwise) if layerwise.gap else None
         layerwise.pass_student()

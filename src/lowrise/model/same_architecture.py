@@ -34,7 +34,7 @@ def same_neurons(first: Layer, other: Layer) -> bool:
     return facts(first) == facts(other)
 
 
-def kinds(decoder: Decoder) -> list[int]:
+def layer_groups(decoder: Decoder) -> list[int]:
     """For every layer the first layer of the same architecture: equal numbers may be merged."""
     first: list[Layer] = []
     found: list[int] = []

@@ -9,7 +9,7 @@ from lowrise.report import words
 from lowrise.results import Comparison, DoneRow, Rate, Results, Spread, TaskRetained, TaskScores
 
 # Stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
-COMPRESSING = ("observe", "search", "pairs", "training", "repair")
+COMPRESSING = ("observe", "search", "pairs", "training", "repair", "tokens", "teacher", "healing")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class _Row(Record):
 class DoneRow(_Row):
     """A preset at a size, finished. perplexity: values by text. stability: the mean over tasks that have one.
 
-    seconds_to_compress: choosing, editing, repairing. numbers: of rows of `report/numbers.py` that have no key here, by
+    seconds_to_compress: choosing, editing, repairing, healing. numbers: of rows of `report/numbers.py` that have no key here, by
     key and part.
     """
 

@@ -178,7 +178,7 @@ def _by_threshold(stack: Stack, settings: MergeSearch, high: int, search: Search
     while layer >= settings.low:
         count = min(settings.combine, len(stack.layers) - layer)
         before, accepted = layer, False
-        if stack.alike(layer, count):
+        if stack.same_group(layer, count):
             known = journal.known(1)
             trial = stack.attempt(layer, count, *(known or ()))
             if known is None:
@@ -210,7 +210,7 @@ def _by_size(
         count = min(settings.combine, remove + 1, end - settings.low)
         best: tuple[Trial, dict[str, Any]] | None = None
         layers = range(settings.low, end - count + 1)
-        candidates = [layer for layer in layers if stack.alike(layer, count)]
+        candidates = [layer for layer in layers if stack.same_group(layer, count)]
         for layer in layers:
             if layer not in candidates:
                 search.skip(stack, layer, count)

@@ -15,7 +15,7 @@ from lowrise.calibration.sentences import Sentences
 from lowrise.edit.merge import Mix, MixedParameters, mix_of
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.same_architecture import kinds
+from lowrise.model.same_architecture import layer_groups
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.settings import MergeSearch
 
@@ -47,7 +47,7 @@ class Stack:
     def __init__(self, decoder: Decoder, sentences: Sentences, settings: MergeSearch) -> None:
         self._decoder, self._ids, self._settings = decoder, sentences.ids.to(decoder.device), settings
         self._mask, self._skipped = sentences.mask.to(decoder.device), max(0, sentences.prefix - 1)
-        self._kinds = kinds(decoder)
+        self._groups = layer_groups(decoder)
         self.layers = [Mix(layer) for layer in range(len(decoder))]
         self._student = Student(decoder)  # the current model: of each mix the first layer, with mixed parameters
         h, self._calls = decoder.embed(self._ids)
@@ -55,10 +55,10 @@ class Stack:
         self._dense = self._final = self._entering(len(decoder))
         self._reference = self._represent(self._dense)
 
-    def alike(self, layer: int, count: int) -> bool:
+    def same_group(self, layer: int, count: int) -> bool:
         """Whether the current layers `layer`..`layer + count - 1` are of one kind, so that they can be merged."""
         start, stop = self.layers[layer].start, self.layers[layer + count - 1].stop
-        return len(set(self._kinds[start:stop])) == 1
+        return len(set(self._groups[start:stop])) == 1
 
     @torch.no_grad()
     def attempt(self, layer: int, count: int, known: float | None = None) -> Trial:
