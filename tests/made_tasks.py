@@ -52,6 +52,21 @@ metric_list:
   - {metric: likeness, aggregation: mean, higher_is_better: true}
 metadata: {version: 1}
 """
+_EXTRACTING = """task: made_extracting
+custom_dataset: !function made.load
+dataset_kwargs: {file: choice.jsonl}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{context}}"
+doc_to_target: "a"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+filter_list:
+  - {name: strict-match, filter: [{function: regex, regex_pattern: "= ([a-z])"}, {function: take_first}]}
+  - {name: flexible-extract, filter: [{function: regex, regex_pattern: "([a-z])"}, {function: take_first}]}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
+metadata: {version: 1}
+"""
 _GROUP = """group: made_group
 task: [made_choice, made_subjects]
 aggregate_metric_list:
@@ -99,6 +114,11 @@ def write_tasks(folder: Path, count: int = 8) -> Path:
     (folder / "made_writing.yaml").write_text(_WRITING, encoding="utf-8")
     (folder / "made_group.yaml").write_text(_GROUP, encoding="utf-8")
     return folder
+
+
+def write_extracting(folder: Path, more: str = "") -> None:
+    """made_extracting: the first letter of what is written, found by two filters, as GSM8K finds numbers."""
+    (folder / "made_extracting.yaml").write_text(_EXTRACTING + more, encoding="utf-8")
 
 
 def naive_stability(tokenizer: Any, before: list[Any], after: list[Any]) -> tuple[float, float]:

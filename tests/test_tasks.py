@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from lowrise.model.decoder import Decoder
-from made_tasks import items, naive_stability, write_choice, write_items, write_tasks
+from made_tasks import items, naive_stability, write_choice, write_extracting, write_items, write_tasks
 from warm import Warm
 
 Main = Callable[..., tuple[int, str, str]]
@@ -67,7 +67,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def logged(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
+def logged(model: Path, folder: Path, tasks: list[str] = EVERY, **options: Any) -> dict[str, Any]:
     """lm-eval by itself on a model of its own loading, with the samples that it logs."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -75,7 +75,7 @@ def logged(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
 
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     lm = HFLM(str(model), device="cpu", dtype="float32", batch_size=1)
-    found = lm_eval.simple_evaluate(lm, tasks=EVERY, task_manager=manager, bootstrap_iters=100, **options)
+    found = lm_eval.simple_evaluate(lm, tasks=tasks, task_manager=manager, bootstrap_iters=100, **options)
     assert found is not None
     return dict(found)
 
@@ -128,6 +128,21 @@ def test_a_group_is_lm_evals_average_and_its_stability_the_mean_over_subtasks(
     assert found["stability"]["made_group"] == pytest.approx(sum(parts) / 2)
     row = found["retained"]["tasks"]["made_group"]
     assert row["ratio"] == pytest.approx(group["acc"] / found["dense"]["tasks"]["made_group"]["acc"])
+
+
+def test_an_answer_is_extracted_from_what_is_written(
+    measured: Callable[..., dict[str, Any]], dense: Path, shallow: Path, folder: Path
+) -> None:
+    """As in GSM8K, whose examples in front of an item and two filters these are."""
+    write_extracting(folder)
+    found = measured(shallow, "--dense", dense, "--fewshot", 2, tasks=["made_extracting"])
+    for results, model in ((found["dense"], dense), (found, shallow)):
+        row, reference = results["tasks"]["made_extracting"], logged(model, folder, ["made_extracting"], num_fewshot=2)
+        theirs = reference["results"]["made_extracting"]
+        assert row["exact_match"] == theirs["exact_match,strict-match"]
+        assert row["exact_match,flexible-extract"] == theirs["exact_match,flexible-extract"]
+        assert (row["n"], row["fewshot"]) == (8, 2)
+    assert found["retained"]["tasks"]["made_extracting"]["metric"] == "exact_match"
 
 
 def test_limit_and_fewshot_are_lm_evals(measured: Callable[..., dict[str, Any]], dense: Path, folder: Path) -> None:
@@ -367,6 +382,12 @@ class TestRefused:
         done = main("measure", dense, "--tasks", "made_writing", "--task-dir", folder, "--quiet")
         assert_one_line(*done, ("made_writing", "128 positions"))
         assert not list(cache.glob("*"))
+
+    def test_a_task_that_runs_what_the_model_writes(self, refused: Callable[..., str], folder: Path) -> None:
+        """As HumanEval does."""
+        write_extracting(folder, "unsafe_code: true\n")
+        says = ("--tasks: made_extracting", "one that runs code the model writes")
+        refused("--tasks", "made_extracting", "--task-dir", folder, says=says)
 
     def test_the_papers_list_where_there_is_none_of_it(self, refused: Callable[..., str], folder: Path) -> None:
         refused("--tasks", "papers", "--task-dir", folder, says=("papers", "none in"))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,10 @@ def test_a_comparison_whose_rows_know_all_numbers_keeps_none_twice(folder: Path)
     contents = read_folder(folder)
     row = RowState("layer-2", "layer", 2, True, "done", 1.0, results=contents.results, plan=contents.plan)
     dense = contents.results
+    kept = summarise(contents.plan.model, 6, dense, [row], {"seed": 0}).model_dump()["rows"][0]["numbers"]
+    assert set(kept) == {"greedy_agreement", "tokens_until_difference", "repetition"}  # which a row has no key for
+    older = contents.results.but(generation=None)
+    row = replace(row, results=older)
     assert "numbers" not in summarise(contents.plan.model, 6, dense, [row], {"seed": 0}).model_dump()["rows"][0]
 
 

@@ -80,7 +80,7 @@ def summarise_row(row: RowState, layers: int) -> DoneRow | FailedRow | ComingRow
     results, plan = row.results, row.plan
     assert results is not None and results.retained is not None and plan is not None
     retained = results.retained
-    new = {one.key: one.record(results) for one in numbers.NUMBERS if one.is_kept_by_rows}
+    new = {one.key: kept for one in numbers.NUMBERS if one.is_kept_by_rows and (kept := one.record(results))}
     steady = known(results.stability)
     collapse = collapsed_on(retained.perplexity_ratio, plan.scores)
     return DoneRow(

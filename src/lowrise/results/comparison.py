@@ -39,8 +39,8 @@ class _Row(Record):
 class DoneRow(_Row):
     """A preset at a size, finished. perplexity: values by text. stability: the mean over tasks that have one.
 
-    seconds_to_compress: choosing, editing, repairing, healing. numbers: of rows of `report/numbers.py` that have no key here, by
-    key and part.
+    seconds_to_compress: choosing, editing, repairing, healing. numbers: of rows of `report/numbers.py` that have no key
+    here, by key and part.
     """
 
     status: Literal["done"]
