@@ -115,6 +115,17 @@ def _check_depths(recipe: Recipe, dense: str) -> None:
         raise ModelError(recipe.model, expected, f"{ours}", "name the shallow model first, the dense one by --dense")
 
 
+def _check_vocabularies(student: OpenModel, dense: OpenModel) -> None:
+    """A dense model with more rows than the tokenizer has tokens gives probability to, and writes, what the student may
+    not know.
+    """
+    ours, theirs = (one.decoder.model.get_input_embeddings().weight.shape[0] for one in (student, dense))
+    if ours < theirs:
+        expected = f"a model of as many tokens as {dense.decoder.where}, {theirs:,}"
+        remedy = "give it that many by transformers' resize_token_embeddings"
+        raise ModelError(student.decoder.where, expected, f"{ours:,}", remedy)
+
+
 @dataclass(frozen=True)
 class _Models:
     """student, dense: as they were opened. plan: of the cut, if it is known. compute: what the student computes in."""
@@ -201,6 +212,7 @@ def _open(run: Run, settings: Heal) -> _Models:
     with run.clock.stage("open"):
         student = open_from(run.recipe)
         dense = open_from(run.recipe.model_copy(update={"model": settings.dense}))
+    _check_vocabularies(student, dense)
     for opened in (student, dense):
         refuse_network(opened.decoder)
         tell_notes(opened, run.progress)
