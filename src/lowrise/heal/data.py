@@ -81,7 +81,7 @@ def _asked(dense: OpenModel, settings: Heal, recipe: Recipe, read_dataset: bool 
     windows = settings.budget // length
     if not windows:
         expected = f"one window at least, of {length} tokens"
-        raise RecipeError("--tokens", expected, settings.tokens, "give more tokens or a smaller --length")
+        raise RecipeError("--heal or --tokens", expected, settings.tokens, "give more tokens, or shorter windows")
     alone = not recipe.text and recipe.dataset is None and not settings.chat
     own = windows if alone else round(settings.written * windows)
     guard = None if settings.guard is None else _guard_of(settings.guard, cut, recipe)
