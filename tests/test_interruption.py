@@ -233,6 +233,34 @@ def test_ctrl_c_while_a_destructor_runs() -> None:
     assert ended.stdout == "cleaned up\n"
 
 
+_CHANGED = """
+import os, signal, sys, types
+sys.modules["lowrise.pipeline"] = types.SimpleNamespace(measure=None)  # the libraries are there
+from lowrise import cli
+from lowrise.errors import OutputError
+
+@cli.app.command()
+def hold():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10**9):
+            pass
+    except SystemExit:
+        raise MADE from None
+
+sys.argv = ["lowrise", "hold"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("made", ["ValueError('no shape')", "OutputError('here', 'room', 'none', 'free space')"])
+def test_a_library_that_makes_another_exception_of_it(made: str) -> None:
+    """Compiled code does that, which asks a tensor for its shape while the signal comes."""
+    script = _CHANGED.replace("MADE", made)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=_PATIENCE)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, "lowrise: interrupted\n")
+
+
 def test_ctrl_c_with_force_leaves_the_old_folder(start: Start, long_text: Path) -> None:
     running = start("--preset", "streamline-none", "--eval-text", long_text, "--force")
     old = running.place / "new" / "out"

@@ -53,6 +53,9 @@ app = typer.Typer(
 )
 
 
+_stopped: list[int] = []  # the exit status of a signal that came
+
+
 @contextmanager
 def _working(command: str, quiet: bool) -> Iterator[Reporter]:
     """What a command reports with: no part of it is silent for long, the import of what is heavy included."""
@@ -342,18 +345,23 @@ def main() -> None:
         signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
     keep_streams()
+    _stopped.clear()
     command = typer.main.get_command(app)
     try:
         status = command.main(standalone_mode=False) or 0
         sys.stdout.flush()
         sys.exit(status)
     except LowriseError as error:
-        if is_first():
+        if is_first() and not _stopped:
             typer.echo(f"lowrise: {one_line(str(error))}", err=True)
-        sys.exit(error.exit_status)
+        sys.exit(_stopped[0] if _stopped else error.exit_status)
     except UsageError as error:
         typer.echo(f"lowrise: {one_line(error.format_message(), 450)}; see `lowrise --help`", err=True)  # type: ignore[attr-defined]
         sys.exit(2)
+    except Exception:
+        if not _stopped:
+            raise
+        sys.exit(_stopped[0])  # a library made another exception of the one that `_stop` raised in it
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -371,6 +379,7 @@ def _stop(number: int, _frame: object) -> None:
     if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):
         # libraries are still being imported, some of which do not bear an exception there; nothing is written yet
         os._exit(128 + number)
+    _stopped.append(128 + number)
     sys.exit(128 + number)
 
 
