@@ -83,7 +83,7 @@ class Heal(Strict):
     temperature: float = Field(1.0, gt=0, le=100)  # of kl, times its square
     train: Trained | Literal["auto"] = "auto"  # auto: all up to 2B parameters, lora above
     rank: int = Field(32, ge=1, le=2**14)  # of lora
-    alpha: float = Field(64.0, gt=0)  # of lora: its change counts alpha / rank
+    alpha: int = Field(64, ge=1)  # of lora: its change counts alpha / rank
     teacher: TeacherPlace | Literal["auto"] = "auto"  # stored: what it says of the tokens lies on disk
     learning_rate: float | None = Field(None, gt=0, le=1)
     batch_tokens: int | None = Field(None, gt=0)  # of an optimiser step, over all processes
