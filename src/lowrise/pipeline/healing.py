@@ -164,6 +164,7 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     with clock.stage("healing"):
         done = train(loss, teacher, made, training, accelerator, progress, run.work)
     accelerator.end_training()
+    accelerator.free_memory()  # it holds what was prepared: weights, gradients and moments
     if not first:
         return None
     healing = Healing(
