@@ -97,6 +97,7 @@ def _stopped(*_: object) -> None:
     raise SystemExit(130)
 
 
+@pytest.mark.slow
 def test_every_row_of_a_comparison_is_healed(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     rows = ["--presets", "tail,laco-mean", "--remove", 2, "--samples", 4, "--length", 32]

@@ -106,11 +106,13 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_
     shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
 ) -> None:
     """Killed after every record; lora, whose first weights are drawn."""
+    guard = tmp_path / "guard.txt"
+    guard.write_text(tiny.text(600, seed=5), encoding="utf-8")
     monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))
     monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
     monkeypatch.setattr("lowrise.pipeline.healing.build_report", lambda _folder: {})
     heal = {"dense": str(tiny_folder), "tokens": "300", "length": 24, "batch_tokens": 72, "train": "lora", "rank": 4}
-    heal |= {"teacher": teacher, "objective": "mix", "mix": 0.1, "learning_rate": 0.01, "guard": str(text_file)}
+    heal |= {"teacher": teacher, "objective": "mix", "mix": 0.1, "learning_rate": 0.01, "guard": str(guard)}
     recipe = build_recipe({"model": str(shallow), "text": [str(text_file)], "device": "cpu", "heal": heal})
     heal_model(recipe, tmp_path / "whole", False, Reporter(quiet=True))
     keep = Work.keep
