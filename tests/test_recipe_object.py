@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
 from lowrise.recipe import Recipe, build_recipe, presets
-from lowrise.settings import OLDER_KEYS, MergeSearch
+from lowrise.settings import OLDER_KEYS, Heal, MergeSearch
 
 
 @pytest.mark.parametrize("name", presets())
@@ -56,6 +56,9 @@ def test_older_spellings_of_keys_are_read() -> None:
         assert (recipe.search_budget, recipe.synthetic_share) == (3, 0.25)
         assert not OLDER_KEYS.keys() & recipe.model_dump().keys()
     assert build_recipe({"effort": 2}, {"search_budget": 4}).search_budget == 4
+    healed = build_recipe({"heal": {"tokens": "1k", "written": 0.5}}, {"heal": {"synthetic_share": 0.25}}).heal
+    assert healed == Heal(tokens="1k", synthetic_share=0.25)
+    assert build_recipe({"heal": "1k"}, {"heal": {"written": 0.5}}).heal == Heal(tokens="1k", synthetic_share=0.5)
     assert Recipe(preset="laco", collapse={"words": 8}).merge_search == MergeSearch(rule="sum", words=8)  # type: ignore[call-arg]
     with pytest.raises(RecipeError, match="search_budget and effort: expected one of them, found both"):
         Recipe(effort=2, search_budget=2)  # type: ignore[call-arg]
