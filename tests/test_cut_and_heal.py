@@ -82,7 +82,7 @@ def test_what_was_cut_before_it_was_stopped_is_not_cut_again(
     out = tmp_path / "out"
     command = ["run", tiny_folder, *CUT, "--text", text_file, "--recipe", recipe, "--out", out, "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr("lowrise.pipeline.healing.train", _stopped)
+        patch.setattr("lowrise.pipeline.healing_steps.train", _stopped)
         status, _, _ = main(*command)
     assert status == 130
     assert not out.exists()

@@ -108,7 +108,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_
     """Killed after every record; lora, whose first weights are drawn."""
     monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))
     monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
-    monkeypatch.setattr("lowrise.pipeline.healing.build_report", lambda _folder: {})
+    monkeypatch.setattr("lowrise.pipeline.healed_output.build_report", lambda _folder: {})
     heal = {"dense": str(tiny_folder), "tokens": "300", "length": 24, "batch_tokens": 72, "train": "lora", "rank": 4}
     heal |= {"teacher": teacher, "objective": "mix", "mix": 0.1, "learning_rate": 0.01, "guard": str(text_file)}
     recipe = build_recipe({"model": str(shallow), "text": [str(text_file)], "device": "cpu", "heal": heal})

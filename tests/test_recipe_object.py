@@ -16,9 +16,11 @@ def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str
     recipe = Recipe(model="m", preset=name)
     assert recipe == build_recipe({"model": "m", "preset": name})
     settings = presets()[name].settings
-    assert {key: getattr(recipe, key) for key in settings if key != "merge_search"} == {
-        key: value for key, value in settings.items() if key != "merge_search"
+    parts = {"merge_search", "heal"}
+    assert {key: getattr(recipe, key) for key in settings if key not in parts} == {
+        key: value for key, value in settings.items() if key not in parts
     }
+    assert recipe.heal == (Heal(**settings["heal"]) if "heal" in settings else None)
 
 
 def test_no_preset_is_refit_with_its_settings() -> None:
