@@ -73,7 +73,7 @@ def test_bad_input_is_one_line(main: Main, shallow: Path, tiny_folder: Path, tex
     refused(shallow, "--dense", tiny_folder, *text, "--tokens", "0", says=("--tokens", "100k or 2M"))
     refused(shallow, *text, says=("--dense", "name one"))
     refused(shallow, "--dense", tiny_folder, *text, "--report-to", "nothing", says=("--report-to", "accelerate"))
-    refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 9M tokens", "give more"))
+    refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 8,999,936 tokens", "give more"))
 
 
 def test_a_model_that_another_tool_cut_is_healed_without_a_plan(

@@ -100,7 +100,9 @@ def write_healed(
 def _of_the_cut(models: Models) -> Contents | None:
     """What is known of how the shallow model was made, where lowrise made it of this dense one."""
     place = models.student.place
-    return None if models.plan is None or place is None else read_folder(place)
+    if models.plan is None or place is None or not (place / "lowrise" / "results.json").is_file():
+        return None  # of Model.save, for one, which writes a plan alone
+    return read_folder(place)
 
 
 def _take_along(student: OpenModel, side: Path) -> None:
