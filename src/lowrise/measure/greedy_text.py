@@ -31,7 +31,6 @@ QUESTIONS = (
     "What is the capital of France?",
     "A box holds 12 eggs. How many eggs are in 7 boxes? Explain step by step.",
     "Write a Python function that returns the largest number of a list.",
-    "Explain in a few sentences why the sky is blue.",
 )
 GRAM = 4  # tokens
 

@@ -113,7 +113,7 @@ def train_student(
     with run.clock.stage("healing"):
         done = train(loss, teacher, made, training, accelerator, progress, run.work)
     accelerator.end_training()
-    accelerator.free_memory()  # it holds the student and Adam's moments
+    accelerator.free_memory()  # it holds what was prepared: weights, gradients and moments
     healing = Healing(
         objective=settings.objective,
         mix=settings.mix if settings.objective == "mix" else None,
