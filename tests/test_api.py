@@ -66,7 +66,7 @@ import sys, lowrise
 heavy = lambda: {"torch", "transformers", "pydantic"} & {*sys.modules}
 assert not heavy() and set(lowrise.__all__) <= set(dir(lowrise)), heavy()
 assert issubclass(lowrise.LowriseError, Exception) and not heavy()
-assert callable(lowrise.plan) and callable(lowrise.measure) and callable(lowrise.compare) and "torch" not in sys.modules
+assert all(map(callable, (lowrise.plan, lowrise.heal, lowrise.measure, lowrise.compare))) and "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     names: dict[str, Any] = {}
@@ -76,7 +76,7 @@ assert callable(lowrise.plan) and callable(lowrise.measure) and callable(lowrise
         _ = lowrise.opne
 
 
-@pytest.mark.parametrize("name", ["plan", "measure", "compare"])
+@pytest.mark.parametrize("name", ["plan", "measure", "compare", "heal"])
 def test_a_module_of_a_function_s_name_is_called_as_that_function(name: str) -> None:
     found, function = getattr(lowrise, name), getattr(api, name)
     assert inspect.signature(found) == inspect.signature(function)
