@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,9 @@ def heal(
     _check_dense(dense)
     teaching = dense if isinstance(dense, Model) else open_source(**_as_opened_for(model, dense), progress=progress)
     stays = teaching is dense
-    with reporting(progress, "heal") as reporter, model.at_work() as student, teaching.at_work():
+    # one that was opened for this is held by nothing here, so that it can be given up
+    as_it_was = teaching.at_work() if stays else nullcontext()
+    with reporting(progress, "heal") as reporter, model.at_work() as student, as_it_was:
         models = stages.models_of(student, teaching.unedited(), model.plan, stays=stays)
         disagreement = own_disagreement(student.decoder) if model.wrapped and not model.edited else None
         healing = stages.healed(recipe, models, reporter)
