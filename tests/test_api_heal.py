@@ -26,16 +26,6 @@ HOW |= {"text": ["a.txt"], "guard": "b.txt", "batch_tokens": 240}
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a dense model `org/name` and two texts."""
-    monkeypatch.chdir(tmp_path)
-    tiny.save(tmp_path / "org" / "name", max_position_embeddings=32)
-    for seed, name in enumerate(("a.txt", "b.txt")):
-        Path(name).write_text(tiny.text(1500, seed), encoding="utf-8")
-    return tmp_path
-
-
-@pytest.fixture
 def small(here: Path) -> lowrise.Model:  # noqa: ARG001 - the folder it lies in
     model = lowrise.open("org/name", device="cpu")
     return lowrise.apply(model, lowrise.plan(model, layers=[2, 3], text="a.txt", samples=4, length=16))
