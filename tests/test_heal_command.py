@@ -73,7 +73,7 @@ def test_bad_input_is_one_line(main: Main, shallow: Path, tiny_folder: Path, tex
     refused(shallow, "--dense", tiny_folder, *text, "--tokens", "0", says=("--tokens", "100k or 2M"))
     refused(shallow, *text, says=("--dense", "name one"))
     refused(shallow, "--dense", tiny_folder, *text, "--report-to", "nothing", says=("--report-to", "accelerate"))
-    refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 9M tokens", "give more"))
+    refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 8,999,936 tokens", "give more"))
 
 
 def test_a_model_that_another_tool_cut_is_healed_without_a_plan(
@@ -110,7 +110,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_
     guard.write_text(tiny.text(600, seed=5), encoding="utf-8")
     monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))
     monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
-    monkeypatch.setattr("lowrise.pipeline.healing.build_report", lambda _folder: {})
+    monkeypatch.setattr("lowrise.pipeline.healed_output.build_report", lambda _folder: {})
     heal = {"dense": str(tiny_folder), "tokens": "300", "length": 24, "batch_tokens": 72, "train": "lora", "rank": 4}
     heal |= {"teacher": teacher, "objective": "mix", "mix": 0.1, "learning_rate": 0.01, "guard": str(guard)}
     recipe = build_recipe({"model": str(shallow), "text": [str(text_file)], "device": "cpu", "heal": heal})

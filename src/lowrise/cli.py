@@ -312,6 +312,7 @@ def presets(as_json: Json = False) -> None:
                 "paper": one.paper,
                 "loads_plainly": one.loads_plainly,
                 **one.recipe.model_dump(include={"select", "network", "repair"}),
+                "heal": one.settings.get("heal"),
                 "package": one.package,
             }
             for name, one in found.items()
@@ -325,6 +326,8 @@ def presets(as_json: Json = False) -> None:
         paper = one.paper or ("lowrise's own: docs/methods.md" if one.package is None else f"of {one.package}")
         typer.echo(f"{name}\n    {one.summary}\n    {paper}")
         typer.echo(f"    select {recipe.select}, network {recipe.network}, repair {recipe.repair}")
+        if recipe.heal is not None:
+            typer.echo(f"    healed on {recipe.heal.tokens} tokens: {recipe.heal.objective}, {recipe.heal.train}")
         typer.echo(f"    loads plainly: {plain}")
     for kind, title in _METHODS.items():
         typer.echo(f"\n{title}")

@@ -50,10 +50,10 @@ def training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe, progress: 
         expected = f"one window at least, of {length} tokens"
         raise RecipeError("--tokens", expected, settings.tokens, "give more tokens or a smaller --length")
     alone = not recipe.text and recipe.dataset is None and not settings.chat
-    own = windows if alone else round(settings.written * windows)
+    own = windows if alone else round(settings.synthetic_share * windows)
     guard = None if settings.guard is None else _guard_of(settings.guard, cut, recipe)
     if own or guard is None:
-        layer_caches(decoder, remedy="give --text and --guard, without --written")
+        layer_caches(decoder, remedy="give --text and --guard, without --synthetic-share")
     sources = _sources(settings, recipe, windows - own, cut)
     if guard is not None:
         _refuse_seen(guard, sources, str(settings.guard))

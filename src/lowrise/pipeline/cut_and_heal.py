@@ -16,7 +16,8 @@ from lowrise.files import check_output
 from lowrise.files.siblings import remove
 from lowrise.inputs import inputs_of
 from lowrise.measure.cache import digest
-from lowrise.pipeline.healing import Cut, check_healing, heal
+from lowrise.pipeline.healed_output import Cut
+from lowrise.pipeline.healing import check_healing, heal
 from lowrise.plan import read_plan
 from lowrise.progress import Reporter
 from lowrise.reading import sha256_or_none

@@ -248,6 +248,12 @@ NUMBERS: tuple[Number, ...] = (
         terminal=View("same answers, mean of {tasks}", plain(words.percent)),
     ),
     Number(
+        "healed", readings.healed,
+        terminal=View("tokens healed on", _count),
+        costs=View("tokens healed on", _count, note="{note}"),
+        comparison=Column("tokens healed on", _count, short="healed on"),
+    ),
+    Number(
         "seconds_to_compress", lambda found: [Reading(value=Value(readings.seconds_to_compress(found)))], True,
         comparison=Column("seconds to compress", plain("{:,.1f}".format), short="seconds"),
         compared=lambda _, row: [Reading(value=Value(row.seconds_to_compress))],

@@ -113,6 +113,15 @@ def generation(key: str, results: Results) -> list[Reading]:
     return [Reading("", _value(dense), Value(value), note=words.prompts(found.prompts, found.questions))]
 
 
+def healed(results: Results) -> list[Reading]:
+    """Tokens, of a model that was healed; 0 where the weights of the start were kept."""
+    healing = results.healing
+    if healing is None:
+        return []
+    kept = "" if healing.kept == healing.tokens else f"kept: after {healing.kept:,}"
+    return [Reading(value=Value(healing.tokens if healing.kept else 0), note=kept)]
+
+
 def retained(mean: TaskRetained | None, tasks: Mapping[str, TaskRetained], asked: int) -> list[Reading]:
     if mean is None or mean.ratio is None:
         return []
