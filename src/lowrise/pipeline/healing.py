@@ -21,6 +21,8 @@ from lowrise.heal.data import training_tokens
 from lowrise.heal.objective import StudentLoss
 from lowrise.heal.processes import check_loggers, of_the_first, start
 from lowrise.heal.standing import Standing
+from lowrise.heal.stored import kept_tokens
+from lowrise.heal.targets import TARGETS
 from lowrise.heal.teacher import Resident, Stored, Teacher
 from lowrise.heal.tokens import TrainingTokens
 from lowrise.heal.trainable import prepare, samples
@@ -141,8 +143,12 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
         return prepare(opened.decoder, trains, settings, recipe.seed, models.plan, known)
 
     ready(student)
+
+    def make() -> TrainingTokens:
+        return training_tokens(dense, settings, recipe, progress)
+
     with clock.stage("tokens"):
-        made = of_the_first(accelerator, training_tokens(dense, settings, recipe, progress) if first else None)
+        made = of_the_first(accelerator, kept_tokens(run.work, make, progress) if first else None)
     assert made is not None
     check_known(made.ids, student.decoder, settings.dense or "")
     texts = texts or {**made.held_out, made.guard[0]: made.guard[1]}
@@ -229,7 +235,7 @@ def _teacher(
         "temperature": settings.temperature,
         "tokens": digest([tuple(made.ids.shape), made.ids.flatten().tolist(), counted.flatten().tolist()]),
     }
-    stored = Stored(cache_folder() / "targets" / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
+    stored = Stored(cache_folder() / TARGETS / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
     if accelerator.is_main_process:
         kept = "kept from before" if not stored.missing() else f"in {stored.folder}"
         run.progress.say(f"what the dense model says of the tokens takes {words.megabytes(stored.bytes)}, {kept}")
