@@ -56,6 +56,7 @@ def test_run_heals_what_it_cut(
     assert results.command == "run"
     assert results.healing is not None
     assert results.healing.kept > 0
+    assert "perplexity before healing" in (out / "lowrise/report.html").read_text()
     assert results.repairs == Results.model_validate(json.loads((cut / "lowrise/results.json").read_text())).repairs
     assert {"repair", "healing"} <= results.seconds.keys()
     assert (out / "lowrise/observation.json").read_bytes() == (cut / "lowrise/observation.json").read_bytes()

@@ -15,6 +15,8 @@ from lowrise.heal.data import training_tokens
 from lowrise.heal.objective import StudentLoss
 from lowrise.heal.processes import of_the_first
 from lowrise.heal.standing import Standing
+from lowrise.heal.stored import kept_tokens
+from lowrise.heal.targets import TARGETS
 from lowrise.heal.teacher import Resident, Stored, Teacher
 from lowrise.heal.tokens import TrainingTokens
 from lowrise.heal.trainable import prepare, samples
@@ -74,8 +76,12 @@ def what_trains(run: Run, settings: Heal, models: Models) -> tuple[Trained, Read
 def tokens_to_train_on(run: Run, settings: Heal, accelerator: Accelerator, models: Models) -> TrainingTokens:
     """Made by the first process. Raises InputError for what cannot be read, or the student does not know."""
     first = accelerator.is_main_process
+
+    def make() -> TrainingTokens:
+        return training_tokens(models.dense, settings, run.recipe, run.progress)
+
     with run.clock.stage("tokens"):
-        mine = training_tokens(models.dense, settings, run.recipe, run.progress) if first else None
+        mine = kept_tokens(run.work, make, run.progress) if first else None
         made = of_the_first(accelerator, mine)
     assert made is not None
     check_known(made.ids, models.student.decoder, models.dense.record.source)
@@ -169,7 +175,7 @@ def _teacher(
         "temperature": settings.temperature,
         "tokens": digest([tuple(made.ids.shape), made.ids.flatten().tolist(), counted.flatten().tolist()]),
     }
-    stored = Stored(cache_folder() / "targets" / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
+    stored = Stored(cache_folder() / TARGETS / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
     if accelerator.is_main_process:
         kept = "kept from before" if not stored.missing() else f"in {stored.folder}"
         run.progress.say(f"what the dense model says of the tokens takes {words.megabytes(stored.bytes)}, {kept}")

@@ -195,6 +195,10 @@ NUMBERS: tuple[Number, ...] = (
         costs=View("weights, {dtype}", _bytes, plain(words.percent)),
     ),
     Number(
+        "perplexity_before_healing", readings.perplexity_before_healing, True,
+        costs=View("perplexity before healing", plain(words.decimal), plain(words.ratio), "{part}"),
+    ),
+    Number(
         "perplexity", readings.perplexity, True,
         terminal=View("perplexity, {part}", plain(words.decimal), plain(words.ratio)),
         costs=View("perplexity", plain(words.decimal), plain(words.ratio), "{part}, {note}"),

@@ -73,6 +73,17 @@ def perplexity(results: Results) -> list[Reading]:
     ]
 
 
+def perplexity_before_healing(results: Results) -> list[Reading]:
+    """Of the cut model, beside the dense one; none of a model that was not healed."""
+    before = results.dense.perplexity if results.dense is not None else {}
+    found = []
+    for name, start in (results.healing.before if results.healing is not None else {}).items():
+        dense = Value(before[name].value) if name in before else None
+        kept = Value(start.value / dense.value) if dense is not None and dense.value else None
+        found.append(Reading(name, dense, Value(start.value), kept))
+    return found
+
+
 def compared_perplexity(comparison: Comparison, row: DoneRow) -> list[Reading]:
     before = comparison.dense.perplexity
     return [
