@@ -177,6 +177,45 @@ def test_a_guard_that_is_not_there_is_refused_before_the_cut(
     assert [*tmp_path.glob(".out*")] == []
 
 
+@pytest.mark.parametrize(
+    ("how", "heal", "says"),
+    [
+        (CUT, "{tokens: 10}", ("one window at least", "10")),
+        (CUT, "{tokens: 50M}", ("text for 50,000,000 tokens", "heal.repeat")),
+        (CUT, "{tokens: 1k, guard: TEXT}", ("--guard", "not trained on")),
+        (CUT, "{tokens: 1k, chat: [TEXT]}", ("--chat", "chat template")),
+        (CUT, "{tokens: 1k, train: network}", ("heal.train: network", "block-influence, which puts nothing back")),
+        (["--preset", "ghosted", *CUT[2:]], "1k", ("--heal", "ghosted", "another method")),
+        (["--preset", "streamline-ffn", *CUT[2:]], "1k", ("--heal", "streamline-ffn", "--form portable")),
+    ],
+)
+def test_what_healing_would_refuse_is_refused_before_the_cut(
+    main: Main,
+    tiny_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: list[object],
+    heal: str,
+    says: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("lowrise.pipeline._run_alone", lambda *_: pytest.fail("it was cut"))
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(f"heal: {heal}\n".replace("TEXT", str(text_file)), encoding="utf-8")
+    said = main("run", tiny_folder, *how, "--text", text_file, "--recipe", recipe, "--out", out, *COMMON)
+    assert_one_line(*said, says)
+    assert [*tmp_path.iterdir()] == [recipe]
+
+
+def test_a_cut_by_several_processes_is_refused(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    said = main("run", tiny_folder, *CUT, "--text", text_file, "--heal", "1k", "--out", tmp_path / "out", *COMMON)
+    assert_one_line(*said, ("--heal", "one process", "accelerate launch -m lowrise heal"))
+
+
 def test_a_recipe_may_say_the_tokens_alone() -> None:
     long, short = ({"model": "m", "heal": heal} for heal in ({"tokens": "2M"}, "2M"))
     assert build_recipe(long) == build_recipe(short)

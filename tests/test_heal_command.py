@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tiny
+from lowrise.heal.processes import start
 from lowrise.pipeline.healing import heal as heal_model
 from lowrise.progress import Reporter
+from lowrise.ranks import is_alone, is_first
 from lowrise.recipe import build_recipe
 from lowrise.report import words
 from lowrise.results import Results
+from lowrise.settings import Heal
 from lowrise.work import Work
 from refusals import Main, assert_one_line
 
@@ -83,6 +89,47 @@ def test_bad_input_is_one_line(main: Main, shallow: Path, tiny_folder: Path, tex
     refused(shallow, *text, says=("--dense", "name one"))
     refused(shallow, "--dense", tiny_folder, *text, "--report-to", "nothing", says=("--report-to", "accelerate"))
     refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 8,999,936 tokens", "give more"))
+    refused(shallow, "--dense", tiny_folder, *text, "--train", "head", says=("--train:", "'gaps'", "'head'"))
+    refused(shallow, "--dense", tiny_folder, *text, "--teacher", "disk", says=("--teacher:", "'stored'", "'disk'"))
+    larger = tiny.save(tmp_path / "larger", vocab_size=tiny.VOCABULARY + 20)
+    refused(shallow, "--dense", larger, *text, says=("as many tokens", "320", "300", "resize_token_embeddings"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [({"WORLD_SIZE": "2", "RANK": "0"}, ("WORLD_SIZE", "MASTER_ADDR")), ({"LOCAL_RANK": "x"}, ("LOCAL_RANK", "'x'"))],
+)
+def test_an_environment_that_no_launcher_made_is_one_line(
+    shallow: Path, tiny_folder: Path, tmp_path: Path, environment: dict[str, str], says: tuple[str, ...]
+) -> None:
+    """In a process of its own, for accelerate's state is one for all."""
+    command = [sys.executable, "-m", "lowrise", "heal", shallow, "--dense", tiny_folder, "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [*map(str, command), *map(str, COMMON)], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert_one_line(done.returncode, done.stdout, done.stderr, says)
+
+
+def test_accumulation_that_the_launcher_asks_for_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    start(Heal(), "cpu").backward(3 * weight.sum())
+    assert weight.grad == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "first", "alone"),
+    [({}, True, True), ({"RANK": "3"}, True, True), ({"RANK": "1", "WORLD_SIZE": "2"}, False, False),
+     ({"RANK": "0", "WORLD_SIZE": "2"}, True, False), ({"RANK": "1", "WORLD_SIZE": "1"}, True, True)],
+)  # fmt: skip
+def test_a_number_among_no_others_silences_nothing(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], first: bool, alone: bool
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (is_first(), is_alone()) == (first, alone)
 
 
 def test_a_model_that_another_tool_cut_is_healed_without_a_plan(

@@ -15,7 +15,7 @@ from lowrise.calibration.chat import ChatTokens, Conversation, chat_tokens
 from lowrise.calibration.chat_windows import packed_conversations
 from lowrise.errors import InputError, TextError
 from lowrise.heal import sources
-from lowrise.heal.data import training_tokens
+from lowrise.heal.data import check_training_tokens, training_tokens
 from lowrise.heal.mixture import equal_parts, passes
 from lowrise.heal.sources import most_held_out
 from lowrise.heal.tokens import TrainingTokens
@@ -146,7 +146,9 @@ class TestTexts:
     def test_too_little_text_is_one_line(self, opened: OpenModel, tmp_path: Path) -> None:
         path = write(tmp_path / "a.txt", 100, 0)
         there = 32 * (len(windows_of(path, 32)) - 1)
-        expected = rf"text for 20,000 tokens, found {there:,} tokens .*{2 * there:,} .*2 times; give more .*--repeat"
+        expected = (
+            rf"text for 20,000 tokens, found {there:,} tokens .*{2 * there:,} .*2 times; give more .*heal\.repeat"
+        )
         with pytest.raises(TextError, match=expected):
             made(opened, dict(tokens="20k", repeat=2), text=[path])
 
@@ -216,6 +218,36 @@ class TestGuard:
             TextError, match=r"--guard: expected a text that is not trained on, found .*b\.txt.* a\.txt"
         ):
             made(opened, dict(guard=copy), text=[path])
+
+    def test_a_text_with_a_line_more_is_the_same_but_one_with_a_word_in_common_is_not(
+        self, opened: OpenModel, tmp_path: Path
+    ) -> None:
+        path, more = write(tmp_path / "a.txt", 3000, 0), tmp_path / "more.txt"
+        more.write_text(tiny.text(3000, 0) + "\n\none more", encoding="utf-8")
+        with pytest.raises(TextError, match=r"--guard: .*more\.txt"):
+            made(opened, dict(guard=str(more)), text=[path])
+        other = write(tmp_path / "other.txt", 3000, 1)
+        made(
+            opened, dict(guard=other, length=2, tokens="100"), text=[path]
+        )  # windows of two tokens are alike by chance
+
+
+class TestBeforeACut:
+    """What would be refused is refused before the model writes anything, by the same words."""
+
+    def test_texts_and_budget(self, opened: OpenModel, tmp_path: Path) -> None:
+        text = [write(tmp_path / "a.txt", 300, 0)]
+        for heal, says in ((dict(tokens="10"), "one window at least"), (dict(tokens="9M"), "heal.repeat")):
+            settings = Heal.model_validate({"length": 32, **heal})
+            with pytest.raises(InputError, match=says):
+                check_training_tokens(opened, settings, Recipe(model="x", text=text))
+
+    def test_a_dataset_is_not_read(self, opened: OpenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(text_module, "dataset_documents", lambda _name: pytest.fail("read"))
+        check_training_tokens(opened, Heal(tokens="9M", length=32), Recipe(model="x", dataset="large"))
+        guard = write(tmp_path / "guard.txt", 3, 0)
+        with pytest.raises(TextError, match=r"guard\.txt: expected at least one window of 32"):
+            check_training_tokens(opened, Heal(length=32, guard=guard), Recipe(model="x", dataset="large"))
 
 
 class TestDatasets:

@@ -283,6 +283,23 @@ def test_storing_goes_on_where_it_stopped_and_a_full_disk_is_one_line(
         stored.make(dense, made.ids, counted, QUIET)
 
 
+def test_files_that_are_not_whole_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short, overwritten, and of other positions than those that count."""
+    monkeypatch.setattr("lowrise.heal.teacher._SHARD_TOKENS", 48)
+    made, dense = tokens(7), Resident(Decoder(tiny.model(seed=1)), 1.0)
+    counted = all_but(0, made.ids)
+    stored = Stored(tmp_path, counted[:, 1:].sum(1), 24)
+    stored.make(dense, made.ids, counted, QUIET)
+    whole = [stored.file(number).read_bytes() for number in range(4)]
+    stored.file(0).write_bytes(whole[0][:-1])
+    stored.file(1).write_bytes(b"x" * len(whole[1]))
+    stored.file(2).write_bytes(whole[3])  # of one window
+    assert stored.missing() == [0, 1, 2]
+    stored.make(dense, made.ids, counted, QUIET)
+    assert [stored.file(number).read_bytes() for number in range(4)] == whole
+    assert stored.missing() == []
+
+
 @pytest.mark.parametrize("records", [1, 3, 6])
 def test_a_training_that_was_killed_goes_on_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int

@@ -105,10 +105,10 @@ class Heal(Strict):
     )
     mix: float = Field(0.5, ge=0, le=1)  # share of kl in `mix`
     temperature: float = Field(1.0, gt=0, le=100)  # of kl, times its square
-    train: Trained | Literal["auto"] = "auto"  # auto: all up to 2B parameters, lora above
+    train: Literal[Trained, "auto"] = "auto"  # auto: all up to 2B parameters, lora above
     rank: int = Field(32, ge=1, le=2**14)  # of lora
     alpha: int = Field(64, ge=1)  # of lora: its change counts alpha / rank
-    teacher: TeacherPlace | Literal["auto"] = "auto"  # stored: what it says of the tokens lies on disk
+    teacher: Literal[TeacherPlace, "auto"] = "auto"  # stored: what it says of the tokens lies on disk
     learning_rate: float | None = Field(None, gt=0, le=1)
     batch_tokens: int | None = Field(None, gt=0)  # of an optimiser step, over all processes
     length: int | None = Field(None, gt=1, le=2**30)  # tokens a window, capped by the model

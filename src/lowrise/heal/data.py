@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ from lowrise.recipe import Recipe
 from lowrise.settings import Heal
 
 _GUARD = "written by the model, held out"
+_TELLING = 16  # tokens of a window that is not the same as another by chance
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """sources: all but the model's own writing, with `parts` windows of each. own: windows that it writes.
+
+    guard: of a file; None where the model writes that too.
+    """
+
+    cut: Cut
+    sources: list[Source]
+    parts: list[int]
+    own: int
+    guard: Windows | None
 
 
 def training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe, progress: Reporter) -> TrainingTokens:
@@ -40,6 +56,23 @@ def training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe, progress: 
     give what it still lacks. All that can be refused is, before the model writes anything.
     Raises InputError for sources that cannot be read or are too small, TextError for a guard that is trained on.
     """
+    asked = _asked(dense, settings, recipe)
+    cut, sources, parts, own = asked.cut, asked.sources, asked.parts, asked.own
+    for source, part in zip(sources, parts, strict=True):
+        if part > len(source):
+            progress.say(f"{source.name} has {len(source)} windows to train on, seen {part / len(source):.1f} times")
+    if own:
+        sources, parts = [*sources, written_source(own, cut, progress)], [*parts, own]
+    return _mixed(sources, parts, cut, asked.guard or _written_guard(cut, progress))
+
+
+def check_training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe) -> None:
+    """Refuse what `training_tokens` would refuse, but for a dataset, of which nothing is read yet."""
+    _asked(dense, settings, recipe, read_dataset=False)
+
+
+def _asked(dense: OpenModel, settings: Heal, recipe: Recipe, read_dataset: bool = True) -> _Asked:
+    """What can be said before the model writes anything. read_dataset: else it is taken to be large enough."""
     decoder, tokenizer = dense.decoder, dense.tokenizer
     length = min(settings.window, decoder.max_length)
     prefix = leading_tokens(tokenizer, recipe.bos)
@@ -48,22 +81,18 @@ def training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe, progress: 
     windows = settings.budget // length
     if not windows:
         expected = f"one window at least, of {length} tokens"
-        raise RecipeError("--tokens", expected, settings.tokens, "give more tokens or a smaller --length")
+        raise RecipeError("--heal or --tokens", expected, settings.tokens, "give more tokens, or shorter windows")
     alone = not recipe.text and recipe.dataset is None and not settings.chat
     own = windows if alone else round(settings.synthetic_share * windows)
     guard = None if settings.guard is None else _guard_of(settings.guard, cut, recipe)
     if own or guard is None:
         layer_caches(decoder, remedy="give --text and --guard, without --synthetic-share")
-    sources = _sources(settings, recipe, windows - own, cut)
+    unread = recipe.dataset is not None and not read_dataset
+    sources = _sources(settings, recipe.model_copy(update={"dataset": None}) if unread else recipe, windows - own, cut)
     if guard is not None:
         _refuse_seen(guard, sources, str(settings.guard))
-    parts = _parts(sources, windows - own, settings.repeat, length)
-    for source, part in zip(sources, parts, strict=True):
-        if part > len(source):
-            progress.say(f"{source.name} has {len(source)} windows to train on, seen {part / len(source):.1f} times")
-    if own:
-        sources, parts = [*sources, written_source(own, cut, progress)], [*parts, own]
-    return _mixed(sources, parts, cut, guard or _written_guard(cut, progress))
+    parts = [] if unread else _parts(sources, windows - own, settings.repeat, length)
+    return _Asked(cut, sources, parts, own, guard)
 
 
 def _sources(settings: Heal, recipe: Recipe, windows: int, cut: Cut) -> list[Source]:
@@ -96,7 +125,7 @@ def _parts(sources: list[Source], windows: int, repeat: int, length: int) -> lis
             ", ".join(source.name for source in sources),
             f"text for {windows * length:,} tokens",
             f"{there:,} tokens to train on, {repeat * there:,} where each is seen {repeat} times",
-            "give more text, fewer --tokens or a larger --repeat",
+            "give more text, fewer tokens, or in a recipe a larger heal.repeat",
         )
     return parts
 
@@ -108,10 +137,19 @@ def _guard_of(path: str, cut: Cut, recipe: Recipe) -> Windows:
 
 
 def _refuse_seen(guard: Windows, sources: list[Source], path: str) -> None:
+    """The same file, or one with a window of the same tokens: a copy, or a line more."""
     guarded = {text.sha256 for text in guard.texts}
-    same = [source.name for source in sources if guarded & {text.sha256 for text in source.held_out.texts}]
+    rows = {row.tobytes() for row in guard.ids.int().numpy()} if guard.length >= _TELLING else set()
+    same = [
+        source.name
+        for source in sources
+        if guarded & {text.sha256 for text in source.held_out.texts}
+        or any(row.tobytes() in rows for ids in (source.ids, source.held_out.ids.int()) for row in ids.numpy())
+    ]
     if same:
-        raise TextError("--guard", "a text that is not trained on", f"{path}, the text of {same[0]}", "give another")
+        raise TextError(
+            "--guard", "a text that is not trained on", f"{path}, whose text is in {same[0]}", "give another"
+        )
 
 
 def _written_guard(cut: Cut, progress: Reporter) -> Windows:

@@ -10,13 +10,19 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
 
-from lowrise.errors import RecipeError, close_names
+from lowrise.errors import RecipeError, close_names, reason
 from lowrise.settings import Heal
 
 _PATIENCE = timedelta(days=1)  # of processes that wait while the first one measures
 _LOGS = "runs"  # where tensorboard looks
+_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 Value = TypeVar("Value")
 
@@ -34,20 +40,30 @@ def check_loggers(names: list[str]) -> None:
 
 
 def start(settings: Heal, device: str) -> Accelerator:
-    """Joins the processes that `accelerate launch` started, if it did."""
+    """Joins the processes that `accelerate launch` started, if it did.
+
+    Raises RecipeError for what the launcher's environment asks for and cannot be had.
+    """
     on_cpu = torch.device(device).type == "cpu" if device != "auto" else not torch.accelerator.is_available()
     precision: str = settings.precision
     if precision == "auto":
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         precision = "no" if on_cpu else launched if launched in ("bf16", "fp16") else "bf16"
-    return Accelerator(
-        cpu=on_cpu or None,
-        device_placement=False,  # models are opened where they are to be
-        mixed_precision=precision,
-        log_with=settings.report_to or None,
-        project_config=ProjectConfiguration(project_dir=".", logging_dir=_LOGS),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
-    )
+    try:
+        return Accelerator(
+            cpu=on_cpu or None,
+            device_placement=False,  # models are opened where they are to be
+            mixed_precision=precision,
+            # what the launcher says of it would divide losses, which are sums over the whole step already
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=settings.report_to or None,
+            project_config=ProjectConfiguration(project_dir=".", logging_dir=_LOGS),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        said = ", ".join(sorted(name for name in os.environ if name in _LAUNCHED or name.startswith("ACCELERATE_")))
+        expected, remedy = "what `accelerate launch` sets", "start it by `accelerate launch -m`, or unset them"
+        raise RecipeError(f"the environment ({said})", expected, reason(error), remedy) from error
 
 
 def of_the_first(accelerator: Accelerator, value: Value) -> Value:

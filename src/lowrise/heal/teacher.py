@@ -64,8 +64,8 @@ class Stored:
         return self.folder / f"targets-{number:05}.safetensors"
 
     def missing(self) -> list[int]:
-        """Numbers of the files that are not there."""
-        return [number for number in range(-(-len(self._counts) // self._windows)) if not self.file(number).is_file()]
+        """Numbers of the files that are not there, or not whole."""
+        return [number for number in range(-(-len(self._counts) // self._windows)) if not self._is_whole(number)]
 
     def make(self, teacher: Resident, ids: Tensor, counted: Tensor, progress: Reporter) -> None:
         """Write what is missing; what was written before an interruption stays.
@@ -99,6 +99,16 @@ class Stored:
             with self._opened(number) as found:
                 parts.append(Targets(*(found.get_slice(name)[start:stop] for name in Targets._fields)))
         return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(ids.device)
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether a file has the tensors of all its positions; the library compares their size and the file's."""
+        positions = int(self._counts[number * self._windows : (number + 1) * self._windows].sum())
+        try:
+            with safe_open(self.file(number), framework="pt") as found:
+                rows = [found.get_slice(name).get_shape()[0] for name in found.keys()]  # noqa: SIM118
+                return {*found.keys()} == {*Targets._fields} and rows == [positions] * len(rows)
+        except (OSError, SafetensorError, IndexError):
+            return False
 
     def _opened(self, number: int) -> safe_open:
         try:

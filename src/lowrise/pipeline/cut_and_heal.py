@@ -11,18 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from lowrise.errors import InputError
+from lowrise.errors import InputError, RecipeError
 from lowrise.files import check_output
 from lowrise.files.siblings import remove
+from lowrise.heal.data import check_training_tokens
 from lowrise.inputs import inputs_of
 from lowrise.measure.cache import digest
 from lowrise.pipeline.healed_output import Cut
 from lowrise.pipeline.healing import check_healing, heal
+from lowrise.pipeline.opening import check_same_tokens, open_from
 from lowrise.plan import read_plan
 from lowrise.progress import Reporter
+from lowrise.ranks import is_alone
 from lowrise.reading import sha256_or_none
 from lowrise.recipe import Recipe, read_recipe
 from lowrise.results import Results
+from lowrise.settings import Heal
 
 
 def cut_and_heal(
@@ -42,6 +46,7 @@ def cut_and_heal(
     assert settings is not None and recipe.model is not None
     check_output(out, force, inputs_of(recipe))
     check_healing(settings)
+    _check_recipe(recipe, settings)
     plain = recipe.model_copy(update={"heal": None})
     place = _place(out, command, plain)
     if fresh:
@@ -50,6 +55,7 @@ def cut_and_heal(
         progress.say(f"the cut model is kept from before in {place}")
     else:
         remove(place)
+        _check_texts(recipe, settings)
         cut(plain, place)
     settings = settings.model_copy(update={"dense": settings.dense or recipe.model})
     healing = recipe.model_copy(update={"model": str(place), "heal": settings})
@@ -57,6 +63,32 @@ def cut_and_heal(
     assert results is not None  # of the first process, and there is no other
     remove(place)
     return results
+
+
+def _check_recipe(recipe: Recipe, settings: Heal) -> None:
+    """What a cut by this recipe cannot be healed for."""
+    if not is_alone():
+        expected, remedy = "one process", "cut first, then `accelerate launch -m lowrise heal`"
+        raise RecipeError("--heal", expected, "several, started by a launcher", remedy)
+    if not recipe.loads_plainly:
+        found = f"{recipe.preset}, which adds what is none"
+        portable = any("form" in row.settings for row in recipe.methods)
+        remedy = "make the cut with --form portable" if portable else "choose another method, or leave --heal out"
+        raise RecipeError("--heal", "a method that leaves a model of decoder layers alone", found, remedy)
+    if settings.train == "network" and recipe.network == "none":
+        expected, found = "a method that puts a trained network back", f"{recipe.preset}, which puts nothing back"
+        raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
+
+
+def _check_texts(recipe: Recipe, settings: Heal) -> None:
+    """Refuse what healing could not be done on: a budget, texts, conversations or a guard, by the dense model."""
+    assert recipe.model is not None
+    dense = settings.dense or recipe.model
+    if dense != recipe.model:
+        check_same_tokens(recipe, dense)
+    opened = open_from(recipe.model_copy(update={"model": dense}))
+    check_training_tokens(opened, settings, recipe)
+    opened.decoder.release()
 
 
 def _place(out: Path, command: str, recipe: Recipe) -> Path:

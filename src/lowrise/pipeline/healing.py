@@ -16,7 +16,14 @@ from lowrise.model.source import OpenModel, layers_of
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.healed_output import Cut, with_kept_weights, write_healed
-from lowrise.pipeline.healing_steps import Models, fits_both, tokens_to_train_on, train_student, what_trains
+from lowrise.pipeline.healing_steps import (
+    Models,
+    check_vocabularies,
+    fits_both,
+    tokens_to_train_on,
+    train_student,
+    what_trains,
+)
 from lowrise.pipeline.measuring import measure_model
 from lowrise.pipeline.opening import check_same_tokens, evaluation_texts, open_from, tell_notes
 from lowrise.pipeline.work import begin_work, going_on
@@ -108,6 +115,7 @@ def _open(run: Run, settings: Heal) -> Models:
     with run.clock.stage("open"):
         student = open_from(run.recipe)
         dense = open_from(run.recipe.model_copy(update={"model": settings.dense}))
+    check_vocabularies(student, dense)
     for opened in (student, dense):
         refuse_network(opened.decoder)
         tell_notes(opened, run.progress)

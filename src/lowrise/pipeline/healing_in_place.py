@@ -13,7 +13,14 @@ from lowrise.heal.processes import start
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
-from lowrise.pipeline.healing_steps import Models, tell_if_not_kept, tokens_to_train_on, train_student, what_trains
+from lowrise.pipeline.healing_steps import (
+    Models,
+    check_vocabularies,
+    tell_if_not_kept,
+    tokens_to_train_on,
+    train_student,
+    what_trains,
+)
 from lowrise.pipeline.measuring import perplexities
 from lowrise.pipeline.opening import evaluation_texts, refuse_other_tokenizer
 from lowrise.report.healing import sentences
@@ -31,6 +38,7 @@ def check_models(models: Models) -> None:
     for opened in (student, dense):
         refuse_network(opened.decoder)
     refuse_other_tokenizer(student.tokenizer, dense.tokenizer, source, f"dense, {theirs}")
+    check_vocabularies(student, dense)
     if len(student.decoder) >= len(dense.decoder):
         expected = f"a model of fewer layers than {theirs}, which has {len(dense.decoder)}"
         remedy = "apply a plan to it first, and give the dense model as dense"

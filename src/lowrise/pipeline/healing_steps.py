@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from lowrise.calibration import check_known
+from lowrise.errors import ModelError
 from lowrise.heal import defaults
 from lowrise.heal.data import training_tokens
 from lowrise.heal.objective import StudentLoss
@@ -61,6 +62,17 @@ class Models:
 def fits_both(plan: Plan, student: OpenModel, dense: OpenModel) -> bool:
     """Whether the plan is of a cut of a model as deep as the dense one, to one as deep as the student."""
     return (plan.model.layers, plan.layers_after) == (len(dense.decoder), student.decoder.depth)
+
+
+def check_vocabularies(student: OpenModel, dense: OpenModel) -> None:
+    """A dense model with more rows than the tokenizer has tokens gives probability to, and writes, what the student may
+    not know.
+    """
+    ours, theirs = (one.decoder.model.get_input_embeddings().weight.shape[0] for one in (student, dense))
+    if ours < theirs:
+        expected = f"a model of as many tokens as {dense.decoder.where}, {theirs:,}"
+        remedy = "give it that many by transformers' resize_token_embeddings"
+        raise ModelError(student.decoder.where, expected, f"{ours:,}", remedy)
 
 
 def what_trains(run: Run, settings: Heal, models: Models) -> tuple[Trained, Ready]:
