@@ -88,10 +88,14 @@ def test_what_was_cut_before_it_was_stopped_is_not_cut_again(
     assert status == 130
     assert not out.exists()
     (kept,) = tmp_path.glob(".out.*.cut")
+    other = kept.with_name(".out.0123abcd.cut")
+    other.mkdir()
     status, _, errors = main(*command)
     assert status == 0, errors
     assert f"the cut model is kept from before in {kept}" in errors
+    assert f"were not healed, and stay: {other}" in errors
     assert not kept.exists()
+    assert other.exists()
 
 
 def _stopped(*_: object) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from lowrise.errors import InputError, RecipeError
 from lowrise.files import check_output
-from lowrise.files.siblings import remove
+from lowrise.files.siblings import remove, siblings
 from lowrise.heal.data import check_training_tokens
 from lowrise.inputs import inputs_of
 from lowrise.measure.cache import digest
@@ -51,6 +51,9 @@ def cut_and_heal(
     place = _place(out, command, plain)
     if fresh:
         remove(place)
+    others = [str(one) for one in siblings(out.resolve(), "cut") if one != place] if out.parent.is_dir() else []
+    if others:
+        progress.say(f"cut models of other runs for {out} were not healed, and stay: {', '.join(others)}")
     if _is_there(place, plain):
         progress.say(f"the cut model is kept from before in {place}")
     else:
