@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/repair.py
 	$(BIN)/python benchmarks/laco.py
 	$(BIN)/python benchmarks/greedy.py
+	$(BIN)/python benchmarks/heal.py
 
 clean:
 	rm -rf $(VENV) .demo .transformers4 build .pytest_cache .mypy_cache .ruff_cache

@@ -73,6 +73,7 @@ def cases(folder: Path, demo: bool) -> Iterator[tuple[str, list[str]]]:
         for preset in presets():
             common = [str(model), "--preset", preset, "--remove", "2", "--text", str(text), "--windows", "1"]
             common += ["--samples", "12", "--length", "48"]
+            common += ["--heal", "1k"] if "heal" in presets()[preset].settings else []
             yield f"{family} {preset}", common
             for repair in REPAIRS:
                 yield f"{family} {preset} --repair {repair}", [*common, "--repair", repair]

@@ -68,6 +68,18 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with what examples name: a model `org/name`, `a.txt`, `b.txt`."""
+    import tiny
+
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tmp_path / "org" / "name", max_position_embeddings=32)
+    for seed, name in enumerate(("a.txt", "b.txt")):
+        Path(name).write_text(tiny.text(1500, seed), encoding="utf-8")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def topics_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text that every Python carries, for real models."""

@@ -19,6 +19,8 @@ RUNS = {
     "calibration": (["--model", "MODEL", "--text", "TEXT", "--eval-text", "TEXT", "--gone", "2,4", "--samples", "8",
                      "--length", "32", "--windows", "2", "--seeds", "0"], "| calibration |"),
     "greedy": ([*SIZES, "--remove", "2"], "| naive / ours |"),
+    "heal": (["--model", "MODEL", "--text", "TEXT", "--start", "2", "--stop", "4", "--windows", "2", "--length", "32",
+              "--rounds", "1"], "| plain |"),
     "laco": (["--model", "MODEL", "--text", "TEXT", "--threshold", "0.1"], "| naive / ours |"),
     "observe": ([*SIZES, "--span", "2"], "| store all states |"),
     "repair": ([*SIZES, "--start", "2", "--stop", "4"], "| naive / ours |"),

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import tiny
+from lowrise.heal.teacher import Resident, Stored
 from lowrise.measure.cache import Cache, cache_folder
+from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 from refusals import PLAIN
 
@@ -101,6 +105,29 @@ def test_a_damaged_entry_is_shown_as_such(main: Main, kept: Cache, text: str) ->
 def test_what_is_no_file_is_cleared_too(main: Main, kept: Cache) -> None:
     (kept.folder / f"{'0' * 64}.json").mkdir()
     assert main("cache", "--clear")[:2] == (0, "removed 2\n")
+
+
+def test_stored_teachers_are_shown_and_cleared(main: Main, kept: Cache) -> None:
+    """Nothing else that lies there is."""
+    folder, foreign = kept.folder / "targets" / ("0a" * 8), kept.folder / "targets" / "notes"
+    for one in (folder, foreign):
+        one.mkdir(parents=True)
+    decoder = Decoder(tiny.model("llama"))
+    ids, counted = tiny.ids(4, 12), torch.ones(4, 12, dtype=torch.bool)
+    stored = Stored(folder, counted[:, 1:].sum(1), 12)
+    stored.make(Resident(decoder, 1.0), ids, counted, Reporter(quiet=True))
+    (folder / ".targets-00001.safetensors.0123abcd.partial").write_bytes(b"half")
+    size = stored.file(0).stat().st_size + 4
+    assert size == pytest.approx(stored.bytes, rel=0.05)
+    status, printed, _ = main("cache")
+    assert status == 0
+    assert f"{size:,}  stored teacher, {4 * 11} tokens\n" in printed
+    assert f"1 stored teachers, {size:,} bytes in {kept.folder}\n" in printed
+    entries = json.loads(main("cache", "--json")[1])["entries"]
+    assert [(entry["bytes"], entry["file"]) for entry in entries[1:]] == [(size, str(folder))]
+    assert main("cache", "--clear")[:2] == (0, "removed 2\n")
+    assert list(kept.folder.rglob("*")) == [kept.folder / "targets", foreign]
+    assert main("cache", "--clear")[:2] == (0, "removed 0\n")
 
 
 def only_entry(folder: Path) -> Path:

@@ -56,6 +56,7 @@ def test_run_heals_what_it_cut(
     assert results.command == "run"
     assert results.healing is not None
     assert results.healing.kept > 0
+    assert "perplexity before healing" in (out / "lowrise/report.html").read_text()
     assert results.repairs == Results.model_validate(json.loads((cut / "lowrise/results.json").read_text())).repairs
     assert {"repair", "healing"} <= results.seconds.keys()
     assert (out / "lowrise/observation.json").read_bytes() == (cut / "lowrise/observation.json").read_bytes()
@@ -82,7 +83,7 @@ def test_what_was_cut_before_it_was_stopped_is_not_cut_again(
     out = tmp_path / "out"
     command = ["run", tiny_folder, *CUT, "--text", text_file, "--recipe", recipe, "--out", out, "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr("lowrise.pipeline.healing.train", _stopped)
+        patch.setattr("lowrise.pipeline.healing_steps.train", _stopped)
         status, _, _ = main(*command)
     assert status == 130
     assert not out.exists()
@@ -101,7 +102,10 @@ def _stopped(*_: object) -> None:
     raise SystemExit(130)
 
 
-def test_every_row_of_a_comparison_is_healed(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_row_of_a_comparison_is_healed(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, cache: Path
+) -> None:
     out = tmp_path / "out"
     rows = ["--presets", "tail,laco-mean", "--remove", 2, "--samples", 4, "--length", 32]
     status, printed, errors = main(
@@ -111,6 +115,53 @@ def test_every_row_of_a_comparison_is_healed(main: Main, tiny_folder: Path, text
     rows = json.loads(printed)["rows"]
     assert [row["seconds_by_stage"]["healing"] > 0 for row in rows] == [True, True]
     assert all(row["seconds_to_compress"] > row["seconds_by_stage"]["healing"] for row in rows)
+    assert all(0 <= row["numbers"]["healed"][""]["value"] <= 1000 for row in rows)
+    assert "| tokens healed on |" in (out / "compare.md").read_text(encoding="utf-8")
+    # one dense model and the same tokens: it is asked in the first row, and the second writes nothing new
+    (folder,) = (cache / "targets").iterdir()
+    logs = [(out / "rows" / name / "log.txt").read_text(encoding="utf-8") for name in ("tail-2", "laco-mean-2")]
+    assert f"in {folder}" in logs[0]
+    assert "kept from before" not in _about_targets(logs[0])
+    assert "kept from before" in _about_targets(logs[1])
+
+
+def _about_targets(log: str) -> str:
+    return next(line for line in log.splitlines() if line.startswith("what the dense model says of the tokens"))
+
+
+def test_streamline_llm_is_streamline_but_for_the_layer_that_was_put_back(
+    main: Main, tiny_folder: Path, text_file: Path, guard: Path, tmp_path: Path
+) -> None:
+    """LLM-Streamline's LLM loss: only what was put back is trained, and the rest of the model stays the same bits."""
+    common = ["--remove", 2, "--samples", 8, "--length", 32, "--text", text_file, *COMMON]
+    recipe = tmp_path / "recipe.yaml"
+    heal = {"tokens": "2k", "length": 32, "learning_rate": 0.003, "guard": str(guard)}
+    recipe.write_text(yaml.safe_dump({"training": {"epochs": 1}, "heal": heal}), encoding="utf-8")
+    epochs = tmp_path / "epochs.yaml"
+    epochs.write_text("training: {epochs: 1}\n", encoding="utf-8")
+    mse, llm = tmp_path / "mse", tmp_path / "llm"
+    assert main("run", tiny_folder, "--preset", "streamline", *common, "--recipe", epochs, "--out", mse)[0] == 0
+    how = ["--preset", "streamline-llm", *common, "--recipe", recipe, "--json"]
+    status, printed, errors = main("run", tiny_folder, *how, "--out", llm)
+    assert status == 0, errors
+    healing = Results.model_validate(json.loads(printed)).healing
+    assert healing is not None
+    assert (healing.objective, healing.trained, healing.teacher) == ("ce", "network", None)
+    assert healing.kept > 0
+    (edit,) = json.loads((llm / "lowrise/plan.json").read_text())["edits"]
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (llm, mse))
+    assert ours.keys() == theirs.keys()
+    changed = {name for name in ours if not bool((ours[name] == theirs[name]).all())}
+    layer = f"model.layers.{edit['start']}."
+    assert changed == {name for name in ours if name.startswith(layer)}
+
+
+def test_a_budget_on_the_command_line_leaves_a_preset_its_other_settings_of_healing() -> None:
+    own = build_recipe({"preset": "streamline-llm"}).heal
+    more = build_recipe({"preset": "streamline-llm", "heal": "20M"}).heal
+    assert own is not None
+    assert more == own.model_copy(update={"tokens": "20M"})
+    assert build_recipe({"preset": "streamline-llm", "heal": None}).heal is None
 
 
 @pytest.mark.parametrize("budget", ["0", "many"])

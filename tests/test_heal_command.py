@@ -21,6 +21,7 @@ from lowrise.pipeline.healing import heal as heal_model
 from lowrise.progress import Reporter
 from lowrise.ranks import is_alone, is_first
 from lowrise.recipe import build_recipe
+from lowrise.report import words
 from lowrise.results import Results
 from lowrise.settings import Heal
 from lowrise.work import Work
@@ -61,10 +62,18 @@ def test_heal_writes_a_checkpoint_that_is_better_and_says_so(
     assert min(loss for _, loss in healing.train[-2:]) < healing.train[0][1]
     assert json.loads((out / "lowrise/results.json").read_text())["healing"] == json.loads(printed)["healing"]
     assert (out / "lowrise/plan.json").read_bytes() == (shallow / "lowrise/plan.json").read_bytes()
-    assert "Healing" in (out / "lowrise/report.html").read_text()
+    page = (out / "lowrise/report.html").read_text()
+    assert "Healing" in page
+    start, dense = healing.before[text_file.name], results.dense
+    assert dense is not None
+    ratio = words.ratio(start.value / dense.perplexity[text_file.name].value)
+    row = ["perplexity before healing", text_file.name, words.decimal(start.value), ratio]
+    shown = page.split("perplexity before healing")[1].split("</tr>")[0]
+    assert all(cell in shown for cell in row[1:])
+    assert f"{row[0]}, {row[1]} |" in (out / "README.md").read_text()
     assert (out / "lowrise/healing.svg").is_file()
-    healed, start = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, shallow))
-    assert not torch.equal(healed.lm_head.weight, start.lm_head.weight)
+    healed, before = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, shallow))
+    assert not torch.equal(healed.lm_head.weight, before.lm_head.weight)
     assert len(healed.model.layers) == tiny.LAYERS - 2
 
 
@@ -153,11 +162,13 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_
     shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
 ) -> None:
     """Killed after every record; lora, whose first weights are drawn."""
+    guard = tmp_path / "guard.txt"
+    guard.write_text(tiny.text(600, seed=5), encoding="utf-8")
     monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))
     monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
-    monkeypatch.setattr("lowrise.pipeline.healing.build_report", lambda _folder: {})
+    monkeypatch.setattr("lowrise.pipeline.healed_output.build_report", lambda _folder: {})
     heal = {"dense": str(tiny_folder), "tokens": "300", "length": 24, "batch_tokens": 72, "train": "lora", "rank": 4}
-    heal |= {"teacher": teacher, "objective": "mix", "mix": 0.1, "learning_rate": 0.01, "guard": str(text_file)}
+    heal |= {"teacher": teacher, "objective": "mix", "mix": 0.1, "learning_rate": 0.01, "guard": str(guard)}
     recipe = build_recipe({"model": str(shallow), "text": [str(text_file)], "device": "cpu", "heal": heal})
     heal_model(recipe, tmp_path / "whole", False, Reporter(quiet=True))
     keep = Work.keep
@@ -174,7 +185,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_
             heal_model(recipe, tmp_path / "killed", False, Reporter(quiet=True))
         kills += 1
         assert kills < 20
-    assert kills == 4 + 1  # one of every step
+    assert kills == 1 + 4 + 1  # of the tokens, and one of every step
     names = ["model.safetensors", "lowrise/plan.json", "lowrise/recipe.yaml"]
     for name in names:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -183,3 +194,26 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command_and_makes_the_same_
     changing = {"seconds", "tokens_per_second"}
     assert first["healing"].keys() == second["healing"].keys()
     assert all(first["healing"][key] == second["healing"][key] for key in first["healing"].keys() - changing)
+
+
+def test_what_the_model_wrote_to_train_on_is_not_written_again(
+    main: Main, shallow: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own writing and guard, after a stop within training."""
+    monkeypatch.setattr("lowrise.heal.sources.HELD_OUT", 128)
+    out = tmp_path / "out"
+    command = ["heal", shallow, "--dense", tiny_folder, "--tokens", "600", "--length", 24, "--objective", "ce"]
+    command += ["--out", out, "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lowrise.heal.training._step", _stopped)
+        status, _, errors = main(*command)
+        assert status == 130, errors
+    for module in ("data", "sources"):
+        monkeypatch.setattr(f"lowrise.heal.{module}.write_windows", _stopped)
+    status, _, errors = main(*command)
+    assert status == 0, errors
+    assert "training tokens: kept from before" in errors
+
+
+def _stopped(*_: object, **__: object) -> None:
+    raise SystemExit(130)

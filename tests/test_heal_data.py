@@ -173,7 +173,7 @@ class TestTexts:
 class TestBos:
     def test_every_window_begins_with_it(self, with_bos: OpenModel, tmp_path: Path) -> None:
         path = write(tmp_path / "a.txt", 3000, 0)
-        found = made(with_bos, dict(written=0.5), text=[path])
+        found = made(with_bos, dict(synthetic_share=0.5), text=[path])
         assert found.prefix == 1
         assert found.counted is None
         for ids in (found.ids, found.guard[1].ids, *(held.ids for held in found.held_out.values())):
@@ -200,7 +200,7 @@ class TestOwnWriting:
         assert len(rows(found.ids) | held | rows(guard.ids)) == 62 + 6 + len(guard)
 
     def test_its_share_beside_a_text(self, opened: OpenModel, tmp_path: Path) -> None:
-        found = made(opened, dict(written=0.25), text=[write(tmp_path / "a.txt", 3000, 0)])
+        found = made(opened, dict(synthetic_share=0.25), text=[write(tmp_path / "a.txt", 3000, 0)])
         assert found.names == ("a.txt", "written by the model")
         assert torch.bincount(found.source).tolist() == [62 - 16, 16]
 

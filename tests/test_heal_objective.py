@@ -121,3 +121,17 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     model.model.layers[2].requires_grad_(True)
     StudentLoss(Decoder(model), Goal(0.0))(tiny.ids(1, 9), all_but(0, tiny.ids(1, 9))).backward()
     assert {name.split(".")[2] for name, p in model.named_parameters() if p.grad is not None} == {"2"}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2: a tied head
+def test_without_a_position_that_counts_all_gradients_are_zeros(family: str) -> None:
+    """None would be fewer than other processes have."""
+    student, ids = tiny.model(family), tiny.ids(2, 8)
+    loss = StudentLoss(Decoder(student), Goal(0.0))
+    seen = {}
+    for count in (True, False):
+        student.zero_grad()
+        loss(ids, all_but(0, ids) & count).backward()
+        seen[count] = {name: value.grad for name, value in student.named_parameters()}
+    assert all(value is not None for value in seen[True].values())
+    assert all(value is not None and not value.any() for value in seen[False].values())

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 import tiny
 from lowrise.results import Healing
-from refusals import Main
 
 LAUNCH = [
     sys.executable,
@@ -31,27 +30,67 @@ def healing_of(folder: Path) -> Healing:
     return Healing.model_validate(json.loads((folder / "lowrise/results.json").read_text())["healing"])
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
+ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
+
+
+@pytest.fixture(scope="module")
+def heal(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, text_file: Path) -> list[object]:
     """A step is of so many tokens over all processes: two with two windows each are one with four."""
-    shallow = tiny.save(tmp_path / "shallow", num_hidden_layers=4)
-    guard = tmp_path / "guard.txt"
-    guard.write_text(tiny.text(600, seed=5))
-    heal = [shallow, "--dense", tiny_folder, "--text", text_file, "--guard", guard, "--tokens", 700, "--length", 32]
-    heal += ["--objective", "mix", "--learning-rate", 0.003, "--quiet", "--recipe", tmp_path / "steps.yaml"]
-    (tmp_path / "steps.yaml").write_text("heal: {batch_tokens: 128}\n")
-    status, _, errors = main("heal", *heal, "--device", "cpu", "--out", tmp_path / "one")
-    assert status == 0, errors
-    command = [*LAUNCH, "--num_processes", "2", "-m", "lowrise", "heal", *heal, "--out", tmp_path / "two"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=280, env={**os.environ})
+    folder = tmp_path_factory.mktemp("heal")
+    shallow = tiny.save(folder / "shallow", num_hidden_layers=4)
+    (folder / "guard.txt").write_text(tiny.text(600, seed=5))
+    (folder / "steps.yaml").write_text("heal: {batch_tokens: 128}\n")
+    heal: list[object] = [shallow, "--dense", tiny_folder, "--text", text_file, "--guard", folder / "guard.txt"]
+    heal += ["--tokens", 700, "--length", 32, "--objective", "mix", "--learning-rate", 0.003, "--quiet"]
+    return [*heal, "--recipe", folder / "steps.yaml"]
+
+
+@pytest.fixture(scope="module")
+def alone(heal: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes."""
+    out = tmp_path_factory.mktemp("alone") / "one"
+    command = [sys.executable, "-m", "lowrise", "heal", *heal, "--device", "cpu", "--out", out]
+    subprocess.run([*map(str, command)], check=True, timeout=280)
+    return out
+
+
+def launched(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    whole = [*LAUNCH, "--num_processes", "2", *command]
+    env = {**os.environ, **environment}
+    return subprocess.run([*map(str, whole)], capture_output=True, text=True, timeout=280, env=env)
+
+
+def assert_same(one: Path, two: Path) -> None:
+    own, other = healing_of(one), healing_of(two)
+    assert (own.processes, other.processes) == (1, 2)
+    assert own.steps == other.steps == 6  # of 21 windows, the last step of one
+    assert [tokens for tokens, _ in own.train] == [tokens for tokens, _ in other.train]
+    assert [loss for _, loss in own.train] == pytest.approx([loss for _, loss in other.train], rel=1e-4)
+    for name, points in own.held_out.items():
+        assert [loss for _, loss in points] == pytest.approx([loss for _, loss in other.held_out[name]], rel=1e-4)
+    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-3
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(heal: list[object], alone: Path, tmp_path: Path) -> None:
+    done = launched("-m", "lowrise", "heal", *heal, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1
-    one, two = healing_of(tmp_path / "one"), healing_of(tmp_path / "two")
-    assert (one.processes, two.processes) == (1, 2)
-    assert one.steps == two.steps == 6  # of 21 windows, the last step of one
-    for own, other in zip(one.train, two.train, strict=True):
-        assert own == (other[0], pytest.approx(other[1], rel=1e-4))
-    for name, points in one.held_out.items():
-        assert [loss for _, loss in points] == pytest.approx([loss for _, loss in two.held_out[name]], rel=1e-4)
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
-    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-3
+    assert_same(alone, tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", ["0", "1"], ids=["ddp", "fsdp2"])
+def test_two_processes_that_were_stopped_go_on_to_the_curve_of_one(
+    heal: list[object], alone: Path, tmp_path: Path, fsdp: str
+) -> None:
+    """What each holds of weights and moments is gathered, kept, and spread again; with FSDP2 they are parts."""
+    command = [ON_CPU, "heal", *heal, "--out", tmp_path / "two"]
+    stopped = launched(*command, FSDP=fsdp, STOP_AFTER="3")
+    assert stopped.returncode != 0
+    (record,) = tmp_path.glob(".two.*.work/healing.json")
+    assert json.loads(record.read_text())["value"]["step"] == 3, stopped.stderr
+    done = launched(*command, FSDP=fsdp)
+    assert done.returncode == 0, done.stderr
+    assert_same(alone, tmp_path / "two")

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
 from lowrise.recipe import Recipe, build_recipe, presets
-from lowrise.settings import OLDER_KEYS, MergeSearch
+from lowrise.settings import OLDER_KEYS, Heal, MergeSearch
 
 
 @pytest.mark.parametrize("name", presets())
@@ -16,9 +16,11 @@ def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str
     recipe = Recipe(model="m", preset=name)
     assert recipe == build_recipe({"model": "m", "preset": name})
     settings = presets()[name].settings
-    assert {key: getattr(recipe, key) for key in settings if key != "merge_search"} == {
-        key: value for key, value in settings.items() if key != "merge_search"
+    parts = {"merge_search", "heal"}
+    assert {key: getattr(recipe, key) for key in settings if key not in parts} == {
+        key: value for key, value in settings.items() if key not in parts
     }
+    assert recipe.heal == (Heal(**settings["heal"]) if "heal" in settings else None)
 
 
 def test_no_preset_is_refit_with_its_settings() -> None:
@@ -56,6 +58,9 @@ def test_older_spellings_of_keys_are_read() -> None:
         assert (recipe.search_budget, recipe.synthetic_share) == (3, 0.25)
         assert not OLDER_KEYS.keys() & recipe.model_dump().keys()
     assert build_recipe({"effort": 2}, {"search_budget": 4}).search_budget == 4
+    healed = build_recipe({"heal": {"tokens": "1k", "written": 0.5}}, {"heal": {"synthetic_share": 0.25}}).heal
+    assert healed == Heal(tokens="1k", synthetic_share=0.25)
+    assert build_recipe({"heal": "1k"}, {"heal": {"written": 0.5}}).heal == Heal(tokens="1k", synthetic_share=0.5)
     assert Recipe(preset="laco", collapse={"words": 8}).merge_search == MergeSearch(rule="sum", words=8)  # type: ignore[call-arg]
     with pytest.raises(RecipeError, match="search_budget and effort: expected one of them, found both"):
         Recipe(effort=2, search_budget=2)  # type: ignore[call-arg]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         apply,
         calibrate,
         compare,
+        heal,
         measure,
         open,
         plan,
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from lowrise.calibration.tokens import Windows
     from lowrise.errors import LowriseError
     from lowrise.plan import Plan
-    from lowrise.results import Comparison, Results
+    from lowrise.results import Comparison, Healing, Results
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
     "Event",
+    "Healing",
     "LowriseError",
     "LowriseWarning",
     "Model",
@@ -42,6 +44,7 @@ __all__ = [
     "apply",
     "calibrate",
     "compare",
+    "heal",
     "measure",
     "open",
     "plan",
@@ -52,12 +55,13 @@ __all__ = [
 
 _ELSEWHERE = {
     "Comparison": "lowrise.results",
+    "Healing": "lowrise.results",
     "LowriseError": "lowrise.errors",
     "Plan": "lowrise.plan",
     "Results": "lowrise.results",
     "Windows": "lowrise.calibration.tokens",
 }
-_MODULES = ("compare", "measure", "plan")  # called as the functions of their names: called.py
+_MODULES = ("compare", "heal", "measure", "plan")  # called as the functions of their names: called.py
 
 wait_briefly()  # here, because it is of use only before torch is imported
 

@@ -277,23 +277,26 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete what is kept.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What measurements are kept, so that nothing is measured twice, and where; or clear them away."""
+    """What measurements and stored teachers are kept, so that nothing is made twice, and where; or clear them away."""
     import json
 
+    from lowrise.heal.targets import clear_teachers, stored_teachers
     from lowrise.measure.cache import cache_folder, clear_entries, entries
 
     folder = cache_folder()
     if clear:
-        removed = clear_entries(folder)
+        removed = clear_entries(folder) + clear_teachers(folder)
         typer.echo(json.dumps({"folder": str(folder), "removed": removed}) if as_json else f"removed {removed}")
         return
-    kept = list(entries(folder))
+    kept, teachers = list(entries(folder)), list(stored_teachers(folder))
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "entries": kept}, indent=2))
+        typer.echo(json.dumps({"folder": str(folder), "entries": kept + teachers}, indent=2))
         return
-    for entry in kept:
+    for entry in kept + teachers:
         typer.echo(printable(f"{entry['bytes']:>10,}  {entry['what']}  {entry.get('model', '')}".rstrip()))
-    typer.echo(f"{len(kept)} measurements, {sum(entry['bytes'] for entry in kept):,} bytes in {folder}")
+    for found, name in ((kept, "measurements"), (teachers, "stored teachers")):
+        if found or name == "measurements":
+            typer.echo(f"{len(found)} {name}, {sum(entry['bytes'] for entry in found):,} bytes in {folder}")
 
 
 _METHODS: dict[Kind, str] = {"criterion": "Criteria (`select` in a recipe)", "repair": "Repairs (--repair)"}
@@ -315,6 +318,7 @@ def presets(as_json: Json = False) -> None:
                 "paper": one.paper,
                 "loads_plainly": one.loads_plainly,
                 **one.recipe.model_dump(include={"select", "network", "repair"}),
+                "heal": one.settings.get("heal"),
                 "package": one.package,
             }
             for name, one in found.items()
@@ -328,6 +332,8 @@ def presets(as_json: Json = False) -> None:
         paper = one.paper or ("lowrise's own: docs/methods.md" if one.package is None else f"of {one.package}")
         typer.echo(f"{name}\n    {one.summary}\n    {paper}")
         typer.echo(f"    select {recipe.select}, network {recipe.network}, repair {recipe.repair}")
+        if recipe.heal is not None:
+            typer.echo(f"    healed on {recipe.heal.tokens} tokens: {recipe.heal.objective}, {recipe.heal.train}")
         typer.echo(f"    loads plainly: {plain}")
     for kind, title in _METHODS.items():
         typer.echo(f"\n{title}")

@@ -122,7 +122,10 @@ HEALING: dict[str, Any] = {
     "dense": Annotated[str | None, typer.Option(help="The model to learn from: hub id, folder or .gguf file.")],
     "tokens": Annotated[str | None, typer.Option(help="Tokens to train on: 100k, 2M [default: 2M].", metavar="N")],
     "chat": Annotated[list[str] | None, typer.Option(help="Conversations as JSON lines; repeatable.", metavar="FILE")],
-    "written": Annotated[str | None, typer.Option(help="Share that the dense model writes, 0 to 1.", metavar="X")],
+    "synthetic_share": Annotated[
+        str | None,
+        typer.Option("--synthetic-share", "--written", help="Share that the dense model writes, 0 to 1.", metavar="X"),
+    ],
     "objective": Annotated[
         str | None, typer.Option(help="kl: to the dense model's distribution; ce: next token; mix [default: kl].")
     ],

@@ -117,8 +117,6 @@ class Recipe(BaseModel):
             named = data.get(key) if key == "layers" and isinstance(data.get(key), list) else [data.get(key)]
             if named and all(isinstance(one, int) and not isinstance(one, bool) for one in named):
                 data = {**data, key: ",".join(map(str, named))}
-        if isinstance(data.get("heal"), str | int) and not isinstance(data["heal"], bool):
-            data = {**data, "heal": {"tokens": data["heal"]}}  # `heal: 2M`
         parts: dict[str, type[BaseModel]] = {"training": Training, "merge_search": MergeSearch}
         if data.keys() >= cls.model_fields.keys() and all(isinstance(data[key], parts[key]) for key in parts):
             return data  # a value is assigned to a recipe, which is whole

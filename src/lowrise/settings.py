@@ -76,11 +76,20 @@ class MergeSearch(Strict):
 
 
 def current_keys(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a recipe, with keys of an older spelling renamed. Raises RecipeError for a key in both spellings."""
+    """Settings of a recipe, with keys of an older spelling renamed, those under `heal` too; `heal: 2M` says its tokens.
+
+    Raises RecipeError for a key in both spellings.
+    """
     for older, key in OLDER_KEYS.items():
         if older in given and key in given:
             raise RecipeError(f"{key} and {older}", "one of them", "both", f"leave {older} out: it is {key}, as it was")
-    return {OLDER_KEYS.get(key, key): value for key, value in given.items()}
+    found = {OLDER_KEYS.get(key, key): value for key, value in given.items()}
+    heal = found.get("heal")
+    if isinstance(heal, dict):
+        found["heal"] = current_keys(heal)
+    elif isinstance(heal, str | int) and not isinstance(heal, bool):
+        found["heal"] = {"tokens": heal}
+    return found
 
 
 class Heal(Strict):
@@ -105,7 +114,7 @@ class Heal(Strict):
     length: int | None = Field(None, gt=1, le=2**30)  # tokens a window, capped by the model
     guard: str | None = None  # a text that training never sees; None: held-out writing of the dense model
     chat: list[str] = []  # files of conversations, JSON lines; the loss is on the answers
-    written: float = Field(0.0, ge=0, le=1)  # share that the dense model writes itself beside the other sources
+    synthetic_share: float = Field(0.0, ge=0, le=1)  # that the dense model writes itself beside the other sources
     repeat: int = Field(4, ge=1)  # most times that a token is trained on
     report_to: list[str] = []  # loggers of accelerate: tensorboard, wandb, trackio
     checkpointing: bool = False  # compute activations twice instead of keeping them: less memory, a third slower

@@ -2,11 +2,13 @@
 
 models.py    open, wrap, Model                calibrating.py  calibrate, tokens
 planning.py  plan, apply                      measuring.py    measure
+healing.py   heal
 runs.py      run, compare                     progress.py     what is seen of long work
 stages.py    the pipeline's functions, called in one place
 """
 
 from lowrise.api.calibrating import calibrate, tokens
+from lowrise.api.healing import heal
 from lowrise.api.measuring import measure
 from lowrise.api.models import Model, open, wrap
 from lowrise.api.planning import apply, plan
@@ -20,6 +22,7 @@ __all__ = [
     "apply",
     "calibrate",
     "compare",
+    "heal",
     "measure",
     "open",
     "plan",

@@ -110,8 +110,9 @@ def _measured(model: Model, run: Run, tasks: TaskSet, dense: Measured | None) ->
 
 
 def _of_edits(model: Model, reporter: Reporter) -> dict[str, Any]:
-    """What `run` notes of the edits, too."""
+    """What `run` notes of the edits and the healing, too."""
     found = {name: value for name, value in came_of_edits(model.curves, model.fits).items() if value}
+    found |= {} if model.healing is None else {"healing": model.healing}
     warnings = [*model.warnings, *reporter.warnings]
     return {**found, "warnings": warnings} if warnings else found
 
@@ -128,14 +129,15 @@ def _check_dense(dense: Dense, speed: bool) -> None:
 
 def _dense_model(dense: Model | str | Path | None, model: Model, progress: Progress) -> Model | None:
     if isinstance(dense, Model):
-        return open_source(**_as_opened(dense), progress=progress) if dense.edited else dense
+        return open_source(**as_opened(dense), progress=progress) if dense.edited else dense
     if dense is None:
         return None
-    how = {} if model.wrapped else _as_opened(model)
+    how = {} if model.wrapped else as_opened(model)
     return open_source(**{**how, "source": dense}, progress=progress)
 
 
-def _as_opened(model: Model) -> dict[str, Any]:
+def as_opened(model: Model) -> dict[str, Any]:
+    """What `open` takes to open its source again."""
     settings = model.settings()
     return {"source": settings.pop("model"), **settings}
 

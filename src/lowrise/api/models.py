@@ -20,6 +20,7 @@ from lowrise.model.live import as_evaluated, open_live, record_of
 from lowrise.model.source import OpenModel
 from lowrise.plan import Plan
 from lowrise.recipe import build_recipe
+from lowrise.results import Healing
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -28,6 +29,7 @@ class Model:
     """A causal language model and its tokenizer. Made by `lowrise.open` and `lowrise.wrap`; edited by `lowrise.apply`.
 
     plan: what was applied to it, with the loss on held-out tokens before and after; None for a model as it was opened.
+    healing: what the last `lowrise.heal` of it did, or None.
     warnings: what was warned of on the way, in words.
 
     >>> model = lowrise.open("org/name")
@@ -40,6 +42,7 @@ class Model:
         self._settings = settings  # that it was opened with; None: wrapped
         self._dense_disagreement = 0.0
         self.plan: Plan | None = None
+        self.healing: Healing | None = None
         self.curves: list[TrainingCurve] = []
         self.fits: list[Fit] = []
         self.warnings: list[str] = []
@@ -98,7 +101,8 @@ class Model:
         """Write a checkpoint folder, reload it, prove it equal (logits; cached and uncached), then put it at `out`.
 
         Tokenizer, licence and other files come along from the folder that the model was opened from. Of a wrapped model
-        config, generation config and tokenizer are saved. The plan lies in `lowrise/plan.json`. The model stays usable:
+        config, generation config and tokenizer are saved. The plan lies in `lowrise/plan.json`, what healed it in
+        `lowrise/healing.json`. The model stays usable:
         an opened one then is what was read back, as a later `open` of `out` would give it, and one model is held at a
         time; a wrapped one is not touched, and two are held while they are compared.
 
@@ -112,7 +116,9 @@ class Model:
         """
         place = Path(out)
         with self.at_work():
-            stages.saved(self.opened, self.plan, place, force, self._dense_disagreement, progress)
+            records = {"plan": self.plan, "healing": self.healing}
+            texts = {name: record.to_json() for name, record in records.items() if record is not None}
+            stages.saved(self.opened, texts, place, force, self._dense_disagreement, progress)
         return place
 
     @contextmanager
@@ -122,11 +128,14 @@ class Model:
             yield self.opened
 
     def unedited(self) -> OpenModel:
-        """As it is to be planned for, its record made anew if it was wrapped. Raises ModelError for an edited one."""
-        if self.edited:
-            found = f"one with {self.layers} layers after a plan was applied"
+        """As it is to be planned for, its record made anew if it was wrapped. Raises ModelError for one that was edited
+        or healed.
+        """
+        if self.edited or self.healing is not None:
+            expected = "a model to which no plan was applied" if self.edited else "a model that was not healed"
+            found = f"one with {self.layers} layers after {'a plan was applied' if self.edited else 'it was healed'}"
             remedy = "wrap its hf_model anew" if self.wrapped else "save it and open that, or open the source again"
-            raise ModelError(self.source, "a model to which no plan was applied", found, remedy)
+            raise ModelError(self.source, expected, found, remedy)
         if self.wrapped:
             self._opened.record = record_of(self.opened.decoder)
         return self.opened
@@ -134,6 +143,12 @@ class Model:
     def note(self, plan: Plan, curves: list[TrainingCurve], fits: list[Fit], disagreement: float) -> None:
         """That `plan` was applied, and what came of it. disagreement: of the model before, as of `save_and_keep`."""
         self.plan, self.curves, self.fits, self._dense_disagreement = plan, curves, fits, disagreement
+
+    def note_healing(self, healing: Healing, disagreement: float | None) -> None:
+        """disagreement: of the model before, as of `save_and_keep`; None where it is known."""
+        self.healing = healing
+        if disagreement is not None:
+            self._dense_disagreement = disagreement
 
     def settings(self) -> dict[str, Any]:
         """Keys of a recipe that open the same source. Raises ModelError for a wrapped model, which has none."""
@@ -144,9 +159,11 @@ class Model:
 
     def __repr__(self) -> str:
         how = f", edited by {self.plan.preset}" if self.plan is not None else ""
+        how += f", healed on {self.healing.tokens:,} tokens" if self.healing is not None else ""
         return f"<lowrise.Model {self.source}: {self.layers} layers, {self.parameters:,} parameters{how}>"
 
     def _repr_html_(self) -> str:
+        from lowrise.report.healing import sentences
         from lowrise.report.notebook import facts_html, plan_html
 
         facts = {
@@ -154,6 +171,7 @@ class Model:
             "layers": f"{self.layers}",
             "parameters": f"{self.parameters:,}",
             "in memory": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+            "healing": "" if self.healing is None else " ".join(sentences(self.healing)),
         }
         return facts_html(facts) if self.plan is None else plan_html(self.plan, facts)
 

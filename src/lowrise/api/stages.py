@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lowrise.api.progress import Progress, reporting
@@ -16,6 +17,9 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.building import edit_model
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
+from lowrise.pipeline.healing import check_healing, plan_beside
+from lowrise.pipeline.healing_in_place import check_models, heal_in_place
+from lowrise.pipeline.healing_steps import Models, fits_both
 from lowrise.pipeline.measuring import Measured, measure_model
 from lowrise.pipeline.opening import (
     calibrate,
@@ -30,6 +34,7 @@ from lowrise.pipeline.planning import held_out_loss_of, plan_edits
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
+from lowrise.results import Healing
 
 
 def opened_from(recipe: Recipe, reporter: Reporter) -> OpenModel:
@@ -83,8 +88,27 @@ def measured(run: Run, opened: OpenModel, tasks: TaskSet, dense: Measured | None
     return measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense)
 
 
-def saved(opened: OpenModel, plan: Plan | None, out: Path, force: bool, dense: float, progress: Progress) -> None:
-    """The folder, with the plan in it, and proven. `opened` is what was read back, or, if it came from no file, itself.
+def models_of(student: OpenModel, dense: OpenModel, plan: Plan | None, *, stays: bool) -> Models:
+    """plan: that was applied to the student. stays: whether the dense model is of use after."""
+    if plan is None or not fits_both(plan, student, dense):
+        plan = plan_beside(student, dense)
+    return Models(student, dense, plan, student.decoder.dtype, dense_stays=stays)
+
+
+def healed(recipe: Recipe, models: Models, reporter: Reporter) -> Healing:
+    """In place."""
+    settings = recipe.heal
+    assert settings is not None
+    check_healing(settings)
+    check_models(models)
+    return heal_in_place(Run(recipe, reporter, "heal"), settings, models)
+
+
+def saved(
+    opened: OpenModel, records: Mapping[str, str], out: Path, force: bool, dense: float, progress: Progress
+) -> None:
+    """The folder, with the records in it (JSON, by name), and proven. `opened` is what was read back, or, if it came
+    from no file, itself.
 
     dense: as of `save_and_keep`.
     """
@@ -95,7 +119,8 @@ def saved(opened: OpenModel, plan: Plan | None, out: Path, force: bool, dense: f
                 save_and_keep(opened, folder, out=out, dense=dense)
             else:
                 opened.decoder = save_and_prove(opened, folder, out=out, compute=opened.decoder.dtype)
-        if plan is not None:
+        if records:
             with writing(out):
                 (folder / "lowrise").mkdir()
-                (folder / "lowrise" / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+                for name, text in records.items():
+                    (folder / "lowrise" / f"{name}.json").write_text(text, encoding="utf-8")

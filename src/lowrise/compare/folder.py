@@ -27,6 +27,7 @@ from lowrise.recipe import Recipe
 from lowrise.report.comparison import RowState
 from lowrise.report.folder import parse, read_folder
 from lowrise.results import Results
+from lowrise.settings import Heal
 
 ASKED = "comparison.json"
 WANTED = "asked.json"  # the same, of a command that is still being checked
@@ -102,6 +103,11 @@ def tokens_file(folder: Path, recipe: Recipe) -> Path:
     return folder / "calibration" / f"{name}.safetensors"
 
 
+def _shared(heal: Heal | None) -> Heal | None:
+    """How a row is healed: all rows learn the same of one dense model, so what it says of the tokens is stored once."""
+    return heal.model_copy(update={"teacher": "stored"}) if heal is not None and heal.teacher == "auto" else heal
+
+
 class Row:
     """One preset at one size. removed: net layers of the model."""
 
@@ -111,7 +117,7 @@ class Row:
         self.place = folder / "rows" / self.name
         self.model, self.log = self.place / "model", self.place / "log.txt"
         tokens = str(tokens_file(folder, recipe))
-        self.recipe = recipe.model_copy(update={"remove": str(removed), "tokens": tokens})
+        self.recipe = recipe.model_copy(update={"remove": str(removed), "tokens": tokens, "heal": _shared(recipe.heal)})
 
     @property
     def title(self) -> str:

@@ -1,1 +1,5 @@
 """Repairing what a cut broke."""
+
+from lowrise.called import called
+
+called(__name__)

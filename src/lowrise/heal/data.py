@@ -83,10 +83,10 @@ def _asked(dense: OpenModel, settings: Heal, recipe: Recipe, read_dataset: bool 
         expected = f"one window at least, of {length} tokens"
         raise RecipeError("--heal or --tokens", expected, settings.tokens, "give more tokens, or shorter windows")
     alone = not recipe.text and recipe.dataset is None and not settings.chat
-    own = windows if alone else round(settings.written * windows)
+    own = windows if alone else round(settings.synthetic_share * windows)
     guard = None if settings.guard is None else _guard_of(settings.guard, cut, recipe)
     if own or guard is None:
-        layer_caches(decoder, remedy="give --text and --guard, without --written")
+        layer_caches(decoder, remedy="give --text and --guard, without --synthetic-share")
     unread = recipe.dataset is not None and not read_dataset
     sources = _sources(settings, recipe.model_copy(update={"dataset": None}) if unread else recipe, windows - own, cut)
     if guard is not None:

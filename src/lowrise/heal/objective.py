@@ -62,6 +62,7 @@ class StudentLoss(nn.Module):
         super().__init__()
         self.model = decoder.model
         self.decoder, self.goal, self._checkpointing = decoder, goal, checkpointing
+        self._no_split_modules = sorted({type(layer).__name__ for layer in decoder.layers})  # what FSDP gathers at once
         # by place, for FSDP exchanges the parameters themselves while it works
         self._outer = [
             (module, name)
@@ -129,6 +130,8 @@ class _HeadLoss(torch.autograd.Function):
                     gradients[number] = gradient
                 elif gradient is not None:
                     before += gradient
+        if backward and not len(h):
+            gradients = _no_gradients(decoder, h, learning)
         ctx.gradients = (own, *gradients)
         return total.float()
 
@@ -137,6 +140,17 @@ class _HeadLoss(torch.autograd.Function):
         own, *gradients = (None if one is None else one.mul_(upstream) for one in ctx.gradients)
         ctx.gradients = ()
         return own, None, None, None, None, None, *gradients
+
+
+def _no_gradients(decoder: Decoder, h: Tensor, learning: tuple[Tensor, ...]) -> list[Tensor | None]:
+    """Zeros for what the head reads: FSDP sums over processes what has a gradient, so one that counts no position needs
+    as many as the others.
+    """
+    with torch.enable_grad():
+        x = h.new_zeros(1, h.shape[1]).requires_grad_()
+        logits = head(decoder, x)
+    found = torch.autograd.grad(logits, [x, *learning], torch.zeros_like(logits), allow_unused=True)
+    return [None if one is None else torch.zeros_like(one) for one in found[1:]]
 
 
 def head(decoder: Decoder, h: Tensor) -> Tensor:

@@ -57,10 +57,10 @@ class Keeping:
         self._cost, self._since = 4 * size / state.BYTES_PER_SECOND, time.monotonic()
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of those that train, by their names in the student's model, on the CPU."""
+        """Those that train, by their names in the student's model, on the CPU; there they may be the live ones."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         found: Any = get_model_state_dict(self._module, options=options)
-        return {name.removeprefix(_MODEL): value.detach().cpu().clone() for name, value in found.items()}
+        return {name.removeprefix(_MODEL): value.detach().cpu() for name, value in found.items()}
 
     def restore(self, guard: str) -> Standing | None:
         """What was kept last, once weights and moments are as they were."""

@@ -26,3 +26,8 @@ class TrainingTokens:
     names: tuple[str, ...]
     held_out: dict[str, Windows]
     guard: tuple[str, Windows]
+
+    @property
+    def unseen(self) -> dict[str, Windows]:
+        """All that training never sees, by name."""
+        return {**self.held_out, self.guard[0]: self.guard[1]}

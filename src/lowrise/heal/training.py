@@ -116,9 +116,8 @@ def _measure(run: _Run, done: Standing, keeping: Keeping, progress: Reporter) ->
     losses = run.held_out()
     was_worse = done.guarding.worse()
     better = done.guarding.add(done.tokens, losses)
-    weights = keeping.weights() if better else {}
     if better:
-        done.best = weights
+        done.best = {name: value.clone() for name, value in keeping.weights().items()}
     run.accelerator.log({f"held out/{name}": loss for name, loss in losses.items()}, step=done.step)
     told = ", ".join(
         f"{name} {points[0][1]:.4f} → {points[-1][1]:.4f}" for name, points in done.guarding.points.items()

@@ -27,11 +27,11 @@ from lowrise.model.decoder import Decoder
 PROMPTS = 8  # of the texts, in all
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
+QUESTION_TOKENS = 32  # questions are of different lengths, and each costs as much as all prompts of a text together
 QUESTIONS = (
     "What is the capital of France?",
     "A box holds 12 eggs. How many eggs are in 7 boxes? Explain step by step.",
     "Write a Python function that returns the largest number of a list.",
-    "Explain in a few sentences why the sky is blue.",
 )
 GRAM = 4  # tokens
 
@@ -68,12 +68,13 @@ def make_prompts(decoder: Decoder, tokenizer: Any, texts: Mapping[str, Windows])
 
 
 def continuations(decoder: Decoder, tokenizer: Any, prompts: Prompts) -> list[list[int]]:
-    """Prompt by prompt at most NEW_TOKENS tokens, up to the one that ends the text."""
+    """Prompt by prompt at most NEW_TOKENS tokens, QUESTION_TOKENS of a question, up to the one that ends the text."""
     ends = end_tokens(decoder, tokenizer)
     written = []
-    for batch in prompts.batches:
+    for number, batch in enumerate(prompts.batches):
         room = decoder.max_length - batch.shape[1]
-        written += continued(decoder, batch, min(NEW_TOKENS, room), ends)
+        most = NEW_TOKENS if number < len(prompts.texts) else min(NEW_TOKENS, QUESTION_TOKENS)
+        written += continued(decoder, batch, min(most, room), ends)
     return written
 
 

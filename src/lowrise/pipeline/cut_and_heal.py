@@ -17,7 +17,8 @@ from lowrise.files.siblings import remove, siblings
 from lowrise.heal.data import check_training_tokens
 from lowrise.inputs import inputs_of
 from lowrise.measure.cache import digest
-from lowrise.pipeline.healing import Cut, check_healing, heal
+from lowrise.pipeline.healed_output import Cut
+from lowrise.pipeline.healing import check_healing, heal
 from lowrise.pipeline.opening import check_same_tokens, open_from
 from lowrise.plan import read_plan
 from lowrise.progress import Reporter

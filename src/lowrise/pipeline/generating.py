@@ -56,7 +56,7 @@ def measure_generation(
         "what": "generation",
         "model": identity,
         "prompts": digest(asked),
-        "new": greedy_text.NEW_TOKENS,
+        "new": [greedy_text.NEW_TOKENS, greedy_text.QUESTION_TOKENS],
         "code": code,
     }
     about = {"what": f"greedy continuations of {len(asked)} prompts", "model": label}

@@ -94,6 +94,18 @@ def measure_model(
     return Measured(summary, tasks, answers, samples, written)
 
 
+def perplexities(run: Run, opened: OpenModel, texts: dict[str, Windows]) -> dict[str, Perplexity]:
+    """By text; of the same model on the same data it is not run again."""
+    decoder, cache = opened.decoder, Cache(cache_folder(), run.progress)
+    label = f"{opened.record.source}, {decoder.depth} layers"
+    with run.clock.stage("measure"):
+        identity = model_identity(decoder, opened.tokenizer)
+        return {
+            name: _kept_perplexity(decoder, identity, windows.first(run.recipe.windows), cache, label, run.progress)
+            for name, windows in texts.items()
+        }
+
+
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> Results:
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
     between = {} if dense is None else _between(after, dense)

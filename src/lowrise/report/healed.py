@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from lowrise.errors import OutputError
+from lowrise.reading import kind_of
 from lowrise.report import words
 from lowrise.report.card import cost_table, how_to_open
 from lowrise.report.document import render_page
@@ -19,7 +20,9 @@ from lowrise.results import Healing, Results
 
 
 def is_healed_alone(folder: Path) -> bool:
-    """Whether `heal` wrote this folder, without a plan of the cut."""
+    """Whether `heal` wrote this folder, without a plan of the cut. Raises OutputError for a path that cannot be."""
+    if kind_of(folder / "lowrise", OutputError, "an output folder of lowrise", "check the path") != "folder":
+        return False
     side = folder / "lowrise"
     return not (side / "plan.json").exists() and (side / "healing.svg").exists()
 

@@ -9,10 +9,11 @@ from lowrise.plan import Plan
 from lowrise.report import words
 from lowrise.report.comparison import columns
 from lowrise.report.document import render
+from lowrise.report.healing import sentences
 from lowrise.report.layer_diagram import LEFT, RIGHT, WIDTH, edit_sentence, layer_diagram
 from lowrise.report.table import rows
 from lowrise.report.verdict import collapse_notice
-from lowrise.results import Comparison, Results
+from lowrise.results import Comparison, Healing, Results
 
 
 def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
@@ -40,6 +41,19 @@ def results_html(results: Results) -> str:
     seconds = ("seconds", "", words.count(results.seconds["total"]))
     notices = _notices(results.perplexity_ratio, {})
     return _html([*rows(results), seconds], head=("", "dense", "compressed"), notices=notices)
+
+
+def healing_html(healing: Healing) -> str:
+    """What it did, and the losses and perplexities of the start and of what is kept."""
+    found = [(sentence, "", "") for sentence in sentences(healing)]
+    for name, points in healing.held_out.items():
+        kept = dict(points)[healing.kept]
+        found.append((f"held-out loss, {name}", f"{points[0][1]:.4f}", f"{kept:.4f}"))
+    for name, before in healing.before.items():
+        after = healing.after.get(name)
+        value = "" if after is None else words.decimal(after.value)
+        found.append((f"perplexity, {name}", words.decimal(before.value), value))
+    return _html(found, head=("", "start", "kept"))
 
 
 def comparison_html(results: Comparison) -> str:

@@ -195,6 +195,10 @@ NUMBERS: tuple[Number, ...] = (
         costs=View("weights, {dtype}", _bytes, plain(words.percent)),
     ),
     Number(
+        "perplexity_before_healing", readings.perplexity_before_healing, True,
+        costs=View("perplexity before healing", plain(words.decimal), plain(words.ratio), "{part}"),
+    ),
+    Number(
         "perplexity", readings.perplexity, True,
         terminal=View("perplexity, {part}", plain(words.decimal), plain(words.ratio)),
         costs=View("perplexity", plain(words.decimal), plain(words.ratio), "{part}, {note}"),
@@ -246,6 +250,12 @@ NUMBERS: tuple[Number, ...] = (
     Number(
         "agreement", lambda found: readings.mean(found.agreement, len(found.tasks)), False,
         terminal=View("same answers, mean of {tasks}", plain(words.percent)),
+    ),
+    Number(
+        "healed", readings.healed,
+        terminal=View("tokens healed on", _count),
+        costs=View("tokens healed on", _count, note="{note}"),
+        comparison=Column("tokens healed on", _count, short="healed on"),
     ),
     Number(
         "seconds_to_compress", lambda found: [Reading(value=Value(readings.seconds_to_compress(found)))], True,

@@ -73,6 +73,17 @@ def perplexity(results: Results) -> list[Reading]:
     ]
 
 
+def perplexity_before_healing(results: Results) -> list[Reading]:
+    """Of the cut model, beside the dense one; none of a model that was not healed."""
+    before = results.dense.perplexity if results.dense is not None else {}
+    found = []
+    for name, start in (results.healing.before if results.healing is not None else {}).items():
+        dense = Value(before[name].value) if name in before else None
+        kept = Value(start.value / dense.value) if dense is not None and dense.value else None
+        found.append(Reading(name, dense, Value(start.value), kept))
+    return found
+
+
 def compared_perplexity(comparison: Comparison, row: DoneRow) -> list[Reading]:
     before = comparison.dense.perplexity
     return [
@@ -111,6 +122,15 @@ def generation(key: str, results: Results) -> list[Reading]:
         return []
     dense = getattr(results.dense.generation, key, None) if results.dense is not None else None
     return [Reading("", _value(dense), Value(value), note=words.prompts(found.prompts, found.questions))]
+
+
+def healed(results: Results) -> list[Reading]:
+    """Tokens, of a model that was healed; 0 where the weights of the start were kept."""
+    healing = results.healing
+    if healing is None:
+        return []
+    kept = "" if healing.kept == healing.tokens else f"kept: after {healing.kept:,}"
+    return [Reading(value=Value(healing.tokens if healing.kept else 0), note=kept)]
 
 
 def retained(mean: TaskRetained | None, tasks: Mapping[str, TaskRetained], asked: int) -> list[Reading]:

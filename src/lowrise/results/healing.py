@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from lowrise.methods import load
 from lowrise.results.perplexity import Perplexity
 from lowrise.results.record import Record
 from lowrise.settings import Objective, TeacherPlace, Trained
@@ -41,3 +42,7 @@ class Healing(Record):
     before: dict[str, Perplexity]
     after: dict[str, Perplexity]
     stopped: str | None = None
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return str(load("lowrise.report.notebook:healing_html")(self))

@@ -1,0 +1,209 @@
+"""The steps of a healing that the command and the Python API share: what trains, on which tokens, and the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from lowrise.calibration import check_known
+from lowrise.errors import ModelError
+from lowrise.heal import defaults
+from lowrise.heal.data import training_tokens
+from lowrise.heal.objective import StudentLoss
+from lowrise.heal.processes import of_the_first
+from lowrise.heal.standing import Standing
+from lowrise.heal.stored import kept_tokens
+from lowrise.heal.targets import TARGETS
+from lowrise.heal.teacher import Resident, Stored, Teacher
+from lowrise.heal.tokens import TrainingTokens
+from lowrise.heal.trainable import prepare, samples
+from lowrise.heal.training import TrainingPlan, all_but, train
+from lowrise.measure.cache import cache_folder, digest
+from lowrise.model.source import OpenModel
+from lowrise.pipeline.context import Run
+from lowrise.plan import Plan
+from lowrise.progress import Reporter
+from lowrise.report import words
+from lowrise.results import Healing, Perplexity
+from lowrise.settings import Heal, TeacherPlace, Trained
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_ROOM = 0.8  # of the memory that is free, for both models and the training's state
+_BYTES = 16  # of a parameter that trains: itself, gradient and two moments, float32
+
+Ready = Callable[[OpenModel], Callable[[], None]]
+"""Lets what is to be trained of a model ask for gradients; returns what makes a plain model of it again."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """student, dense: as they were opened. plan: of the cut, if it is known. compute: what the student computes in.
+
+    dense_stays: the dense model is of use to someone else, and is not given up once it is not asked any more.
+    """
+
+    student: OpenModel
+    dense: OpenModel
+    plan: Plan | None
+    compute: torch.dtype
+    dense_stays: bool = False
+
+    def give_up_dense(self) -> None:
+        if not self.dense_stays:
+            self.dense.decoder.release()
+
+
+def fits_both(plan: Plan, student: OpenModel, dense: OpenModel) -> bool:
+    """Whether the plan is of a cut of a model as deep as the dense one, to one as deep as the student."""
+    return (plan.model.layers, plan.layers_after) == (len(dense.decoder), student.decoder.depth)
+
+
+def check_vocabularies(student: OpenModel, dense: OpenModel) -> None:
+    """A dense model with more rows than the tokenizer has tokens gives probability to, and writes, what the student may
+    not know.
+    """
+    ours, theirs = (one.decoder.model.get_input_embeddings().weight.shape[0] for one in (student, dense))
+    if ours < theirs:
+        expected = f"a model of as many tokens as {dense.decoder.where}, {theirs:,}"
+        remedy = "give it that many by transformers' resize_token_embeddings"
+        raise ModelError(student.decoder.where, expected, f"{ours:,}", remedy)
+
+
+def what_trains(run: Run, settings: Heal, models: Models) -> tuple[Trained, Ready]:
+    trains = defaults.trained(settings, models.student.decoder.parameters())
+    known = samples(models.dense.decoder) if trains == "gaps" and models.plan is None else []
+
+    def ready(opened: OpenModel) -> Callable[[], None]:
+        return prepare(opened.decoder, trains, settings, run.recipe.seed, models.plan, known)
+
+    return trains, ready
+
+
+def tokens_to_train_on(run: Run, settings: Heal, accelerator: Accelerator, models: Models) -> TrainingTokens:
+    """Made by the first process. Raises InputError for what cannot be read, or the student does not know."""
+    first = accelerator.is_main_process
+
+    def make() -> TrainingTokens:
+        return training_tokens(models.dense, settings, run.recipe, run.progress)
+
+    with run.clock.stage("tokens"):
+        mine = kept_tokens(run.work, make, run.progress) if first else None
+        made = of_the_first(accelerator, mine)
+    assert made is not None
+    check_known(made.ids, models.student.decoder, models.dense.record.source)
+    return made
+
+
+def train_student(
+    run: Run,
+    settings: Heal,
+    accelerator: Accelerator,
+    models: Models,
+    trains: Trained,
+    made: TrainingTokens,
+    before: dict[str, Perplexity],
+) -> tuple[Standing, Healing]:
+    """Train what is ready to be, in float32; what is to be kept is `best` of the first, where that holds anything.
+
+    before: perplexity of the start, by text. The record's `after` is still to be measured.
+    """
+    progress, student = run.progress, models.student
+    student.decoder.model.float()  # small steps are lost in weights of 16 bits
+    teacher, about = _teacher(run, settings, accelerator, models, made)
+    rate = defaults.learning_rate(settings, trains, student.decoder.parameters())
+    batch = defaults.batch_windows(settings, made.ids.shape[1], len(made.ids))
+    schedule, rates = defaults.schedule_of(len(made.ids), batch, rate)
+    training = TrainingPlan(schedule, rates, student.decoder.batch_tokens, *defaults.evaluations(made, schedule.steps))
+    learning = sum(one.numel() for one in student.model.parameters() if one.requires_grad)
+    progress.say(
+        f"healing: {trains} ({words.short_count(learning)} parameters), {settings.objective}, "
+        f"{made.ids.numel():,} tokens in {schedule.steps:,} steps, learning rate {rate:.2g}"
+    )
+    if settings.report_to:
+        accelerator.init_trackers("lowrise", config={**settings.model_dump(mode="json"), "learning_rate": rate})
+    loss = StudentLoss(student.decoder, defaults.goal_of(settings), settings.checkpointing)
+    with run.clock.stage("healing"):
+        done = train(loss, teacher, made, training, accelerator, progress, run.work)
+    accelerator.end_training()
+    accelerator.free_memory()  # it holds what was prepared: weights, gradients and moments
+    healing = Healing(
+        objective=settings.objective,
+        mix=settings.mix if settings.objective == "mix" else None,
+        temperature=settings.temperature,
+        trained=trains,
+        rank=settings.rank if trains == "lora" else None,
+        parameters=learning,
+        **about,
+        tokens=done.tokens,
+        steps=done.step,
+        batch_tokens=batch * made.ids.shape[1],
+        length=made.ids.shape[1],
+        learning_rate=rate,
+        precision=accelerator.mixed_precision,
+        processes=accelerator.num_processes,
+        seconds=round(done.seconds, 3),
+        tokens_per_second=round(done.tokens / max(done.seconds, 1e-9), 1),
+        train=done.losses,
+        held_out=done.guarding.points,
+        guard=done.guarding.guard,
+        kept=done.guarding.best_tokens,
+        before=before,
+        after={},
+        stopped=done.stopped,
+    )
+    return done, healing
+
+
+def tell_if_not_kept(done: Standing, progress: Reporter) -> None:
+    if not done.best:
+        worse = f"{done.guarding.guard} got worse" if done.guarding.worse() else "no held-out loss got better"
+        progress.warn(f"healing is not kept, for {worse}: these are the weights of the start")
+
+
+def _teacher(
+    run: Run, settings: Heal, accelerator: Accelerator, models: Models, made: TrainingTokens
+) -> tuple[Teacher | None, dict[str, Any]]:
+    """Who says what the dense model would, and what results say of it. A dense model that is not asked while the
+    student trains is given up.
+    """
+    if defaults.goal_of(settings).kl == 0:
+        models.give_up_dense()
+        return None, {"teacher": None}
+    place = settings.teacher if settings.teacher != "auto" else _usual_place(models)
+    resident = Resident(models.dense.decoder, settings.temperature)
+    if place == "resident":
+        return resident, {"teacher": place}
+    counted = made.counted if made.counted is not None else all_but(made.prefix, made.ids)
+    about = {
+        "what": "targets",
+        "model": models.dense.record.sha256,
+        "dtype": str(models.dense.decoder.dtype),
+        "temperature": settings.temperature,
+        "tokens": digest([tuple(made.ids.shape), made.ids.flatten().tolist(), counted.flatten().tolist()]),
+    }
+    stored = Stored(cache_folder() / TARGETS / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
+    if accelerator.is_main_process:
+        kept = "kept from before" if not stored.missing() else f"in {stored.folder}"
+        run.progress.say(f"what the dense model says of the tokens takes {words.megabytes(stored.bytes)}, {kept}")
+        with run.clock.stage("teacher"):
+            stored.make(resident, made.ids, counted, run.progress)
+    accelerator.wait_for_everyone()
+    models.give_up_dense()
+    return stored, {"teacher": place, "teacher_bytes": stored.bytes}
+
+
+def _usual_place(models: Models) -> TeacherPlace:
+    """In memory, where what training takes fits beside both models: asking the dense model costs a quarter of the time,
+    but no disk, and a token is seen a few times at most.
+    """
+    device = models.student.decoder.device
+    learning = sum(one.numel() for one in models.student.model.parameters() if one.requires_grad)
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    return "resident" if _BYTES * learning <= _ROOM * free else "stored"
