@@ -217,3 +217,23 @@ def test_what_the_model_wrote_to_train_on_is_not_written_again(
 
 def _stopped(*_: object, **__: object) -> None:
     raise SystemExit(130)
+
+
+def test_where_the_teacher_is_stays_when_a_run_goes_on(
+    main: Main, shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What memory is free may have changed, and what is stored is rounded. Adapters' rank is said as it is."""
+    places = iter(["stored", "resident"])
+    monkeypatch.setattr("lowrise.pipeline.healing_steps._usual_place", lambda _models: next(places))
+    guard = tmp_path / "guard.txt"
+    guard.write_text(tiny.text(600, seed=5), encoding="utf-8")
+    heal = ["--dense", tiny_folder, "--text", text_file, "--guard", guard, "--tokens", 300, "--length", 32]
+    heal += ["--train", "lora", "--rank", 64]
+    command = ["heal", shallow, *heal, "--out", tmp_path / "out", *COMMON, "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lowrise.pipeline.healing_steps.train", lambda *_: sys.exit(130))
+        assert main(*command)[0] == 130
+    status, printed, errors = main(*command)
+    assert status == 0, errors
+    healing = json.loads(printed)["healing"]
+    assert (healing["teacher"], healing["rank"]) == ("stored", 32)

@@ -39,12 +39,18 @@ def prepare(
     return lambda: None
 
 
+def adapter_rank(decoder: Decoder, settings: Heal) -> int:
+    """No larger one says more of a matrix that reads or writes the stream."""
+    return min(settings.rank, decoder.hidden_size)
+
+
 def _adapters(decoder: Decoder, settings: Heal, seed: int) -> Callable[[], None]:
     """Low-rank adapters (arXiv 2106.09685) on all linear modules but the head, by peft; merged by what it returns."""
     from peft import LoraConfig, LoraModel
 
-    rank = min(settings.rank, decoder.hidden_size)
-    config = LoraConfig(r=rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear")
+    config = LoraConfig(
+        r=adapter_rank(decoder, settings), lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear"
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted: Any = LoraModel(decoder.model, config, "default")

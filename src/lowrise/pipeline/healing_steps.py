@@ -20,7 +20,7 @@ from lowrise.heal.stored import kept_tokens
 from lowrise.heal.targets import TARGETS
 from lowrise.heal.teacher import Resident, Stored, Teacher
 from lowrise.heal.tokens import TrainingTokens
-from lowrise.heal.trainable import prepare, samples
+from lowrise.heal.trainable import adapter_rank, prepare, samples
 from lowrise.heal.training import TrainingPlan, all_but, train
 from lowrise.measure.cache import cache_folder, digest
 from lowrise.model.source import OpenModel
@@ -137,7 +137,7 @@ def train_student(
         mix=settings.mix if settings.objective == "mix" else None,
         temperature=settings.temperature,
         trained=trains,
-        rank=settings.rank if trains == "lora" else None,
+        rank=adapter_rank(student.decoder, settings) if trains == "lora" else None,
         parameters=learning,
         **about,
         tokens=done.tokens,
@@ -175,7 +175,7 @@ def _teacher(
     if defaults.goal_of(settings).kl == 0:
         models.give_up_dense()
         return None, {"teacher": None}
-    place = settings.teacher if settings.teacher != "auto" else _usual_place(models)
+    place = _place(run, settings, accelerator, models)
     resident = Resident(models.dense.decoder, settings.temperature)
     if place == "resident":
         return resident, {"teacher": place}
@@ -196,6 +196,17 @@ def _teacher(
     accelerator.wait_for_everyone()
     models.give_up_dense()
     return stored, {"teacher": place, "teacher_bytes": stored.bytes}
+
+
+def _place(run: Run, settings: Heal, accelerator: Accelerator, models: Models) -> TeacherPlace:
+    """The same in all processes, and in one that goes on: what memory is free differs, and float16 changes a result."""
+    if settings.teacher != "auto":
+        return settings.teacher
+    kept = run.work.find("teacher")
+    place: TeacherPlace = _usual_place(models) if kept is None else kept.value
+    if kept is None:
+        run.work.keep("teacher", place, what="where the dense model's answers come from")
+    return of_the_first(accelerator, place)
 
 
 def _usual_place(models: Models) -> TeacherPlace:
