@@ -74,10 +74,10 @@ def _check_recipe(recipe: Recipe, settings: Heal) -> None:
         expected, remedy = "one process", "cut first, then `accelerate launch -m lowrise heal`"
         raise RecipeError("--heal", expected, "several, started by a launcher", remedy)
     if not recipe.loads_plainly:
-        found = f"{recipe.preset}, which adds what is none"
+        found = f"{recipe.preset}, whose output needs its own modelling file"
         portable = any("form" in row.settings for row in recipe.methods)
         remedy = "make the cut with --form portable" if portable else "choose another method, or leave --heal out"
-        raise RecipeError("--heal", "a method that leaves a model of decoder layers alone", found, remedy)
+        raise RecipeError("--heal", "a method whose output loads plainly", found, remedy)
     if settings.train == "network" and recipe.network == "none":
         expected, found = "a method that puts a trained network back", f"{recipe.preset}, which puts nothing back"
         raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
