@@ -59,6 +59,8 @@ def test_heal_writes_a_checkpoint_that_is_better_and_says_so(
     assert (healing.trained, healing.objective, healing.teacher) == ("all", "mix", "resident")
     assert healing.steps == len(healing.train) == 4
     assert healing.kept > 0
+    assert results.generation is not None
+    assert results.generation.agreement is not None  # with the dense model, as of every shallower one
     assert min(loss for _, loss in healing.train[-2:]) < healing.train[0][1]
     assert json.loads((out / "lowrise/results.json").read_text())["healing"] == json.loads(printed)["healing"]
     assert (out / "lowrise/plan.json").read_bytes() == (shallow / "lowrise/plan.json").read_bytes()

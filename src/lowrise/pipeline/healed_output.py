@@ -65,7 +65,7 @@ def write_healed(
         with clock.stage("write"):
             decoder = save_and_prove(student, folder, out=out, compute=models.compute)
         until_written = {f"{name}_until_written": value for name, value in peak_memory().items()}
-        after = measure_model(run, decoder, student, texts, dense.tasks)
+        after = measure_model(run, decoder, student, texts, dense.tasks, dense=dense)
         healing = healing.but(after=after.summary.perplexity)
         results = make_results(str(out), after, dense, clock)
         results = results.but(

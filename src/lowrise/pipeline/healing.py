@@ -24,7 +24,7 @@ from lowrise.pipeline.healing_steps import (
     train_student,
     what_trains,
 )
-from lowrise.pipeline.measuring import measure_model
+from lowrise.pipeline.measuring import measure_model, perplexities
 from lowrise.pipeline.opening import check_same_tokens, evaluation_texts, open_from, tell_notes
 from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan, read_plan
@@ -101,14 +101,14 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     ready(student)
     made = tokens_to_train_on(run, settings, accelerator, models)
     texts = texts or made.unseen
-    measured = [measure_model(run, one.decoder, one, texts, tasks) for one in (dense, student)] if first else []
-    before = measured[1].summary.perplexity if measured else {}
+    measured = measure_model(run, dense.decoder, dense, texts, tasks) if first else None
+    before = perplexities(run, student, texts) if first else {}
     done, healing = train_student(run, settings, accelerator, models, trains, made, before)
-    if not first:
+    if measured is None:
         return None
     student.decoder.release()
     dense.decoder.release()
-    return write_healed(run, with_kept_weights(run, done, ready), models, texts, measured[0], healing, cut)
+    return write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
 
 
 def _open(run: Run, settings: Heal) -> Models:

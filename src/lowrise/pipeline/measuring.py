@@ -69,10 +69,7 @@ def measure_model(
     texts = {name: windows.first(run.recipe.windows) for name, windows in texts.items()}
     with clock.stage("measure"):
         identity = model_identity(decoder, opened.tokenizer) if texts or tasks or writes else {}
-        values = {
-            name: _kept_perplexity(decoder, identity, windows, cache, label, progress)
-            for name, windows in texts.items()
-        }
+        values = _perplexities(decoder, identity, texts, cache, label, progress)
     summary = size(decoder, opened.save_dtype).but(perplexity=values)
     written: Continuations | None = None
     if texts:
@@ -98,12 +95,9 @@ def perplexities(run: Run, opened: OpenModel, texts: dict[str, Windows]) -> dict
     """By text; of the same model on the same data it is not run again."""
     decoder, cache = opened.decoder, Cache(cache_folder(), run.progress)
     label = f"{opened.record.source}, {decoder.depth} layers"
+    texts = {name: windows.first(run.recipe.windows) for name, windows in texts.items()}
     with run.clock.stage("measure"):
-        identity = model_identity(decoder, opened.tokenizer)
-        return {
-            name: _kept_perplexity(decoder, identity, windows.first(run.recipe.windows), cache, label, run.progress)
-            for name, windows in texts.items()
-        }
+        return _perplexities(decoder, model_identity(decoder, opened.tokenizer), texts, cache, label, run.progress)
 
 
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> Results:
@@ -152,6 +146,19 @@ def with_speed(run: Run, results: Results, compressed: Decoder, dense: Decoder |
     with run.clock.stage("speed"):
         timed = speed(compressed, dense, run.progress)
     return results.but(speed=timed, seconds=run.clock.total())
+
+
+def _perplexities(
+    decoder: Decoder,
+    identity: dict[str, Any],
+    texts: dict[str, Windows],
+    cache: Cache,
+    label: str,
+    progress: Reporter,
+) -> dict[str, Perplexity]:
+    return {
+        name: _kept_perplexity(decoder, identity, windows, cache, label, progress) for name, windows in texts.items()
+    }
 
 
 def _kept_perplexity(
