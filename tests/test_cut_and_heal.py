@@ -203,7 +203,8 @@ def test_what_healing_would_refuse_is_refused_before_the_cut(
     heal: str,
     says: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr("lowrise.pipeline._run_alone", lambda *_: pytest.fail("it was cut"))
+    for computing in ("windows_or_sentences", "measure_model", "plan_edits"):
+        monkeypatch.setattr(f"lowrise.pipeline.{computing}", lambda *_: pytest.fail("it was cut"))
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(f"heal: {heal}\n".replace("TEXT", str(text_file)), encoding="utf-8")
     said = main("run", tiny_folder, *how, "--text", text_file, "--recipe", recipe, "--out", out, *COMMON)

@@ -16,7 +16,7 @@ from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.context import Run
-from lowrise.pipeline.cut_and_heal import cut_and_heal
+from lowrise.pipeline.cut_and_heal import Check, cut_and_heal
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
@@ -50,23 +50,28 @@ def run(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool 
         return _run_alone(recipe, out, force, progress, fresh)
     return cut_and_heal(
         "run", recipe, out, force, progress, fresh,
-        lambda plain, place: _run_alone(plain, place, False, progress, fresh),
+        lambda plain, place, check: _run_alone(plain, place, False, progress, fresh, check),
     )  # fmt: skip
 
 
-def _run_alone(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool) -> Results:
+def _run_alone(
+    recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool, check: Check | None = None
+) -> Results:
     with claimed(out, force, inputs_of(recipe)) as alone:
         run = Run(recipe, progress, "run", out, force, alone, fresh)
         with going_on(run):
-            return _run(run)
+            return _run(run, check)
 
 
-def _run(run: Run) -> Results:
+def _run(run: Run, check: Check | None) -> Results:
+    """check: of the model as it was opened, raises InputError."""
     recipe, progress = run.recipe, run.progress
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     opened, k = open_for_planning(run)
     tell_notes(opened, progress)
+    if check is not None:
+        check(opened)
     check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
     windows = windows_or_sentences(run, opened)
@@ -109,22 +114,33 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter
         return _apply_alone(plan, recipe, out, force, progress, fresh)
     return cut_and_heal(
         "apply", recipe, out, force, progress, fresh,
-        lambda plain, place: _apply_alone(plan, plain, place, False, progress, fresh),
+        lambda plain, place, check: _apply_alone(plan, plain, place, False, progress, fresh, check),
     )  # fmt: skip
 
 
-def _apply_alone(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool) -> Results:
+def _apply_alone(
+    plan: Plan,
+    recipe: Recipe,
+    out: Path,
+    force: bool,
+    progress: Reporter,
+    fresh: bool,
+    check: Check | None = None,
+) -> Results:
     with claimed(out, force, inputs_of(recipe)) as alone:
         run = Run(recipe, progress, "apply", out, force, alone, fresh)
         with going_on(run):
-            return _apply(run, plan)
+            return _apply(run, plan, check)
 
 
-def _apply(run: Run, plan: Plan) -> Results:
+def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
+    """check: as of `_run`."""
     recipe, progress = run.recipe, run.progress
     with run.clock.stage("open"):
         opened = open_from(recipe)
     tell_notes(opened, progress)
+    if check is not None:
+        check(opened)
     check_plan(plan, opened)
     plan = tell_changes(check_counts(plan, opened.decoder), progress)
     begin_work(run, opened, plan)

@@ -8,6 +8,7 @@ stopped between the two, the same command finds the cut model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from lowrise.files.siblings import remove, siblings
 from lowrise.heal.data import check_training_tokens
 from lowrise.inputs import inputs_of
 from lowrise.measure.cache import digest
+from lowrise.model.source import OpenModel
 from lowrise.pipeline.healed_output import Cut
 from lowrise.pipeline.healing import check_healing, heal
 from lowrise.pipeline.opening import check_same_tokens, open_from
@@ -28,6 +30,8 @@ from lowrise.recipe import Recipe, read_recipe
 from lowrise.results import Results
 from lowrise.settings import Heal
 
+Check = Callable[[OpenModel], None]
+
 
 def cut_and_heal(
     command: Literal["run", "apply"],
@@ -36,9 +40,10 @@ def cut_and_heal(
     force: bool,
     progress: Reporter,
     fresh: bool,
-    cut: Callable[[Recipe, Path], Results],
+    cut: Callable[[Recipe, Path, Check], Results],
 ) -> Results:
-    """cut: writes the cut model of a recipe that heals nothing to a folder, and says what it cost.
+    """cut: writes the cut model of a recipe that heals nothing to a folder, and says what it cost; the check looks at
+    the model that it opens, before anything is computed.
 
     Raises InputError for what healing cannot do before anything is cut.
     """
@@ -58,10 +63,9 @@ def cut_and_heal(
         progress.say(f"the cut model is kept from before in {place}")
     else:
         remove(place)
-        _check_texts(recipe, settings)
-        cut(plain, place)
-    settings = settings.model_copy(update={"dense": settings.dense or recipe.model})
-    healing = recipe.model_copy(update={"model": str(place), "heal": settings})
+        cut(plain, place, partial(_check_texts, recipe, settings))
+    taught = settings.model_copy(update={"dense": settings.dense or recipe.model})
+    healing = recipe.model_copy(update={"model": str(place), "heal": taught})
     results = heal(healing, out, force, progress, fresh, Cut(recipe, command))
     assert results is not None  # of the first process, and there is no other
     remove(place)
@@ -83,15 +87,18 @@ def _check_recipe(recipe: Recipe, settings: Heal) -> None:
         raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
 
 
-def _check_texts(recipe: Recipe, settings: Heal) -> None:
-    """Refuse what healing could not be done on: a budget, texts, conversations or a guard, by the dense model."""
-    assert recipe.model is not None
-    dense = settings.dense or recipe.model
-    if dense != recipe.model:
-        check_same_tokens(recipe, dense)
-    opened = open_from(recipe.model_copy(update={"model": dense}))
-    check_training_tokens(opened, settings, recipe)
-    opened.decoder.release()
+def _check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
+    """Refuse what healing could not be done on: a budget, texts, conversations or a guard, by the dense model.
+
+    opened: the model that is to be cut.
+    """
+    if settings.dense in (None, recipe.model):
+        check_training_tokens(opened, settings, recipe)
+        return
+    check_same_tokens(recipe, settings.dense)
+    other = open_from(recipe.model_copy(update={"model": settings.dense}))
+    check_training_tokens(other, settings, recipe)
+    other.decoder.release()
 
 
 def _place(out: Path, command: str, recipe: Recipe) -> Path:
