@@ -85,7 +85,7 @@ def gather(
 
 def weight_of(target: Tensor) -> Tensor:
     """(..., d) → (...): what a token's error counts. Plain squares would leave the fit to massive activations alone,
-    relative ones would let each of the few tokens that carry them count no more than any other.
+    relative ones would let each of the few tokens that have them count no more than any other.
     """
     norm: Tensor = torch.linalg.vector_norm(target.float(), dim=-1)
     return 1 / norm.clamp_min(torch.finfo(torch.float32).tiny)

@@ -33,7 +33,7 @@ def repaired_by(task: RepairTask, solved: Iterable[tuple[Boundary, Tensor]]) -> 
 
 def parameters_added(decoder: Decoder, edits: Sequence[Drop | Merge]) -> int:
     """How many parameters the maps of a repair by LinearPatch or Ghosted layers add: d² a gap."""
-    return len(gaps_of(Student(decoder, layers_left(decoder, edits)))) * decoder.hidden_size**2
+    return len(gaps_of(Student(decoder, layers_left(len(decoder), edits)))) * decoder.hidden_size**2
 
 
 def attach_networks(decoder: Decoder, kept: Sequence[int], networks: Mapping[int, SpanNetwork]) -> None:

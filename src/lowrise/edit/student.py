@@ -127,10 +127,10 @@ def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
         edit.start: dict(MixedParameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms))
         for edit in merges
     }
-    return Student(decoder, layers_left(decoder, edits), changed)
+    return Student(decoder, layers_left(len(decoder), edits), changed)
 
 
-def layers_left(decoder: Decoder, edits: Sequence[Drop | Merge | Replace]) -> list[int]:
-    """Of the dense decoder's layers those that stand after `edits`, merged and replaced ones by the first of each."""
+def layers_left(layers: int, edits: Sequence[Drop | Merge | Replace]) -> list[int]:
+    """Of the dense model's `layers` those that stand after `edits`, merged and replaced ones by the first of each."""
     gone = {layer for edit in edits for layer in range(edit.start + edit.put_back, edit.stop)}
-    return [layer for layer in range(len(decoder)) if layer not in gone]
+    return [layer for layer in range(layers) if layer not in gone]

@@ -1,4 +1,4 @@
-"""Repairing what a cut broke."""
+"""Training: of what is put in a span's place, and of the whole shallow model."""
 
 from lowrise.called import called
 

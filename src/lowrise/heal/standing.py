@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from lowrise.heal import state
 from lowrise.heal.guarding import Guarding
 from lowrise.heal.processes import of_the_first
+from lowrise.heal.state import KeepingPace
 from lowrise.work import Work
 
 _RECORD = "healing"
@@ -53,8 +52,7 @@ class Keeping:
         self, work: Work, module: nn.Module, optimiser: torch.optim.Optimizer, accelerator: Accelerator
     ) -> None:
         self._work, self._module, self._optimiser, self._accelerator = work, module, optimiser, accelerator
-        size = sum(value.nbytes for value in module.parameters() if value.requires_grad)
-        self._cost, self._since = 4 * size / state.BYTES_PER_SECOND, time.monotonic()
+        self._pace = KeepingPace(sum(value.nbytes for value in module.parameters() if value.requires_grad))
 
     def weights(self) -> dict[str, Tensor]:
         """Those that train, by their names in the student's model, on the CPU; there they may be the live ones."""
@@ -94,17 +92,15 @@ class Keeping:
 
     def keep(self, done: Standing, *, last: bool) -> None:
         """Where it is time for it, or this was the `last` step."""
-        due = self._work.keeps and (last or self._cost <= state.SHARE * (time.monotonic() - self._since))
+        due = self._work.keeps and (last or self._pace.is_due())
         if not of_the_first(self._accelerator, due):
             return
-        began = time.monotonic()
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found: Any = get_optimizer_state_dict(self._module, self._optimiser, options=options)
-        now = self.weights()
-        if self._accelerator.is_main_process:  # in the others both are empty
-            self._write(done, now, found)
-        self._since = time.monotonic()
-        self._cost = self._since - began
+        with self._pace.keeping():
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            found: Any = get_optimizer_state_dict(self._module, self._optimiser, options=options)
+            now = self.weights()
+            if self._accelerator.is_main_process:  # in the others both are empty
+                self._write(done, now, found)
 
     def _write(self, done: Standing, now: dict[str, Tensor], found: Any) -> None:
         tensors = {f"now.{name}": value for name, value in now.items()}

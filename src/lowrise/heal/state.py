@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -30,13 +32,30 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
+class KeepingPace:
+    """When it is time to keep a state, so that it takes SHARE of the time. size: bytes of what trains."""
+
+    def __init__(self, size: int) -> None:
+        self._cost, self._since = 4 * size / BYTES_PER_SECOND, time.monotonic()
+
+    def is_due(self) -> bool:
+        return self._cost <= SHARE * (time.monotonic() - self._since)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Around the keeping, which tells what the next one costs."""
+        began = time.monotonic()
+        yield
+        self._since = time.monotonic()
+        self._cost = self._since - began
+
+
 class TrainingState:
     """Weights, Adam's moments and `Progress`. Batches come in an order that the seed and the step decide."""
 
     def __init__(self, work: Work, trainee: Trainee, optimiser: torch.optim.Optimizer) -> None:
         self._work, self._trainee, self._optimiser = work, trainee, optimiser
-        size = sum(value.nbytes for value in trainee.module.state_dict().values())
-        self._cost, self._since = 4 * size / BYTES_PER_SECOND, time.monotonic()
+        self._pace = KeepingPace(sum(value.nbytes for value in trainee.module.state_dict().values()))
 
     def restore(self) -> Progress | None:
         """What was kept last, once network and optimiser are as they were."""
@@ -61,9 +80,12 @@ class TrainingState:
 
     def keep(self, done: Progress, *, last: bool) -> None:
         """Where it is time for it, or this was the `last` step."""
-        if not self._work.keeps or not (last or self._cost <= SHARE * (time.monotonic() - self._since)):
+        if not self._work.keeps or not (last or self._pace.is_due()):
             return
-        began = time.monotonic()
+        with self._pace.keeping():
+            self._write(done)
+
+    def _write(self, done: Progress) -> None:
         tensors = {f"now.{name}": value for name, value in self._trainee.module.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in done.best_weights.items()}
         for number, parameter in enumerate(self._trainee.parameters):
@@ -71,5 +93,3 @@ class TrainingState:
             tensors |= {f"adam{number}.{name}": value for name, value in moments.items()}
         about = {name: getattr(done, name) for name in ("step", "losses", "points", "best_step", "best")}
         self._work.keep("training", about, tensors, what=f"step {done.step} of a training")
-        self._since = time.monotonic()
-        self._cost = self._since - began

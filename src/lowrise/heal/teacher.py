@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lowrise.edit.student import Student
 from lowrise.errors import OutputError
 from lowrise.files.siblings import remove, sibling, writing
 from lowrise.heal.objective import LIKELIEST, Targets, chunks, counted_positions, head, targets_of
@@ -36,9 +37,7 @@ class Resident:
     @torch.no_grad()
     def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:  # noqa: ARG002
         decoder = self._decoder
-        for layer, h in decoder.states(ids.long()):  # noqa: B007
-            if layer == len(decoder):
-                break
+        h = Student(decoder).run(*decoder.embed(ids.long()))
         h = h[:, :-1][counted_positions(counted).to(h.device)]
         parts = [targets_of(head(decoder, h[part]), self._temperature) for part in chunks(decoder, len(h))]
         return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(h.device)

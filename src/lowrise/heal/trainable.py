@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowrise.edit.student import layers_left
 from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
 from lowrise.plan import Merge, Plan, Replace
@@ -68,14 +69,8 @@ def _networks(plan: Plan | None) -> list[int]:
         found = "no lowrise/plan.json beside the model" if plan is None else "a plan that puts nothing back"
         expected = "a model with a trained network in a span's place, as streamline makes it"
         raise RecipeError("--train network", expected, found, "choose gaps or all")
-    kept = _kept(plan)
+    kept = layers_left(plan.model.layers, plan.edits)
     return [kept.index(edit.start) for edit in edits]
-
-
-def _kept(plan: Plan) -> list[int]:
-    """Layers of the dense model that the shallow one has, what stands in a span's place by the span's first."""
-    gone = {layer for edit in plan.edits for layer in range(edit.start + edit.put_back, edit.stop)}
-    return [layer for layer in range(plan.model.layers) if layer not in gone]
 
 
 def gaps(decoder: Decoder, plan: Plan | None, dense: Sequence[dict[str, Tensor]]) -> list[int]:
@@ -84,7 +79,8 @@ def gaps(decoder: Decoder, plan: Plan | None, dense: Sequence[dict[str, Tensor]]
     Raises RecipeError where neither a plan nor the weights tell where that is.
     """
     if plan is not None:
-        kept, changed = _kept(plan), [edit.start for edit in plan.edits if isinstance(edit, Merge | Replace)]
+        kept = layers_left(plan.model.layers, plan.edits)
+        changed = [edit.start for edit in plan.edits if isinstance(edit, Merge | Replace)]
         sources: list[int | None] = [None if layer in changed else layer for layer in kept]
         if len(kept) != len(decoder):
             found = f"{len(decoder)} layers beside a plan for {len(kept)}"

@@ -21,10 +21,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def peak_memory() -> dict[str, int]:
-    """Bytes this process has held at most: resident, and on the accelerator if there is one."""
+def peak_memory(when: str = "") -> dict[str, int]:
+    """Bytes this process has held at most: resident, and on the accelerator if there is one. when: ends the names."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if torch.cuda.is_available():
         peak["peak_device_bytes"] = torch.cuda.max_memory_allocated()
-    return peak
+    return {f"{name}{when}": value for name, value in peak.items()}

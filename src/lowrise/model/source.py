@@ -95,7 +95,7 @@ def open_model(
     _silence_transformers()
     target = pick_device(device)
     place = _locate(source, trust_remote_code, allow_pickle)
-    with contextlib.nullcontext() if place[1] is None else _reading_once():
+    with _reading_once(place[1]):
         return _open(source, *place, dtype, target, trust_remote_code, allow_pickle)
 
 
@@ -175,7 +175,7 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
     else:
         gguf_header(gguf)
         kwargs["gguf_file"] = gguf.name
-    with contextlib.nullcontext() if gguf is None else _reading_once():
+    with _reading_once(gguf):
         return _load_tokenizer(source, folder, kwargs)
 
 
@@ -304,7 +304,10 @@ def _load_tokenizer(source: str, folder: Path, kwargs: dict[str, Any]) -> Any:
         return _load(source, lambda: AutoTokenizer.from_pretrained(folder, **kwargs))
 
 
-def _reading_once() -> contextlib.AbstractContextManager[None]:
+def _reading_once(gguf: Path | None) -> contextlib.AbstractContextManager[None]:
+    """While a model is opened; None: not of a GGUF file."""
+    if gguf is None:
+        return contextlib.nullcontext()
     from lowrise.model.gguf_once import read_once  # the package takes its time to import
 
     return read_once()

@@ -33,7 +33,7 @@ class AngularDistance:
         self._states[:, layer] = exact(last)
         if layer == self._layers:
             unit = torch.nn.functional.normalize(self._states, dim=-1, eps=0.0)
-            cosine = (unit @ unit.mT).clamp(-1, 1)  # rounding may carry it past 1
+            cosine = (unit @ unit.mT).clamp(-1, 1)  # rounding may bring it past 1
             self._sum += (cosine.arccos() / math.pi).sum(0).cpu()
             self._windows += len(last)
 

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lowrise.calibration import Windows
 from lowrise.edit.context import Repaired
 from lowrise.edit.fit import Fit
@@ -28,6 +26,7 @@ from lowrise.observe.stream import Observation
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
+from lowrise.pipeline.records import write_records
 from lowrise.pipeline.repairing import HeldOutLoss, held_out_windows, repair_model, tell_fits
 from lowrise.plan import Drop, Merge, Plan
 from lowrise.report.edits import describe, describe_repair
@@ -60,7 +59,7 @@ def apply_and_write(
     with output_folder(out, run.force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(opened, folder, out=out, compute=compute)
-        until_written = peak_memory()
+        until_written = peak_memory("_until_written")
         after = measure_model(run, decoder, opened, texts, dense.tasks, dense=dense)
         results = make_results(str(out), after, dense, clock)
         if recipe.strict:
@@ -70,7 +69,7 @@ def apply_and_write(
             results = with_speed(run, results, decoder, open_from(recipe).decoder)
         results = results.but(
             **came_of_edits(curves, fits),
-            memory=results.memory | {f"{name}_until_written": value for name, value in until_written.items()},
+            memory=results.memory | until_written,
             command="apply" if run.command == "apply" else "run",
             base=inherited_metadata(opened.place),
             warnings=run.progress.warnings,
@@ -101,7 +100,7 @@ def edit_model(
     the stream come after them.
     """
     curves, decoder, progress, clock = [], opened.decoder, run.progress, run.clock
-    left = layers_left(decoder, plan.edits)
+    left = layers_left(len(decoder), plan.edits)
     repaired = Repaired([]) if windows is None else repair_model(run, plan, opened, windows)
     fits = repaired.fits
     for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
@@ -145,11 +144,7 @@ def _write_side_files(
     curves: list[TrainingCurve],
     observation: Observation | None,
 ) -> None:
-    side = folder / "lowrise"
-    side.mkdir()
-    (side / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (side / "recipe.yaml").write_text(yaml.safe_dump(run.recipe.model_dump(), sort_keys=False), encoding="utf-8")
-    (side / "results.json").write_text(results.to_json() + "\n", encoding="utf-8")
+    side = write_records(folder, plan, run.recipe, results)
     if observation is not None:
         (side / "observation.json").write_text(observation.data().to_json(indent=None) + "\n", encoding="utf-8")
     for index, curve in enumerate(curves):

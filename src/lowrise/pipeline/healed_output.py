@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from lowrise.calibration import Windows
 from lowrise.files import output_folder, writing
 from lowrise.heal.standing import Standing
@@ -20,6 +18,7 @@ from lowrise.pipeline.context import Run
 from lowrise.pipeline.healing_steps import Models, Ready, tell_if_not_kept
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse
 from lowrise.pipeline.opening import open_from
+from lowrise.pipeline.records import write_records
 from lowrise.recipe import Recipe
 from lowrise.report.folder import Contents, read_folder
 from lowrise.report.healing import healing_charts, sentences
@@ -64,7 +63,7 @@ def write_healed(
     with output_folder(out, run.force) as folder:
         with clock.stage("write"):
             decoder = save_and_prove(student, folder, out=out, compute=models.compute)
-        until_written = {f"{name}_until_written": value for name, value in peak_memory().items()}
+        until_written = peak_memory("_until_written")
         after = measure_model(run, decoder, student, texts, dense.tasks, dense=dense)
         healing = healing.but(after=after.summary.perplexity)
         results = make_results(str(out), after, dense, clock)
@@ -79,15 +78,9 @@ def write_healed(
             seconds=clock.total() if cut is None or before is None else _sum(before.results.seconds, clock.total()),
         )
         with writing(out):
-            side = folder / "lowrise"
-            side.mkdir()
-            if models.plan is not None:
-                (side / "plan.json").write_text(models.plan.to_json(), encoding="utf-8")
+            side = write_records(folder, models.plan, run.recipe if cut is None else cut.recipe, results)
             if before is not None:
                 _take_along(student, side)
-            recipe = run.recipe if cut is None else cut.recipe
-            (side / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False), encoding="utf-8")
-            (side / "results.json").write_text(results.to_json() + "\n", encoding="utf-8")
             write_svg(healing_charts(healing), side / "healing.svg")
             for name, text in build_report(folder).items():
                 (folder / name).write_text(text, encoding="utf-8")

@@ -90,7 +90,7 @@ def norms_chart(seen: Observation | Seen, edits: Sequence[Edit] = ()) -> Chart:
     if norms.writers:
         layers = " and ".join(map(str, norms.writers))
         sentence = (
-            "A few tokens carry norms far above the others'. They are written in layer "
+            "A few tokens have norms far above the others'. They are written in layer "
             f"{layers}; nothing small can replace a span that holds it."
         )
     return Chart(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lowrise.report import words
 from lowrise.results import Comparison, DoneRow, Rate, Results, Spread, TaskRetained, TaskScores
 
-# Stages of a run that are the method: choosing, editing, repairing. Opening, writing and measuring are not.
+# Stages of a run that are the method: choosing, editing, repairing, healing. Opening, writing, measuring are not.
 COMPRESSING = ("observe", "search", "pairs", "training", "repair", "tokens", "teacher", "healing")
 
 
