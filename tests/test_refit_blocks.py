@@ -144,6 +144,25 @@ def test_held_out_error_is_never_worse_and_routers_are_left_alone(family: str) -
 
 
 @torch.no_grad()
+def test_a_fold_maps_what_all_experts_make_together() -> None:
+    decoder = mixtures.decoder("mixtral")
+    a, out, target = plainly(decoder)
+    own, rest = down(decoder), target - out
+    made = (a @ own)[:-HELD_OUT].flatten(0, 1).double()
+    turn = torch.linalg.lstsq(made, made + rest[:-HELD_OUT].flatten(0, 1).double()).solution
+    (fit,) = repair(Student(decoder, without(3)), windows(64), HELD_OUT, "fold", QUIET)
+    assert torch.allclose(down(decoder), own @ turn.float(), atol=1e-4)
+    left = (rest + a @ own - a @ down(decoder))[-HELD_OUT:]
+    assert fit.after == pytest.approx(float(left.square().sum(-1).mean()), rel=1e-3)
+
+
+@torch.no_grad()
+def test_a_fold_for_directions_brings_them_together() -> None:
+    (fit,) = repair(Student(mixtures.decoder("qwen2_moe"), without(3)), windows(24), HELD_OUT, "fold-cosine", QUIET)
+    assert fit.after < fit.before
+
+
+@torch.no_grad()
 def test_what_makes_held_out_tokens_worse_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(layerwise: LayerwisePass) -> tuple[float, float]:
         layerwise.set_weights({"mlp.experts.down_proj": 100 * layerwise.parameter("mlp.experts.down_proj")})

@@ -110,11 +110,11 @@ def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[Blo
                 trial.silent.add(call.path)
     written = [one for one in written if one.norm is None or _is_alone(trial, one.norm, written, norms)]
     trial.silent.clear()
-    found = _blocks(_reads(calls, written, norms, h), _writes(layer, calls, written))
-    last = {write.module for block in found[-1:] for write in block.writes}
+    blocks = _blocks(_reads(calls, written, norms, h), _writes(layer, calls, written))
+    last = {write.module for block in blocks[-1:] for write in block.writes}
     if all(_is_last(trial, one, calls) for one in written if one.call.path in last):
-        return found
-    return (*found, BlockNames((), ()))
+        return blocks
+    return (*blocks, BlockNames((), ()))
 
 
 # -- what is called -------------------------------------------------------------------------------------------
@@ -271,10 +271,8 @@ def _reads(calls: list[_Call], written: list[_Written], norms: list[_Call], h: T
     writes = {one.call.path for one in written}
     groups: list[list[_Call]] = []
     for call in calls:
-        if call.experts is None:
-            is_read = call.own is not None and call.path not in writes
-        else:
-            is_read = bool(call.experts.reads)
+        alone = call.experts is None and call.own is not None and call.path not in writes
+        is_read = alone or (call.experts is not None and bool(call.experts.reads))
         if not is_read or call.given.shape[-1] != h.shape[-1] or _is_router(call, calls):
             continue
         group = next((one for one in groups if _same_input(one[0], call) or _same_input(call, one[0])), None)
