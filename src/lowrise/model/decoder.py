@@ -8,20 +8,25 @@ one, from any h[l] on, with those arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lowrise.errors import ModelError, PlanError
-from lowrise.model.layer import Layer, LayerArguments
+from lowrise.errors import ModelError, PlanError, ProofError
+from lowrise.model.cut import cut
+from lowrise.model.depth import depth
+from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
-from lowrise.model.periods import marks
-from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
-from lowrise.model.support import refuse_config, refuse_stack
+from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
+from lowrise.model.probing import unknown_rows
+from lowrise.model.restricting import restrictions_of
+from lowrise.model.support import difference_of_cut, prove, refusal
+from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
 _ACCELERATOR_BATCH_TOKENS = 8192
@@ -30,10 +35,10 @@ _ACCELERATOR_BATCH_TOKENS = 8192
 class _Recorder(nn.Module):
     """Stands in a layer's place, notes its call and passes the stream on, or `inject` instead of it."""
 
-    def __init__(self, layer: nn.Module, as_tuple: bool, inject: Tensor | None = None) -> None:
+    def __init__(self, layer: nn.Module, form: Form, inject: Tensor | None = None) -> None:
         super().__init__()
         self._layer = (layer,)  # in a tuple: not a submodule of ours
-        self._as_tuple, self._inject = as_tuple, inject
+        self._form, self._inject = form, inject
         self.stream: Tensor | None = None
         self.call: LayerArguments | None = None
 
@@ -50,8 +55,7 @@ class _Recorder(nn.Module):
         else:
             stream = kwargs.pop("hidden_states")
         self.stream, self.call = stream, LayerArguments(args, kwargs)
-        out = stream if self._inject is None else self._inject
-        return (out,) if self._as_tuple else out
+        return self._form.returned(stream if self._inject is None else self._inject)
 
 
 class Decoder:
@@ -64,12 +68,11 @@ class Decoder:
         self.model = model
         self.where = where
         self.config: Any = model.config.get_text_config(decoder=True)
-        refuse_config(self.config, where)
-        self.layers_path = _find_stack(model, int(self.config.num_hidden_layers), where)
+        self.layers_path = _find_stack(model, depth(self.config), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
-        refuse_stack(self.config, self.layers, where)
-        self._layers_return_tuple = self._probe()
+        self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
+        self.form = self._probe()
         self.network_positions: list[int] = []  # of the networks that were attached to it, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
@@ -141,7 +144,25 @@ class Decoder:
 
     def layer(self, index: int) -> Layer:
         """A view of one layer as it stands now."""
-        return Layer(self.layers[index], index, self.config, self.where)
+        return Layer(self.layers[index], index, self.config, self.where, self.form)
+
+    @cached_property
+    def restrictions(self) -> list[Restriction]:
+        """Cuts that its settings can express, where they cannot express all. A trial cut is made and compared first.
+
+        Raises ModelError naming the difference where layers that are left compute something else.
+        """
+        self.rows.update(unknown_rows(self.model, self.layers_path, self.where))
+        found = restrictions_of(self.model, self.layers_path, self.where, self.rows)
+        prove(self, found)
+        return found
+
+    def check_cut(self, kept: Sequence[int]) -> None:
+        """Raises ModelError naming the difference between the model with these layers alone and what they compute."""
+        broken = [restriction.reason for restriction in self.restrictions if not restriction.allows(kept)]
+        found = broken[0] if broken else difference_of_cut(self, kept)
+        if found is not None:
+            raise refusal(self, found, kept)
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
@@ -158,7 +179,8 @@ class Decoder:
                 base(**kwargs)
         stream = recorders[0].stream
         assert stream is not None
-        return stream, [recorder.call for recorder in recorders if recorder.call is not None]
+        calls = [recorder.call for recorder in recorders if recorder.call is not None]
+        return self.form.ours(stream), with_lent_states(calls)
 
     def step(
         self, layer: int, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
@@ -194,7 +216,8 @@ class Decoder:
     @contextmanager
     def _recorders(self, inject: Tensor | None = None) -> Iterator[list[_Recorder]]:
         real = list(self.layers)
-        recorders = [_Recorder(layer, self._layers_return_tuple, inject) for layer in real]
+        injected = None if inject is None else self.form.theirs(inject)
+        recorders = [_Recorder(layer, self.form, injected) for layer in real]
         stack = self.layers
         setattr(self._owner, self._attribute, nn.ModuleList(recorders))
         try:
@@ -202,23 +225,52 @@ class Decoder:
         finally:
             setattr(self._owner, self._attribute, stack)
 
+    @contextmanager
+    def skipping(self, gone: Collection[int]) -> Iterator[None]:
+        """The layers `gone` pass the stream on as it is, for a while."""
+        stack = self.layers
+        mixed = [_Recorder(layer, self.form) if index in gone else layer for index, layer in enumerate(stack)]
+        setattr(self._owner, self._attribute, nn.ModuleList(mixed))
+        try:
+            yield
+        finally:
+            setattr(self._owner, self._attribute, stack)
+
     @torch.no_grad()
-    def _probe(self) -> bool:
-        """Whether layers return a tuple or a list: asked of the first one, which is then not followed by the others."""
-        seen: list[bool] = []
+    def _probe(self) -> Form:
+        """What layers return: asked of the first one, which is then not followed by the others."""
+        seen: list[Form] = []
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
 
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append(isinstance(output, tuple | list))
+            seen.append(form_of(output, ids))
             raise _ProbedError
 
         hook = self.layers[0].register_forward_hook(look)
         try:
-            self.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=self.device), use_cache=False)
+            self.model.base_model(input_ids=ids, use_cache=False)
         except _ProbedError:
             pass
         finally:
             hook.remove()
         return seen[0]
+
+    @torch.no_grad()
+    def run(self, ids: Tensor) -> tuple[Tensor, list[LayerArguments]]:
+        """ids (batch, tokens) → (logits, the layers' calls as they come), all by the model itself."""
+        calls: list[LayerArguments] = []
+
+        def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rest = args[1:] if args else ()
+            named = {name: value for name, value in kwargs.items() if args or name != "hidden_states"}
+            calls.append(LayerArguments(rest, named))
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self.layers]
+        try:
+            return self.model(input_ids=ids, use_cache=False).logits, calls
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     # -- changing it ------------------------------------------------------------------------------------------
 
@@ -228,12 +280,9 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
-        before = marks(self.config)
-        splice_config(self.config, kept)
-        setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
-        renumber(self.layers)
-        settle_periods(self.model, self.layers, self.layers_path, before, self.where)
-        check_against_stock(self.model, self.layers, self.layers_path)
+        found = cut(self.model, self.layers_path, kept, self.where, self.rows)
+        if found is not None:
+            raise ProofError(f"{found}: this family ties its layers to their position in a way lowrise does not know")
 
     def attach(self, network: SpanNetwork, position: int) -> None:
         """Let `network` act on the residual stream before layer `position` (after the last one if equal to L).
@@ -272,16 +321,22 @@ class _ProbedError(Exception):
 
 
 def _find_stack(model: nn.Module, count: int, where: str) -> str:
-    """The path of the ModuleList that holds the decoder layers."""
-    stacks = [
+    """The path of the ModuleList that holds the decoder layers: the one with attention, or else the largest."""
+    lists = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and _has_attention(module)
+        if isinstance(module, nn.ModuleList) and len(module) == count and all(map(_has_weights, module))
     ]
-    if len(stacks) != 1:
-        found = ", ".join(stacks) or "none"
+    stacks = [name for name in lists if _has_attention(model.get_submodule(name))] or lists
+    outer = [name for name in stacks if not any(name.startswith(f"{other}.") for other in stacks)]
+    if len(outer) != 1:
+        found = ", ".join(outer) or "none"
         raise ModelError(where, f"one ModuleList of {count} decoder layers", found, "this model cannot be pruned")
-    return str(stacks[0])
+    return str(outer[0])
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    return any(parameter.dim() > 1 for parameter in layer.parameters())
 
 
 def _has_attention(stack: nn.ModuleList) -> bool:
