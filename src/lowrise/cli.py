@@ -70,6 +70,7 @@ def _show(results: Results, as_json: bool, path: Path | None) -> None:
     """Results on stdout: JSON, or the short table and where the result lies."""
     from rich.console import Console
 
+    from lowrise.report.engines import misread_sentence
     from lowrise.report.table import terminal_table
 
     if as_json:
@@ -77,7 +78,8 @@ def _show(results: Results, as_json: bool, path: Path | None) -> None:
         return
     Console(highlight=False).print(terminal_table(results))
     if path is not None:
-        typer.echo(f"written to {path}")
+        misread = misread_sentence(results)
+        typer.echo(f"written to {path}" + (f"; {printable(misread)}" if misread else ""))
 
 
 @app.command()
@@ -125,7 +127,7 @@ def plan(
 
 
 @app.command()
-@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
+@takes("text", "dataset", "synthetic_share", "for_engines", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
 def apply(
     model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],
@@ -270,6 +272,34 @@ def report(
     from lowrise.report.page import write_report
 
     typer.echo(f"written to {' and '.join(map(str, write_report(folder)))}")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.", show_default=False)],
+    for_engines: Annotated[
+        str | None, typer.Option("--for", help="These engines alone.", metavar="ENGINE,...", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What each serving engine will do with a folder, from what is known of it; nothing is run.
+
+    With --for, exit 0 if all that are named open it and it equals, else 1.
+    """
+    import json
+
+    from lowrise.engines import check as check_folder
+    from lowrise.recipe import build_recipe
+
+    named = build_recipe({"for_engines": for_engines}).for_engines if for_engines is not None else []
+    verdicts = check_folder(folder, named)
+    if as_json:
+        typer.echo(json.dumps([verdict.data() for verdict in verdicts], indent=2))
+    else:
+        for verdict in verdicts:
+            typer.echo(printable(f"{verdict.name:<32}  {verdict.sentence()}"))
+    if named and not all(verdict.reads_right for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()
