@@ -56,7 +56,7 @@ class AsWritten(Unrestricted):
 class KindsFromNumbers:
     """The engine tells the kinds of layers from their numbers.
 
-    by: in words, how. window: length in tokens that the config calls so; up to it the kinds compute the same. None:
+    by: a clause, as in `llama.cpp takes every 6th layer …`. window: length in tokens that the config calls so; up to it the kinds compute the same. None:
     they never do. least: it cannot do with fewer layers than a period has. fate: of a layer that is read as another
     kind, `refuses` where kinds have other tensors.
     """
@@ -71,9 +71,9 @@ class KindsFromNumbers:
         depth = checkpoint.depth
         read = self.reads.kinds(checkpoint.config, depth)
         if read is None:
-            return Finding("refuses", f"the config lacks what {self.by}")
+            return Finding("refuses", f"it {self.by}, of which the config says nothing")
         if self._too_short(checkpoint, depth):
-            return Finding("refuses", f"{self.by}, and {depth} layers are fewer than it needs")
+            return Finding("refuses", f"it {self.by}, and needs more than {depth} layers")
         kinds = kinds_of(checkpoint.config, checkpoint.family, depth)
         others = [i for i in range(depth) if kinds[i] != read[i]]
         if not others:
@@ -82,7 +82,7 @@ class KindsFromNumbers:
         first = others[0]
         wrong = f"layer {first} is {_word(kinds[first])} and read as {_word(read[first])}"
         more = f", {len(others)} of {depth} layers in all" if len(others) > 1 else ""
-        return Finding(self.fate, f"{self.by}: {wrong}{more}{until}")
+        return Finding(self.fate, f"it {self.by}: {wrong}{more}{until}")
 
     def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
         def patterns(depth: int) -> Sequence[Kinds]:
@@ -90,7 +90,7 @@ class KindsFromNumbers:
             return [] if read is None or self._too_short(model, depth) else [read]
 
         kinds = kinds_of(model.config, model.family, model.depth)
-        return Restriction(f"{title}: {self.by}", kinds, patterns)
+        return Restriction(f"{title} {self.by}", kinds, patterns)
 
     def _too_short(self, checkpoint: Checkpoint, depth: int) -> bool:
         return self.least and isinstance(self.reads, Period) and depth < self.reads.period(checkpoint.config)

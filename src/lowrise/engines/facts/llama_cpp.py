@@ -49,45 +49,45 @@ _FACTS = [
     ),
     *rows(
         ["gemma2"],
-        KindsFromNumbers(Period(2), "it takes every 2nd layer for full attention, by its number", "sliding_window"),
+        KindsFromNumbers(Period(2), "takes every 2nd layer for full attention, by its number", "sliding_window"),
         "src/models/gemma2.cpp: load_arch_hparams, set_swa_pattern; conversion/gemma.py writes no pattern",
         "takes every 2nd layer for full attention, by its number",
     ),
     *rows(
         ["gemma3_text"],
-        KindsFromNumbers(Period(6), "it takes every 6th layer for full attention, by its number"),
+        KindsFromNumbers(Period(6), "takes every 6th layer for full attention, by its number"),
         "src/models/gemma3.cpp: load_arch_hparams, set_swa_pattern; conversion/gemma.py writes no pattern",
         "takes every 6th layer for full attention with the global rope, by its number",
     ),
     *rows(
         ["cohere2"],
-        KindsFromNumbers(Period(4), "it takes every 4th layer for full attention, by its number"),
+        KindsFromNumbers(Period(4), "takes every 4th layer for full attention, by its number"),
         "src/models/cohere2.cpp: load_arch_hparams, set_swa_pattern",
         "takes every 4th layer for full attention without rope, by its number",
     ),
     *rows(
         ["olmo3"],
-        KindsFromNumbers(Period(4), "it takes every 4th layer for full attention, by its number"),
+        KindsFromNumbers(Period(4), "takes every 4th layer for full attention, by its number"),
         "src/models/olmo2.cpp: load_arch_hparams; src/llama-model-loader.cpp: get_key_or_arr",
         "takes every 4th layer for full attention, by its number; the list that its converter writes is not read",
     ),
     *rows(
         ["gpt_oss"],
-        KindsFromNumbers(Period(2), "it takes every 2nd layer for full attention, by its number", "sliding_window"),
+        KindsFromNumbers(Period(2), "takes every 2nd layer for full attention, by its number", "sliding_window"),
         "src/models/openai-moe.cpp: load_arch_hparams, set_swa_pattern",
         "takes every 2nd layer for full attention, by its number",
     ),
     *rows(
         ["exaone4"],
         KindsFromNumbers(
-            AtDepth(64, Period(4)), "it gives windows to 3 of 4 layers in a stack of 64, and to none in any other"
+            AtDepth(64, Period(4)), "gives windows to 3 of 4 layers in a stack of 64, and to none in any other"
         ),
         "src/models/exaone4.cpp: load_arch_hparams",
         "windows in 3 of 4 layers of a stack of 64, no windows and rope everywhere in any other",
     ),
     *rows(
         ["smollm3"],
-        KindsFromNumbers(Period(4, None, UNROTATED, ROTATED), "it does not rotate in every 4th layer, by its number"),
+        KindsFromNumbers(Period(4, None, UNROTATED, ROTATED), "does not rotate in every 4th layer, by its number"),
         "src/models/smollm3.cpp: load_arch_hparams, n_no_rope_layer_step = 4",
         "leaves every 4th layer without rope, by its number",
     ),
@@ -95,7 +95,7 @@ _FACTS = [
         ["qwen3_next"],
         KindsFromNumbers(
             Period(4, "full_attention_interval", FULL, LINEAR),
-            "it takes the last layer of each period for full attention, by its number",
+            "takes the last layer of each period for full attention, by its number",
             fate="refuses",
         ),
         "src/models/qwen3next.cpp: load_arch_hparams; conversion/qwen.py: Qwen3NextModel.set_gguf_parameters",

@@ -8,7 +8,7 @@ from lowrise.engines.rules import KindsFromNumbers, NeedsKinds, NoWindow, OnlyWi
 
 _PATH = "mlx_lm/models/{}.py"
 _PLAIN = "reads settings that follow a cut"
-_EVERY = "it takes every {} layer for full attention, by its number"
+_EVERY = "takes every {} layer for full attention, by its number"
 
 # theta that a family's ModelArgs takes where config.json lacks the word; None: it refuses
 _THETAS: dict[str, float | None] = {
@@ -61,7 +61,7 @@ _FACTS = [
     ),
     *rows(
         ["exaone4"],
-        KindsFromNumbers(Letters("sliding_window_pattern"), "it tells windows by sliding_window_pattern"),
+        KindsFromNumbers(Letters("sliding_window_pattern"), "tells windows by sliding_window_pattern"),
         "mlx_lm/models/exaone4.py: ExaoneModel.__init__",
         "tells windows by the letters of sliding_window_pattern, over and over",
     ),
@@ -69,7 +69,7 @@ _FACTS = [
         ["qwen3_next"],
         KindsFromNumbers(
             Period(4, "full_attention_interval", FULL, LINEAR),
-            "it takes the last layer of each period for full attention, by its number",
+            "takes the last layer of each period for full attention, by its number",
             least=True,
             fate="refuses",
         ),

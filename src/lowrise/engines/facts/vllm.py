@@ -35,7 +35,7 @@ _FACTS = [
     ),
     *rows(
         ["gpt_oss"],
-        KindsFromNumbers(Period(2), "it gives a window to every layer of an even number", "sliding_window"),
+        KindsFromNumbers(Period(2), "gives a window to every layer of an even number", "sliding_window"),
         "vllm/model_executor/models/gpt_oss.py: OAIAttention.__init__, layer_idx % 2",
         "gives a window to every layer of an even number, whatever layer_types says",
     ),
