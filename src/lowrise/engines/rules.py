@@ -56,9 +56,9 @@ class AsWritten(Unrestricted):
 class KindsFromNumbers:
     """The engine tells the kinds of layers from their numbers.
 
-    by: a clause, as in `llama.cpp takes every 6th layer …`. window: length in tokens that the config calls so; up to it the kinds compute the same. None:
-    they never do. least: it cannot do with fewer layers than a period has. fate: of a layer that is read as another
-    kind, `refuses` where kinds have other tensors.
+    by: a clause, as in `llama.cpp takes every 6th layer …`. window: the config's word for a length in tokens, up to
+    which the kinds compute the same; None: they never do. least: it cannot do with fewer layers than a period has.
+    fate: of a layer that is read as another kind, `refuses` where kinds have other tensors.
     """
 
     reads: Pattern
