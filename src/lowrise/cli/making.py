@@ -76,7 +76,7 @@ def plan(
 
 
 @app.command()
-@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
+@takes("text", "dataset", "synthetic_share", "for_engines", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
 def apply(
     model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],

@@ -15,6 +15,7 @@ from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.engines import engine_verdicts
 from lowrise.pipeline.healing_steps import Models, Ready, tell_if_not_kept
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
@@ -77,6 +78,7 @@ def write_healed(
             memory=results.memory | until_written,
             command="heal" if cut is None else cut.command,
             base=inherited_metadata(student.place),
+            engines=engine_verdicts(run, folder),
             healing=healing,
             training=[] if before is None else before.results.training,
             repairs=[] if before is None else before.results.repairs,
