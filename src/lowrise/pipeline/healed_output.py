@@ -17,7 +17,7 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.engines import engine_verdicts
 from lowrise.pipeline.healing_steps import Models, Ready, tell_if_not_kept
-from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse
+from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.records import write_records
 from lowrise.recipe import Recipe
@@ -68,6 +68,12 @@ def write_healed(
         after = measure_model(run, decoder, student, texts, dense.tasks, dense=dense)
         healing = healing.but(after=after.summary.perplexity)
         results = make_results(str(out), after, dense, clock)
+        if run.recipe.strict:
+            refuse_collapse(results, {})
+        if run.recipe.speed:
+            assert run.recipe.heal is not None
+            again = open_from(run.recipe.model_copy(update={"model": run.recipe.heal.dense}))
+            results = with_speed(run, results, decoder, again.decoder)
         results = results.but(
             memory=results.memory | until_written,
             command="heal" if cut is None else cut.command,
