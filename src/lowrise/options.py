@@ -67,6 +67,10 @@ OPTIONS: dict[str, Any] = {
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
     ],
+    "for_engines": Annotated[
+        str | None,
+        typer.Option("--for", help="Only cuts that these read right: see `lowrise check`.", metavar="ENGINE,..."),
+    ],
     "loss": Annotated[str | None, typer.Option(help="Of training: mse, as published, or relative.")],
     "combine": Annotated[int | None, typer.Option(help="Merge search: layers that become one, C [default: 4].")],
     "low": Annotated[
@@ -157,7 +161,7 @@ OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 CALIBRATING = ("text", "dataset", "synthetic_share", "samples", "length", "seed", "bos")
 SIZES = ("remove", "layers", "keep_parameters", "keep_memory", "keep_latency")
-SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "search_budget", "avoid_massive", "loss")
+SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "search_budget", "avoid_massive", "for_engines", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", *SIZES))
 SEARCHING = (*MERGE_SEARCH, "strict")
 

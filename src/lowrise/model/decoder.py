@@ -25,6 +25,7 @@ from lowrise.model.periods import marks
 from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import refuse_config, refuse_stack
+from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
 _ACCELERATOR_BATCH_TOKENS = 8192
@@ -111,6 +112,11 @@ class Decoder:
     @property
     def family(self) -> str:
         return str(self.config.model_type)
+
+    @property
+    def restrictions(self) -> list[Restriction]:
+        """Cuts that the family's settings can express."""
+        return []
 
     @property
     def hidden_size(self) -> int:

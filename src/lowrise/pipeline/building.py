@@ -24,6 +24,7 @@ from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.engines import engine_verdicts
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.records import write_records
@@ -72,6 +73,7 @@ def apply_and_write(
             memory=results.memory | until_written,
             command="apply" if run.command == "apply" else "run",
             base=inherited_metadata(opened.place),
+            engines=engine_verdicts(run, folder),
             warnings=run.progress.warnings,
             seconds=clock.total(),
         )
