@@ -25,6 +25,7 @@ from lowrise.model.periods import marks
 from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import refuse_config, refuse_stack
+from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
@@ -116,7 +117,7 @@ class Decoder:
     @property
     def restrictions(self) -> list[Restriction]:
         """Cuts that the family's settings can express."""
-        return []
+        return restrictions_of_images(self.model.config, len(self))
 
     @property
     def hidden_size(self) -> int:
@@ -245,6 +246,10 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        for one in restrictions_of_images(self.model.config, len(layers)):
+            if not one.allows(kept):
+                found = f"layers [{start}, {stop}) among what is to go"
+                raise ModelError(self.where, "a cut that leaves these layers", f"{found}: {one.reason}", "take others")
         before = marks(self.config)
         splice_config(self.config, kept)
         setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))

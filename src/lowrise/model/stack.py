@@ -26,9 +26,12 @@ def find_stack(model: Any, count: int, where: str) -> str:
     The tower of another input may have as many layers: token ids alone then tell which stack is the text's.
     Raises ModelError unless there is one.
     """
-    stacks = _outermost(
-        [name for name, one in model.named_modules() if isinstance(one, nn.ModuleList) and len(one) == count]
-    )
+    lists = [
+        name
+        for name, one in model.named_modules()
+        if isinstance(one, nn.ModuleList) and len(one) == count and all(map(_has_weights, one))
+    ]
+    stacks = _outermost(lists)
     if len(stacks) > 1:
         stacks = _run_by_ids(model, stacks, where)
     stacks = [name for name in stacks if _has_attention(model.get_submodule(name))]
@@ -67,6 +70,10 @@ def _run_by_ids(model: Any, stacks: Sequence[str], where: str) -> list[str]:
         for hook in hooks:
             hook.remove()
     return [name for name in stacks if name in run]
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    return any(parameter.dim() > 1 for parameter in layer.parameters())
 
 
 def _has_attention(stack: nn.Module) -> bool:

@@ -16,6 +16,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
+from lowrise.restriction import Restriction
+
 # A list in the vision tower's config. The features of its n-th entry are added to the stream at layer n of the text.
 _INJECTED_IN_TURN = "deepstack_visual_indexes"
 
@@ -45,9 +47,23 @@ def is_known(config: Any) -> bool:
     return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or wrapper_class(config) is not None
 
 
-def injected_layers(config: Any) -> int:
-    """How many of the first layers of the text are given vision features beside the stream, by their numbers."""
-    return max((len(getattr(part, _INJECTED_IN_TURN, None) or ()) for part in _parts(config)), default=0)
+def restrictions_of_images(config: Any, layers: int) -> list[Restriction]:
+    """The cuts of a stack of `layers` layers that leave those which are given vision features beside the stream."""
+    count = max((len(getattr(part, _INJECTED_IN_TURN, None) or ()) for part in _parts(config)), default=0)
+    if not count:
+        return []
+    count = min(count, layers)
+
+    def patterns(depth: int) -> list[tuple[str, ...]]:
+        return [_kinds(count, depth)] if depth >= count else []
+
+    first = f"the first {count} layers" if count > 1 else "the first layer"
+    reason = f"{config.model_type} adds features of images to the stream at {first}, by number ({_INJECTED_IN_TURN})"
+    return [Restriction(reason, _kinds(count, layers), patterns)]
+
+
+def _kinds(count: int, depth: int) -> tuple[str, ...]:
+    return ("injected",) * count + ("free",) * (depth - count)
 
 
 def _parts(config: Any) -> Iterator[Any]:
