@@ -1,4 +1,5 @@
-"""A uniform view of any decoder-only causal language model whose layers are one ModuleList.
+"""A uniform view of any decoder-only causal language model whose layers are one ModuleList, alone or with the towers of
+other inputs beside it.
 
 The family's own code does all computing. To run part of a stack, the view calls the model once with every layer
 replaced by one that records how it is called and passes the residual stream on: that yields h[0] and each layer's
@@ -16,16 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from lowrise.errors import ModelError, PlanError, ProofError
 from lowrise.model.cut import cut
-from lowrise.model.depth import depth
 from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
 from lowrise.model.probing import unknown_rows
 from lowrise.model.restricting import restrictions_of
+from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import difference_of_cut, prove, refusal
+from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
@@ -68,7 +71,7 @@ class Decoder:
         self.model = model
         self.where = where
         self.config: Any = model.config.get_text_config(decoder=True)
-        self.layers_path = _find_stack(model, depth(self.config), where)
+        self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
         self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
@@ -81,6 +84,12 @@ class Decoder:
     def owner(self) -> nn.Module:
         """The module that holds the layers, the embeddings before them and the norm behind them."""
         return self._owner
+
+    @property
+    def base(self) -> nn.Module:
+        """The model without its head, which token ids are given to."""
+        base: nn.Module = self.model.base_model
+        return self._owner if base is self.model and isinstance(self._owner, PreTrainedModel) else base
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -153,7 +162,8 @@ class Decoder:
         Raises ModelError naming the difference where layers that are left compute something else.
         """
         self.rows.update(unknown_rows(self.model, self.layers_path, self.where))
-        found = restrictions_of(self.model, self.layers_path, self.where, self.rows)
+        found = restrictions_of_images(self.model.config, len(self))
+        found += restrictions_of(self.model, self.layers_path, self.where, self.rows, found)
         prove(self, found)
         return found
 
@@ -171,7 +181,7 @@ class Decoder:
 
         instead: parameters of the base model by name that stand in for its own during this call.
         """
-        base, kwargs = self.model.base_model, {"input_ids": ids.to(self.device), "use_cache": False}
+        base, kwargs = self.base, {"input_ids": ids.to(self.device), "use_cache": False}
         with self._recorders() as recorders:
             if instead:
                 functional_call(base, dict(instead), (), kwargs)
@@ -209,7 +219,7 @@ class Decoder:
     def final_norm(self, h: Tensor, ids: Tensor) -> Tensor:
         """h[L] (batch, tokens, hidden) → the state that the head reads: the model's own final norm, no head."""
         with self._recorders(inject=h):
-            state = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+            state = self.base(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         assert isinstance(state, Tensor)
         return state
 
@@ -248,11 +258,13 @@ class Decoder:
 
         hook = self.layers[0].register_forward_hook(look)
         try:
-            self.model.base_model(input_ids=ids, use_cache=False)
+            try_ids(self.base, self.device, self.where)
         except _ProbedError:
             pass
         finally:
             hook.remove()
+        if not seen:
+            raise ModelError(self.where, "decoder layers that token ids pass", "others", "choose another model")
         return seen[0]
 
     @torch.no_grad()
@@ -280,6 +292,10 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        for one in restrictions_of_images(self.model.config, len(layers)):
+            if not one.allows(kept):
+                among = f"layers [{start}, {stop}) among what is to go"
+                raise ModelError(self.where, "a cut that leaves these layers", f"{among}: {one.reason}", "take others")
         found = cut(self.model, self.layers_path, kept, self.where, self.rows)
         if found is not None:
             raise ProofError(f"{found}: this family ties its layers to their position in a way lowrise does not know")
@@ -318,26 +334,3 @@ class Decoder:
 
 class _ProbedError(Exception):
     pass
-
-
-def _find_stack(model: nn.Module, count: int, where: str) -> str:
-    """The path of the ModuleList that holds the decoder layers: the one with attention, or else the largest."""
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and all(map(_has_weights, module))
-    ]
-    stacks = [name for name in lists if _has_attention(model.get_submodule(name))] or lists
-    outer = [name for name in stacks if not any(name.startswith(f"{other}.") for other in stacks)]
-    if len(outer) != 1:
-        found = ", ".join(outer) or "none"
-        raise ModelError(where, f"one ModuleList of {count} decoder layers", found, "this model cannot be pruned")
-    return str(outer[0])
-
-
-def _has_weights(layer: nn.Module) -> bool:
-    return any(parameter.dim() > 1 for parameter in layer.parameters())
-
-
-def _has_attention(stack: nn.ModuleList) -> bool:
-    return all(any("attn" in name or "attention" in name for name, _ in layer.named_children()) for layer in stack)

@@ -22,17 +22,19 @@ from lowrise.restriction import Restriction
 _SHARED = "num_kv_shared_layers"
 
 
-def restrictions_of(model: Any, path: str, where: str, rows: Mapping[str, str]) -> list[Restriction]:
+def restrictions_of(
+    model: Any, path: str, where: str, rows: Mapping[str, str], others: Sequence[Restriction]
+) -> list[Restriction]:
     """What the settings of `model` can express of cuts; none for most families.
 
-    path: of its layers. rows: of settings that the table of kinds lacks.
+    path: of its layers. rows: of settings that the table of kinds lacks. others: that are known already.
     """
     config = model.config.get_text_config(decoder=True)
     found = [_of_period(row, config) for row in PERIODS_ALONE if _is_read(row, model, path)]
     shared = vars(config).get(_SHARED)
     if isinstance(shared, int) and shared > 0 and getattr(config, "layer_types", None):
         found.append(_of_sharing(config, shared))
-    return found + _of_ends(model, path, where, rows, found)
+    return found + _of_ends(model, path, where, rows, [*others, *found])
 
 
 def _is_read(row: Period, model: Any, path: str) -> bool:
