@@ -1,4 +1,5 @@
-"""A uniform view of any decoder-only causal language model whose layers are one ModuleList.
+"""A uniform view of any decoder-only causal language model whose layers are one ModuleList, alone or with the towers of
+other inputs beside it.
 
 The family's own code does all computing. To run part of a stack, the view calls the model once with every layer
 replaced by one that records how it is called and passes the residual stream on: that yields h[0] and each layer's
@@ -8,20 +9,27 @@ one, from any h[l] on, with those arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
-from lowrise.errors import ModelError, PlanError
-from lowrise.model.layer import Layer, LayerArguments
+from lowrise.errors import ModelError, PlanError, ProofError
+from lowrise.model.cut import cut
+from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
-from lowrise.model.periods import marks
-from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
-from lowrise.model.support import refuse_config, refuse_stack
+from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
+from lowrise.model.probing import unknown_rows
+from lowrise.model.restricting import restrictions_of
+from lowrise.model.stack import count_of_layers, find_stack, try_ids
+from lowrise.model.support import difference_of_cut, prove, refusal
+from lowrise.model.wrappers import restrictions_of_images
+from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
 _ACCELERATOR_BATCH_TOKENS = 8192
@@ -30,10 +38,10 @@ _ACCELERATOR_BATCH_TOKENS = 8192
 class _Recorder(nn.Module):
     """Stands in a layer's place, notes its call and passes the stream on, or `inject` instead of it."""
 
-    def __init__(self, layer: nn.Module, as_tuple: bool, inject: Tensor | None = None) -> None:
+    def __init__(self, layer: nn.Module, form: Form, inject: Tensor | None = None) -> None:
         super().__init__()
         self._layer = (layer,)  # in a tuple: not a submodule of ours
-        self._as_tuple, self._inject = as_tuple, inject
+        self._form, self._inject = form, inject
         self.stream: Tensor | None = None
         self.call: LayerArguments | None = None
 
@@ -50,8 +58,7 @@ class _Recorder(nn.Module):
         else:
             stream = kwargs.pop("hidden_states")
         self.stream, self.call = stream, LayerArguments(args, kwargs)
-        out = stream if self._inject is None else self._inject
-        return (out,) if self._as_tuple else out
+        return self._form.returned(stream if self._inject is None else self._inject)
 
 
 class Decoder:
@@ -64,12 +71,11 @@ class Decoder:
         self.model = model
         self.where = where
         self.config: Any = model.config.get_text_config(decoder=True)
-        refuse_config(self.config, where)
-        self.layers_path = _find_stack(model, int(self.config.num_hidden_layers), where)
+        self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
-        refuse_stack(self.config, self.layers, where)
-        self._layers_return_tuple = self._probe()
+        self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
+        self.form = self._probe()
         self.network_positions: list[int] = []  # of the networks that were attached to it, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
@@ -78,6 +84,12 @@ class Decoder:
     def owner(self) -> nn.Module:
         """The module that holds the layers, the embeddings before them and the norm behind them."""
         return self._owner
+
+    @property
+    def base(self) -> nn.Module:
+        """The model without its head, which token ids are given to."""
+        base: nn.Module = self.model.base_model
+        return self._owner if base is self.model and isinstance(self._owner, PreTrainedModel) else base
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -141,7 +153,26 @@ class Decoder:
 
     def layer(self, index: int) -> Layer:
         """A view of one layer as it stands now."""
-        return Layer(self.layers[index], index, self.config, self.where)
+        return Layer(self.layers[index], index, self.config, self.where, self.form)
+
+    @cached_property
+    def restrictions(self) -> list[Restriction]:
+        """Cuts that its settings can express, where they cannot express all. A trial cut is made and compared first.
+
+        Raises ModelError naming the difference where layers that are left compute something else.
+        """
+        self.rows.update(unknown_rows(self.model, self.layers_path, self.where))
+        found = restrictions_of_images(self.model.config, len(self))
+        found += restrictions_of(self.model, self.layers_path, self.where, self.rows, found)
+        prove(self, found)
+        return found
+
+    def check_cut(self, kept: Sequence[int]) -> None:
+        """Raises ModelError naming the difference between the model with these layers alone and what they compute."""
+        broken = [restriction.reason for restriction in self.restrictions if not restriction.allows(kept)]
+        found = broken[0] if broken else difference_of_cut(self, kept)
+        if found is not None:
+            raise refusal(self, found, kept)
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
@@ -150,7 +181,7 @@ class Decoder:
 
         instead: parameters of the base model by name that stand in for its own during this call.
         """
-        base, kwargs = self.model.base_model, {"input_ids": ids.to(self.device), "use_cache": False}
+        base, kwargs = self.base, {"input_ids": ids.to(self.device), "use_cache": False}
         with self._recorders() as recorders:
             if instead:
                 functional_call(base, dict(instead), (), kwargs)
@@ -158,7 +189,8 @@ class Decoder:
                 base(**kwargs)
         stream = recorders[0].stream
         assert stream is not None
-        return stream, [recorder.call for recorder in recorders if recorder.call is not None]
+        calls = [recorder.call for recorder in recorders if recorder.call is not None]
+        return self.form.ours(stream), with_lent_states(calls)
 
     def step(
         self, layer: int, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
@@ -187,14 +219,15 @@ class Decoder:
     def final_norm(self, h: Tensor, ids: Tensor) -> Tensor:
         """h[L] (batch, tokens, hidden) → the state that the head reads: the model's own final norm, no head."""
         with self._recorders(inject=h):
-            state = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+            state = self.base(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         assert isinstance(state, Tensor)
         return state
 
     @contextmanager
     def _recorders(self, inject: Tensor | None = None) -> Iterator[list[_Recorder]]:
         real = list(self.layers)
-        recorders = [_Recorder(layer, self._layers_return_tuple, inject) for layer in real]
+        injected = None if inject is None else self.form.theirs(inject)
+        recorders = [_Recorder(layer, self.form, injected) for layer in real]
         stack = self.layers
         setattr(self._owner, self._attribute, nn.ModuleList(recorders))
         try:
@@ -202,23 +235,54 @@ class Decoder:
         finally:
             setattr(self._owner, self._attribute, stack)
 
+    @contextmanager
+    def skipping(self, gone: Collection[int]) -> Iterator[None]:
+        """The layers `gone` pass the stream on as it is, for a while."""
+        stack = self.layers
+        mixed = [_Recorder(layer, self.form) if index in gone else layer for index, layer in enumerate(stack)]
+        setattr(self._owner, self._attribute, nn.ModuleList(mixed))
+        try:
+            yield
+        finally:
+            setattr(self._owner, self._attribute, stack)
+
     @torch.no_grad()
-    def _probe(self) -> bool:
-        """Whether layers return a tuple or a list: asked of the first one, which is then not followed by the others."""
-        seen: list[bool] = []
+    def _probe(self) -> Form:
+        """What layers return: asked of the first one, which is then not followed by the others."""
+        seen: list[Form] = []
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
 
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append(isinstance(output, tuple | list))
+            seen.append(form_of(output, ids))
             raise _ProbedError
 
         hook = self.layers[0].register_forward_hook(look)
         try:
-            self.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=self.device), use_cache=False)
+            try_ids(self.base, self.device, self.where)
         except _ProbedError:
             pass
         finally:
             hook.remove()
+        if not seen:
+            raise ModelError(self.where, "decoder layers that token ids pass", "others", "choose another model")
         return seen[0]
+
+    @torch.no_grad()
+    def run(self, ids: Tensor) -> tuple[Tensor, list[LayerArguments]]:
+        """ids (batch, tokens) → (logits, the layers' calls as they come), all by the model itself."""
+        calls: list[LayerArguments] = []
+
+        def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rest = args[1:] if args else ()
+            named = {name: value for name, value in kwargs.items() if args or name != "hidden_states"}
+            calls.append(LayerArguments(rest, named))
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self.layers]
+        try:
+            return self.model(input_ids=ids, use_cache=False).logits, calls
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     # -- changing it ------------------------------------------------------------------------------------------
 
@@ -228,12 +292,13 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
-        before = marks(self.config)
-        splice_config(self.config, kept)
-        setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
-        renumber(self.layers)
-        settle_periods(self.model, self.layers, self.layers_path, before, self.where)
-        check_against_stock(self.model, self.layers, self.layers_path)
+        for one in restrictions_of_images(self.model.config, len(layers)):
+            if not one.allows(kept):
+                among = f"layers [{start}, {stop}) among what is to go"
+                raise ModelError(self.where, "a cut that leaves these layers", f"{among}: {one.reason}", "take others")
+        found = cut(self.model, self.layers_path, kept, self.where, self.rows)
+        if found is not None:
+            raise ProofError(f"{found}: this family ties its layers to their position in a way lowrise does not know")
 
     def attach(self, network: SpanNetwork, position: int) -> None:
         """Let `network` act on the residual stream before layer `position` (after the last one if equal to L).
@@ -269,20 +334,3 @@ class Decoder:
 
 class _ProbedError(Exception):
     pass
-
-
-def _find_stack(model: nn.Module, count: int, where: str) -> str:
-    """The path of the ModuleList that holds the decoder layers."""
-    stacks = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and _has_attention(module)
-    ]
-    if len(stacks) != 1:
-        found = ", ".join(stacks) or "none"
-        raise ModelError(where, f"one ModuleList of {count} decoder layers", found, "this model cannot be pruned")
-    return str(stacks[0])
-
-
-def _has_attention(stack: nn.ModuleList) -> bool:
-    return all(any("attn" in name or "attention" in name for name, _ in layer.named_children()) for layer in stack)

@@ -1,0 +1,136 @@
+"""`run`, `plan`, `apply` and `heal`: what makes a model or the plan of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowrise.cli.exporting import write_gguf_too
+from lowrise.cli.program import app, show, working
+from lowrise.engines.gguf_checks import check_wish
+from lowrise.files import check_file, check_output
+from lowrise.inputs import inputs_of
+from lowrise.options import (
+    HEALING,
+    OPENING,
+    SEARCHING,
+    SELECTING,
+    TASKS,
+    TO_HEAL,
+    Force,
+    Fresh,
+    Gguf,
+    Json,
+    ModelArgument,
+    OutFile,
+    OutFolder,
+    Quiet,
+    RecipeFile,
+    recipe_of,
+    takes,
+)
+from lowrise.ranks import is_first
+
+
+@app.command()
+@takes(*SELECTING, *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
+def run(
+    out: OutFolder,
+    given: dict[str, Any],
+    model: ModelArgument = None,
+    recipe: RecipeFile = None,
+    gguf: Gguf = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    fresh: Fresh = False,
+) -> None:
+    """Plan, edit, heal, measure and write, in one go."""
+    settings = recipe_of(recipe, given, model=model)
+    check_output(out, force, [*inputs_of(settings), recipe])
+    check_wish(settings, out, gguf, force)
+    with working("run", quiet) as progress:
+        from lowrise import pipeline
+
+        results = pipeline.run(settings, out, force, progress, fresh)
+        write_gguf_too(out, gguf, force, progress)
+    show(results, as_json, out)
+
+
+@app.command()
+@takes(*SELECTING, *SEARCHING, *OPENING)
+def plan(
+    out: OutFile,
+    given: dict[str, Any],
+    model: ModelArgument = None,
+    recipe: RecipeFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    fresh: Fresh = False,
+) -> None:
+    """Choose what to do to which layers, and write it down."""
+    settings = recipe_of(recipe, given, model=model)
+    check_file(out, force, [*inputs_of(settings), recipe])
+    with working("plan", quiet) as progress:
+        from lowrise import pipeline
+
+        made = pipeline.make_plan(settings, progress, out, force, fresh).to_json()
+    typer.echo(made if as_json else f"written to {out}", nl=not as_json)
+
+
+@app.command()
+@takes("text", "dataset", "synthetic_share", "for_engines", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
+def apply(
+    model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],
+    out: OutFolder,
+    given: dict[str, Any],
+    gguf: Gguf = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    fresh: Fresh = False,
+) -> None:
+    """Do what a plan says, heal and write. All settings are the plan's; --text is for texts that have moved."""
+    from lowrise.plan import read_plan
+    from lowrise.planned import recipe_of_plan
+
+    planned = read_plan(plan_file)
+    settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
+    check_output(out, force, [*inputs_of(settings), plan_file])
+    check_wish(settings, out, gguf, force)
+    with working("apply", quiet) as progress:
+        from lowrise import pipeline
+
+        results = pipeline.apply(planned, settings, out, force, progress, fresh)
+        write_gguf_too(out, gguf, force, progress)
+    show(results, as_json, out)
+
+
+@app.command()
+@takes("text", "dataset", "seed", "bos", "eval_text", "windows", *TASKS, *OPENING, **HEALING)
+def heal(
+    out: OutFolder,
+    given: dict[str, Any],
+    model: Annotated[
+        str | None, typer.Argument(metavar="SHALLOW", help="A shallow model, made by any tool.", show_default=False)
+    ] = None,
+    recipe: RecipeFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    fresh: Fresh = False,
+) -> None:
+    """Train a shallow model to be the dense one again; keep what made it better. Takes `accelerate launch -m`."""
+    settings = recipe_of(recipe, given, healed=True, model=model)
+    if is_first():
+        check_output(out, force, [*inputs_of(settings), recipe])
+    with working("heal", quiet) as progress:
+        from lowrise.pipeline.healing import heal as heal_model
+
+        results = heal_model(settings, out, force, progress, fresh)
+    if results is not None:
+        show(results, as_json, out)
