@@ -126,7 +126,10 @@ def test_a_write_meets_held_out_tokens_as_it_says(layerwise: LayerwisePass) -> N
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "flex_olmo", "cohere2_moe", "mpt", "bert"])
+@pytest.mark.parametrize(
+    "family",
+    ["mixtral", "qwen2_moe", "flex_olmo", "cohere2_moe", "deepseek_v3", "llama4_text", "mamba", "lfm2", "bert"],
+)
 def test_held_out_error_is_never_worse_and_routers_are_left_alone(family: str) -> None:
     decoder = mixtures.decoder(family)
     kept = without(1, 3, 4)
