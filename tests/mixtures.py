@@ -53,6 +53,19 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Lfm2Config",
         {**_GATED, "block_multiple_of": 8, "layer_types": ["conv", "conv", "full_attention"] * 2},
     ),
+    "gemma4_text": (  # a third block, and a number that each layer multiplies by
+        "Gemma4TextConfig",
+        {
+            **_GATED,
+            "head_dim": 8,
+            "global_head_dim": 8,
+            "sliding_window": 8,
+            "num_kv_shared_layers": 0,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": tiny.VOCABULARY,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        },
+    ),
     "bert": ("BertConfig", {**tiny.FAMILIES["gpt_neox"][1], "is_decoder": True}),  # norms on the stream itself
 }
 
@@ -68,6 +81,9 @@ def model(family: str, **changes: Any) -> Any:
                 parameter.normal_(std=0.15)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        for number, (name, buffer) in enumerate(made.named_buffers()):
+            if name.endswith("layer_scalar"):
+                buffer.fill_(0.5 + 0.01 * number)
     return made.eval()
 
 

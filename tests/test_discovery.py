@@ -78,6 +78,16 @@ def test_layers_of_several_kinds_are_found_each_by_itself() -> None:
     ]
 
 
+def test_what_a_layer_multiplies_by_is_its_own_number() -> None:
+    decoder = mixtures.decoder("gemma4_text")
+    assert not known_by_name(decoder)  # a matrix reads what the MLP writes
+    for index, layer in enumerate(decoder.layers):
+        factor = pytest.approx(float(layer.layer_scalar), rel=1e-4)
+        blocks = blocks_of(decoder, index)
+        assert len(blocks) == 3
+        assert all(block.norm is not None and block.norm.factor == factor == block.carry for block in blocks)
+
+
 def test_what_passes_a_norm_together_with_the_stream_is_no_write() -> None:
     blocks = found(mixtures.decoder("bert"))
     assert not any(block.writes for block in blocks)
@@ -100,8 +110,7 @@ def test_what_experts_are_given_makes_what_they_write(family: str) -> None:
     _, k, d = experts.shape
     assert routed[0].given.shape == (48 * decoder.config.num_experts_per_tok, k)
     plain = sum_by_token(experts, routed[0], weight, 48) / experts.factor
-    assert made[0].shape == (48, d)
-    assert torch.allclose(plain, made[0], atol=1e-4)
+    assert torch.allclose(plain, made[0].view(-1, 48, d).sum(0), atol=1e-4)  # called once for all tokens, or for each
 
 
 @torch.no_grad()

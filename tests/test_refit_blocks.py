@@ -116,7 +116,7 @@ def test_an_expert_that_no_token_comes_to_stays_and_is_counted(layerwise: Layerw
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layerwise", sorted(mixtures.FAMILIES), indirect=True)
+@pytest.mark.parametrize("layerwise", [*sorted(mixtures.FAMILIES), "gemma4_text", "lfm2"], indirect=True)
 def test_a_write_meets_held_out_tokens_as_it_says(layerwise: LayerwisePass) -> None:
     before = held_out_error(layerwise)
     found = refit_last_write(layerwise, lambda: held_out_error(layerwise))

@@ -9,7 +9,7 @@ read after something was written.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,11 +25,18 @@ ROUTERS = frozenset({"router"})  # in the words of families
 
 @dataclass(frozen=True)
 class _Written:
-    """factor: (tokens,), by which what a call makes is multiplied before the stream, or `norm`, is given it."""
+    """factor: (tokens,), by which what a call makes is multiplied before the stream, or `norm`, is given it; behind: by
+    which what the norm makes is.
+    """
 
     call: Call
     factor: Tensor
     norm: str | None = None
+    behind: float = 1.0
+
+
+# A write's place, and the norm behind it with the factor that comes then.
+_Placed = tuple[int, WriteNames, tuple[str | None, float]]
 
 
 @torch.no_grad()
@@ -50,12 +57,27 @@ def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[Blo
                 written.append(found)
                 trial.silent.add(call.path)
     written = [one for one in written if one.norm is None or _is_alone(trial, one.norm, written, norms)]
+    carry = _carry(trial, written)
     trial.silent.clear()
-    blocks = _blocks(_reads(calls, written, norms, h), _writes(layer, calls, written))
+    writes = _writes(layer, calls, written)
+    blocks = tuple(replace(block, carry=carry) for block in _blocks(_reads(calls, written, norms, h), writes))
     last = {write.module for block in blocks[-1:] for write in block.writes}
     if all(_is_last(trial, one, calls) for one in written if one.call.path in last):
         return blocks
     return (*blocks, BlockNames((), ()))
+
+
+def is_read_again(layer: Layer, h: Tensor, arguments: LayerArguments, path: str) -> bool:
+    """Whether a matrix of the layer is given something else when the linear module at `path` makes more.
+
+    h, arguments: as of `find_blocks`.
+    """
+    calls = calls_in(layer, h, arguments)
+    one = next((call for call in calls if call.path == path), None)
+    if one is None or one.own is None:
+        return False
+    later = [call for call in calls if call.place > one.place and call.own is not None]
+    return _are_given_else(Trial(layer, h, arguments), one, later)
 
 
 # -- what is written ------------------------------------------------------------------------------------------
@@ -76,7 +98,8 @@ def _written(trial: Trial, call: Call, norms: list[Call]) -> _Written | None:
     for path in watch:
         factor = _factor(behind[path] - before[path], by_token)
         if factor is not None:
-            return _Written(call, factor, path) if _is_plain(trial, path, before[path], out) else None
+            norm = _behind(trial, path, before[path], out)
+            return None if norm is None else _Written(call, factor, path, norm)
     return None
 
 
@@ -88,17 +111,30 @@ def _factor(more: Tensor, made: Tensor) -> Tensor | None:
     return factor if close(factor.nan_to_num().unsqueeze(-1) * made, more) else None
 
 
-def _is_plain(trial: Trial, path: str, y: Tensor, out: Tensor) -> bool:
-    """Whether the norm makes v·y/rms(y) of what it is given and the stream takes that as it is. out: of the layer."""
+def _behind(trial: Trial, path: str, y: Tensor, out: Tensor) -> float | None:
+    """By which the stream takes what the norm makes, v·y/rms(y) of what it is given; None where either is something
+    else. out: what leaves the layer.
+    """
     module = trial.layer.module.get_submodule(path)
     if [name for name, _ in module.named_parameters()] != ["weight"]:
-        return False
+        return None
     norm = Norm(module, f"{path}.weight")
     weight = trial.layer.parameter(norm.parameter)
     made, scaled = norm.of(y, weight), y * norm.scale(weight)
-    louder, _ = trial.run(path)
     length = (made.norm(dim=-1) / scaled.norm(dim=-1)).nan_to_num().unsqueeze(-1)
-    return close(length * scaled, made) and close(louder - out, (TIMES - 1) * made)
+    louder, _ = trial.run(path)
+    factor = _factor(louder - out, (TIMES - 1) * made) if close(length * scaled, made) else None
+    constant = None if factor is None else _constant(factor)
+    return None if constant is None else _as_written(trial.layer, constant)
+
+
+def _carry(trial: Trial, written: list[_Written]) -> float | None:
+    """By which what enters the layer is multiplied on its way to the end of it."""
+    trial.silent = {one.call.path for one in written}
+    out, _ = trial.run()
+    factor = _factor(out, trial.h.flatten(0, -2).float())
+    constant = None if factor is None else _constant(factor)
+    return None if constant is None else _as_written(trial.layer, constant)
 
 
 def _is_alone(trial: Trial, norm: str, written: list[_Written], norms: list[Call]) -> bool:
@@ -113,14 +149,18 @@ def _is_last(trial: Trial, one: _Written, calls: list[Call]) -> bool:
     """Whether no module that is called later is given anything else when this one makes more: what such a module then
     makes may be too little to be seen beside that.
     """
-    assert one.call.own is not None
     later = [call for call in calls if call.place > one.call.place and call.path != one.norm]
-    _, seen = trial.run(one.call.path, (TIMES - 1) * one.call.own, [call.path for call in later])
-    return all(torch.allclose(seen[call.path], call.given, rtol=1e-3) for call in later if call.path in seen)
+    return not _are_given_else(trial, one.call, later)
 
 
-def _writes(layer: Layer, calls: list[Call], written: list[_Written]) -> list[tuple[int, WriteNames, str | None]]:
-    """(place, write, the norm behind it), of those that are multiplied by what is known."""
+def _are_given_else(trial: Trial, one: Call, later: list[Call]) -> bool:
+    assert one.own is not None
+    _, seen = trial.run(one.path, (TIMES - 1) * one.own, [call.path for call in later])
+    return not all(torch.allclose(seen[call.path], call.given, rtol=1e-3) for call in later if call.path in seen)
+
+
+def _writes(layer: Layer, calls: list[Call], written: list[_Written]) -> list[_Placed]:
+    """Those that are multiplied by what is known."""
     found = []
     for one in written:
         gate, factor = None, _constant(one.factor)
@@ -131,7 +171,8 @@ def _writes(layer: Layer, calls: list[Call], written: list[_Written]) -> list[tu
                     break
         if factor is not None:
             exact = _as_written(layer, factor)
-            found.append((one.call.place, WriteNames(one.call.path, exact, gate, one.call.experts), one.norm))
+            write = WriteNames(one.call.path, exact, gate, one.call.experts)
+            found.append((one.call.place, write, (one.norm, one.behind)))
     return found
 
 
@@ -200,15 +241,13 @@ def _is_router(call: Call, calls: list[Call]) -> bool:
     return False
 
 
-def _blocks(
-    reads: list[tuple[int, ReadNames]], writes: list[tuple[int, WriteNames, str | None]]
-) -> tuple[BlockNames, ...]:
+def _blocks(reads: list[tuple[int, ReadNames]], writes: list[_Placed]) -> tuple[BlockNames, ...]:
     """In order; a block's writes all or none through one norm."""
     events = sorted(
         [(place, 0, one) for place, one in reads] + [(place, 1, (one, norm)) for place, one, norm in writes],
         key=lambda event: event[:2],
     )
-    found: list[tuple[list[ReadNames], list[tuple[WriteNames, str | None]]]] = []
+    found: list[tuple[list[ReadNames], list[tuple[WriteNames, tuple[str | None, float]]]]] = []
     for _, kind, one in events:
         if not found or (kind == 0 and found[-1][1]):
             found.append(([], []))
@@ -218,7 +257,8 @@ def _blocks(
             found[-1][1].append(one)
     made = []
     for block, through in found:
-        behind = {norm for _, norm in through}
-        known = tuple(write for write, _ in through) if len(behind) == 1 else ()
-        made.append(BlockNames(tuple(block), known, behind.pop() if known else None))
+        norms = {norm for _, norm in through}
+        norm, behind = norms.pop() if len(norms) == 1 else (None, 1.0)
+        known = tuple(write for write, _ in through) if not norms else ()
+        made.append(BlockNames(tuple(block), known, norm, behind))
     return tuple(made)
