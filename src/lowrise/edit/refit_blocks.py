@@ -74,7 +74,7 @@ def _pass_dense(layerwise: LayerwisePass, blocks: tuple[Block, ...]) -> None:
             rows = [stack.enter_context(watched(block)) for block in blocks[:known]]
             h = layerwise.dense(number, calls)
         for what, (value,) in given.items():
-            layerwise.put(what, number, value.view(*h.shape[:-1], -1))
+            layerwise.put(what, number, value.flatten(0, -2))
         stream = _carried(blocks, entering[0])
         for block, (one, of) in enumerate(zip(blocks, rows, strict=False)):
             write = BlockWrite(one, layer.parameter)

@@ -43,7 +43,7 @@ _Placed = tuple[int, WriteNames, tuple[str | None, float]]
 def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[BlockNames, ...]:
     """The blocks of `layer`, in the order in which they read; none where nothing is found.
 
-    h: (1, tokens, hidden), what enters it. What does not write as said above is left out; where that, or anything else,
+    h: (1, tokens, …, hidden), what enters it. What does not write as said above is left out; where that, or anything else,
     comes behind the last block that is found, an empty one stands for it.
     """
     calls = calls_in(layer, h, arguments)
@@ -107,6 +107,8 @@ def _factor(more: Tensor, made: Tensor) -> Tensor | None:
     """(tokens,): by which `made` (tokens, d) is multiplied in `more`, nan where nothing is made; None where that is
     something else.
     """
+    if more.shape != made.shape:  # a stream that is several
+        return None
     factor = (more * made).sum(-1) / made.square().sum(-1)
     return factor if close(factor.nan_to_num().unsqueeze(-1) * made, more) else None
 

@@ -105,7 +105,7 @@ def _tell(call: Call, module: nn.Module, how: tuple[tuple[Any, ...], dict[str, A
             own = call.given @ matrix
             call.own = own if close(own if bias is None else own + bias.float(), call.made) else None
         return
-    _, tokens, d = shape
+    tokens, d = shape[1], shape[-1]
     for experts in experts_of(module, call.path, d):
         try:
             routed, (made, biases) = experts.routed(*how[0], **how[1]), experts.made(*how)
