@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowrise.cli.program import app, show, working
+from lowrise.cli.program import app, sending, show, working
 from lowrise.files import check_file, check_output
 from lowrise.inputs import inputs_of
 from lowrise.options import (
@@ -23,8 +23,10 @@ from lowrise.options import (
     ModelArgument,
     OutFile,
     OutFolder,
+    Private,
     Quiet,
     RecipeFile,
+    ToHub,
     recipe_of,
     takes,
 )
@@ -42,15 +44,18 @@ def run(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    push: ToHub = None,
+    private: Private = False,
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, [*inputs_of(settings), recipe])
-    with working("run", quiet) as progress:
-        from lowrise import pipeline
+    with sending(out, push, private, force, quiet):
+        with working("run", quiet) as progress:
+            from lowrise import pipeline
 
-        results = pipeline.run(settings, out, force, progress, fresh)
-    show(results, as_json, out)
+            results = pipeline.run(settings, out, force, progress, fresh)
+        show(results, as_json, out)
 
 
 @app.command()
@@ -86,6 +91,8 @@ def apply(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    push: ToHub = None,
+    private: Private = False,
 ) -> None:
     """Do what a plan says, heal and write. All settings are the plan's; --text is for texts that have moved."""
     from lowrise.plan import read_plan
@@ -94,11 +101,12 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
-    with working("apply", quiet) as progress:
-        from lowrise import pipeline
+    with sending(out, push, private, force, quiet):
+        with working("apply", quiet) as progress:
+            from lowrise import pipeline
 
-        results = pipeline.apply(planned, settings, out, force, progress, fresh)
-    show(results, as_json, out)
+            results = pipeline.apply(planned, settings, out, force, progress, fresh)
+        show(results, as_json, out)
 
 
 @app.command()
@@ -114,14 +122,17 @@ def heal(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    push: ToHub = None,
+    private: Private = False,
 ) -> None:
     """Train a shallow model to be the dense one again; keep what made it better. Takes `accelerate launch -m`."""
     settings = recipe_of(recipe, given, healed=True, model=model)
     if is_first():
         check_output(out, force, [*inputs_of(settings), recipe])
-    with working("heal", quiet) as progress:
-        from lowrise.pipeline.healing import heal as heal_model
+    with sending(out, push, private, force, quiet):
+        with working("heal", quiet) as progress:
+            from lowrise.pipeline.healing import heal as heal_model
 
-        results = heal_model(settings, out, force, progress, fresh)
-    if results is not None:
-        show(results, as_json, out)
+            results = heal_model(settings, out, force, progress, fresh)
+        if results is not None:
+            show(results, as_json, out)
