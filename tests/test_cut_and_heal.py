@@ -9,8 +9,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+import tiny
+from lowrise.measure.speed import speed
+from lowrise.model.decoder import Decoder
+from lowrise.progress import Reporter
 from lowrise.recipe import build_recipe
-from lowrise.results import Results
+from lowrise.results import Results, Speed
 from refusals import Main, assert_one_line
 
 CUT = ["--preset", "block-influence", "--remove", 2, "--samples", 4, "--length", 32]
@@ -19,8 +23,6 @@ COMMON = ["--device", "cpu", "--quiet"]
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import tiny
-
     file = tmp_path_factory.mktemp("guards") / "guard.txt"
     file.write_text(tiny.text(800, seed=5), encoding="utf-8")
     return file
@@ -33,6 +35,28 @@ def recipe(tmp_path: Path, guard: Path) -> Path:
     heal = {"tokens": "2k", "length": 32, "objective": "ce", "learning_rate": 0.003, "guard": str(guard)}
     file.write_text(yaml.safe_dump({"heal": heal}), encoding="utf-8")
     return file
+
+
+def test_what_is_asked_of_an_output_is_asked_of_the_healed_one(
+    main: Main, tiny_folder: Path, text_file: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its speed, once, and with --strict whether it has collapsed."""
+    recipe.write_text(recipe.read_text() + "speed: true\nstrict: true\n", encoding="utf-8")
+    timed, judged = [], []
+
+    def seen(decoder: Decoder, dense: Decoder | None, progress: Reporter) -> Speed:
+        timed.append((len(decoder), 0 if dense is None else len(dense)))
+        return speed(decoder, dense, progress)
+
+    monkeypatch.setattr("lowrise.pipeline.measuring.speed", seen)
+    monkeypatch.setattr("lowrise.pipeline.healed_output.refuse_collapse", lambda results, _: judged.append(results))
+    how = ["--preset", "laco-mean", *CUT[2:]]
+    said = main("run", tiny_folder, *how, "--text", text_file, "--recipe", recipe, "--out", tmp_path / "out", *COMMON)
+    assert said[0] == 0, said[2]
+    assert timed == [(tiny.LAYERS - 2, tiny.LAYERS)]
+    (results,) = judged
+    assert results.layers == tiny.LAYERS - 2
+    assert json.loads((tmp_path / "out/lowrise/results.json").read_text())["speed"]["ratio"]
 
 
 def test_run_heals_what_it_cut(
@@ -210,6 +234,16 @@ def test_what_healing_would_refuse_is_refused_before_the_cut(
     said = main("run", tiny_folder, *how, "--text", text_file, "--recipe", recipe, "--out", out, *COMMON)
     assert_one_line(*said, says)
     assert [*tmp_path.iterdir()] == [recipe]
+
+
+def test_a_comparison_whose_rows_could_not_be_healed_is_refused_before_any(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = ["--presets", "tail,ghosted", "--remove", 2, "--samples", 4, "--length", 32]
+    said = main("compare", tiny_folder, *rows, "--text", text_file, "--heal", "50M", "--out", out, *COMMON)
+    assert_one_line(*said, ("text for 50,000,000 tokens", "heal.repeat"))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_cut_by_several_processes_is_refused(

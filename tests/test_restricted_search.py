@@ -333,3 +333,14 @@ def test_what_stands_after_edits() -> None:
         Replace(start=9, stop=11, network="ffn"),
     ]
     assert layers_kept(12, edits) == [0, 2, 3, 5, 6, 8, 11]
+
+
+def test_engines_that_are_named_restrict_too() -> None:
+    """llama.cpp takes every sixth layer of Gemma-3 to see far; of six, that one must go."""
+    decoder = Decoder(tiny.model("gemma3_text", num_hidden_layers=8))
+    decoder.model.config.architectures = ["Gemma3ForCausalLM"]
+    recipe = build_recipe({"layers": "3", "for": "llama.cpp"})
+    with pytest.raises(RecipeError, match=r"--layers.*llama\.cpp"):
+        check_wishes(recipe, decoder, None)
+    check_wishes(build_recipe({"layers": "6", "for": "llama.cpp"}), decoder, None)
+    check_wishes(build_recipe({"layers": "3"}), decoder, None)

@@ -104,18 +104,27 @@ class GgufTensor:
     kind: str
     shape: tuple[int, ...]
     offset: int
+    size: int
+    """Bytes that it takes."""
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Metadata without long arrays, and the tensors by name."""
+    """Metadata without long arrays, and the tensors by name.
+
+    places: of each field in the file, (first byte of its key, first of its type, first behind it). start: the byte that
+    offsets of tensors count from.
+    """
 
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
+    places: dict[str, tuple[int, int, int]]
+    start: int
+    alignment: int
 
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING, _ARRAY = 8, 9
+GGUF_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, GGUF_ARRAY = 8, 9
 
 
 def gguf_header(file: Path) -> GgufHeader:
@@ -144,17 +153,20 @@ class _Gguf:
         if tensors > min(MOST_TENSORS, self.size // 24) or keys > min(MOST_TENSORS, self.size // 13):
             raise UnreadableError(f"counts of {tensors} tensors and {keys} keys in {self.size} bytes")
         metadata: dict[str, Any] = {}
+        places: dict[str, tuple[int, int, int]] = {}
         for _ in range(keys):
+            begin = self.stream.tell()
             key = self.text("a key")
             if key in metadata:
                 raise UnreadableError(f"the key {key!r} twice")
+            middle = self.stream.tell()
             metadata[key] = self.value(self.scalar("<I"), depth=0)
+            places[key] = begin, middle, self.stream.tell()
         found: dict[str, GgufTensor] = {}
-        sizes: dict[str, int] = {}
         for _ in range(tensors):
-            self.tensor(found, sizes)
-        self.check_places(metadata.get("general.alignment", 32), found, sizes)
-        return GgufHeader(metadata, found)
+            self.tensor(found)
+        alignment = metadata.get("general.alignment", 32)
+        return GgufHeader(metadata, found, places, self.start_of_tensors(alignment, found), alignment)
 
     def scalar(self, form: str) -> Any:
         content = self.stream.read(struct.calcsize(form))
@@ -173,17 +185,17 @@ class _Gguf:
     def value(self, kind: int, depth: int) -> Any:
         if kind == _STRING:
             return self.text("a text")
-        if kind != _ARRAY:
-            if kind not in _SCALARS:
+        if kind != GGUF_ARRAY:
+            if kind not in GGUF_SCALARS:
                 raise UnreadableError(f"a value of the unknown kind {kind}")
-            return self.scalar(_SCALARS[kind])
+            return self.scalar(GGUF_SCALARS[kind])
         if depth > 2:
             raise UnreadableError("lists nested too deep")
         inner, count = self.scalar("<I"), self.scalar("<Q")
-        width = struct.calcsize(_SCALARS[inner]) if inner in _SCALARS else 8
+        width = struct.calcsize(GGUF_SCALARS[inner]) if inner in GGUF_SCALARS else 8
         if count > (self.size - self.stream.tell()) // width:
             raise UnreadableError(f"a list of {count} items in {self.size} bytes")
-        if inner in _SCALARS and count > _KEPT_ITEMS:
+        if inner in GGUF_SCALARS and count > _KEPT_ITEMS:
             self.stream.seek(count * width, os.SEEK_CUR)
             return None
         items = (self.value(inner, depth + 1) for _ in range(count))
@@ -193,7 +205,7 @@ class _Gguf:
             pass
         return None
 
-    def tensor(self, found: dict[str, GgufTensor], sizes: dict[str, int]) -> None:
+    def tensor(self, found: dict[str, GgufTensor]) -> None:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         name = self.text("a tensor's name")
@@ -212,17 +224,16 @@ class _Gguf:
         numbers = math.prod(shape)
         if numbers > MOST_INTEGER or numbers % block or (shape and shape[0] % block):
             raise UnreadableError(f"the shape {list(shape)} of {name!r} in {kind.name}")
-        found[name] = GgufTensor(kind.name, shape, self.scalar("<Q"))
-        sizes[name] = numbers // block * width
+        found[name] = GgufTensor(kind.name, shape, self.scalar("<Q"), numbers // block * width)
 
-    def check_places(self, alignment: Any, tensors: dict[str, GgufTensor], sizes: dict[str, int]) -> None:
+    def start_of_tensors(self, alignment: Any, tensors: dict[str, GgufTensor]) -> int:
         if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
             raise UnreadableError(f"the alignment {alignment!r}")
         start = -(-self.stream.tell() // alignment) * alignment
         for name, tensor in tensors.items():
             if tensor.offset % alignment:
                 raise UnreadableError(f"{name!r} at byte {tensor.offset}, which is not aligned to {alignment}")
-            if start + tensor.offset + sizes[name] > self.size:
-                raise UnreadableError(
-                    f"{self.size} bytes, cut short: {name!r} ends at {start + tensor.offset + sizes[name]}"
-                )
+            end = start + tensor.offset + tensor.size
+            if end > self.size:
+                raise UnreadableError(f"{self.size} bytes, cut short: {name!r} ends at {end}")
+        return start

@@ -67,6 +67,10 @@ OPTIONS: dict[str, Any] = {
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
     ],
+    "for_engines": Annotated[
+        str | None,
+        typer.Option("--for", help="Only cuts that these read right: see `lowrise check`.", metavar="ENGINE,..."),
+    ],
     "loss": Annotated[str | None, typer.Option(help="Of training: mse, as published, or relative.")],
     "combine": Annotated[int | None, typer.Option(help="Merge search: layers that become one, C [default: 4].")],
     "low": Annotated[
@@ -157,7 +161,7 @@ OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 CALIBRATING = ("text", "dataset", "synthetic_share", "samples", "length", "seed", "bos")
 SIZES = ("remove", "layers", "keep_parameters", "keep_memory", "keep_latency")
-SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "search_budget", "avoid_massive", "loss")
+SELECTING = ("preset", *SIZES, *CALIBRATING, "form", "repair", "search_budget", "avoid_massive", "for_engines", "loss")
 SHARED = tuple(name for name in SELECTING if name not in ("preset", *SIZES))
 SEARCHING = (*MERGE_SEARCH, "strict")
 
@@ -175,6 +179,9 @@ ToHub = Annotated[
 ]
 Private = Annotated[bool, typer.Option("--private", help="Of a repository that is made on the hub: nobody else's.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", show_default=False)]
+Gguf = Annotated[
+    Path | None, typer.Option("--gguf", help="Write it as a GGUF file too, as `export` does.", metavar="OUT.gguf")
+]
 OutFile = Annotated[Path, typer.Option("--out", help="The plan file.", show_default=False)]
 
 

@@ -175,7 +175,7 @@ def rule_weights(rule: Rule, count: int) -> list[float]:
 # have been renamed (settings.OLDER_KEYS) keep their older spelling here: the same plan has the same bytes as ever.
 SETTINGS = (
     *("remove", "layers", "keep_parameters", "keep_memory", "keep_latency", "removed"),
-    *("select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict"),
+    *("select", "network", "form", "repair", "effort", "avoid_massive", "collapse", "strict", "for"),
     *("samples", "length", "calibration_length", "bos", "dtype", "training"),
 )
 

@@ -12,8 +12,9 @@ from lowrise.recipe import SIZES, Recipe, build_recipe, layers_to_remove, preset
 from lowrise.settings import OLDER_KEYS, Training, current_keys
 from lowrise.sizes import named_layers
 
-_SAID_ALONE = ("layers", "keep_parameters", "keep_memory", "keep_latency")  # settings that stand in a plan if given
-_OF_SIZES = (*_SAID_ALONE[1:], "removed")
+_KEPT = ("keep_parameters", "keep_memory", "keep_latency")
+_SAID_ALONE = ("layers", *_KEPT, "for")  # settings that stand in a plan if given
+_OF_SIZES = (*_KEPT, "removed")
 _IN_PLANS = {key: older for older, key in OLDER_KEYS.items()}  # see plan.SETTINGS
 _SAYS_NO_TEXTS = "written by the model"  # as `source`, of a plan of format 1
 
@@ -23,7 +24,7 @@ def settings_of(recipe: Recipe, removed: int | None) -> dict[str, Any]:
     kept = recipe.model_dump(include={*current_keys(dict.fromkeys(SETTINGS))} - {"training"})
     settings = {_IN_PLANS.get(key, key): value for key, value in kept.items()}
     for key in _SAID_ALONE:
-        if settings[key] is None:
+        if settings[key] in (None, []):
             del settings[key]
     if any(getattr(recipe, key) is not None for key in SIZES if key != "remove"):
         settings["removed"] = removed

@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
-from lowrise.settings import Bos, Form, Heal, MergeSearch, Strict, Training, current_keys
+from lowrise.settings import ENGINES, Bos, Form, Heal, MergeSearch, Strict, Training, current_keys
 from lowrise.sizes import bytes_of, count_of, named_layers
 
 
@@ -39,6 +39,16 @@ def _known(kind: Kind) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _engines(value: object) -> object:
+    """A list, or names between commas."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    for name in names if isinstance(names, list) else []:
+        if name not in ENGINES:
+            near = close_names(str(name), ENGINES)
+            raise PydanticCustomError("engine", "one of {names}", {"names": ", ".join(ENGINES), "remedy": near})
+    return names
+
+
 def _as_written(parse: Callable[[str], object]) -> AfterValidator:
     """Kept as it is written, once `parse` takes it."""
 
@@ -53,6 +63,7 @@ def _as_written(parse: Callable[[str], object]) -> AfterValidator:
 Select = Annotated[str, _known("criterion")]
 Network = Annotated[str, _known("network")]
 Repair = Annotated[str, _known("repair")]
+Engines = Annotated[list[str], BeforeValidator(_engines)]
 SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
 _GOALS = (*SIZES, "layers")
 
@@ -80,6 +91,7 @@ class Recipe(BaseModel):
     repair: Repair = "none"  # layer by layer, of the layers that are left, or of what stands in a span's place
     search_budget: int = Field(1, ge=1)  # of the search with repair: times the usual tokens and trials
     avoid_massive: bool = False
+    for_engines: Engines = []  # `for` in a recipe: only cuts that these engines read right
     text: list[str] = []
     dataset: str | None = None
     synthetic_share: float = Field(0.0, ge=0, lt=1)  # of the windows, written by the model beside text or dataset
@@ -153,6 +165,18 @@ class Recipe(BaseModel):
                 "a preset that puts nothing back",
                 f"{self.preset}, which puts a trained network back",
                 f"leave --repair out, or choose {free}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_open_the_form(self) -> Self:
+        others = [name for name in self.for_engines if name != "transformers"]
+        if others and not self.loads_plainly:
+            raise _clash(
+                f"--for {others[0]}",
+                "a preset whose output loads plainly",
+                f"{self.preset}, whose output brings its own modelling file",
+                "choose --form portable where the preset has it, or another preset",
             )
         return self
 
@@ -334,6 +358,7 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     """The first complaint; without a file as `where`, keys are options of the command line."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    key = "for" if key == "for_engines" else key
     if first["type"] == "extra_forbidden":
         nested: dict[str, type[BaseModel]] = {"training": Training, "merge_search": MergeSearch, "heal": Heal}
         owner = nested.get(str(first["loc"][0]), Recipe) if len(first["loc"]) > 1 else Recipe

@@ -21,10 +21,12 @@ Objective = Literal["kl", "ce", "mix"]
 Trained = Literal["all", "lora", "network", "gaps", "tail"]
 TeacherPlace = Literal["resident", "stored"]
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
-# Keys of a recipe by their older spelling. Recipes may use it still. Plans do, so that their bytes stay.
+# Keys of a recipe by their older spelling. Recipes may use it still. Plans do, so that their bytes stay. `for` is no
+# older one: it is what people write, and Python keeps that word for itself.
 OLDER_KEYS: Mapping[str, str] = MappingProxyType(
-    {"effort": "search_budget", "written": "synthetic_share", "collapse": "merge_search"}
+    {"effort": "search_budget", "written": "synthetic_share", "collapse": "merge_search", "for": "for_engines"}
 )
+ENGINES = ("transformers", "transformers4", "vllm", "llama.cpp", "mlx")  # of which engines/ knows facts
 
 
 class Strict(BaseModel):

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lowrise.cli.exporting import write_gguf_too
 from lowrise.cli.program import app, sending, show, working
+from lowrise.engines.gguf_checks import check_wish
 from lowrise.files import check_file, check_output
 from lowrise.inputs import inputs_of
 from lowrise.options import (
@@ -19,6 +21,7 @@ from lowrise.options import (
     TO_HEAL,
     Force,
     Fresh,
+    Gguf,
     Json,
     ModelArgument,
     OutFile,
@@ -40,6 +43,7 @@ def run(
     given: dict[str, Any],
     model: ModelArgument = None,
     recipe: RecipeFile = None,
+    gguf: Gguf = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -50,11 +54,13 @@ def run(
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, [*inputs_of(settings), recipe])
+    check_wish(settings, out, gguf, force)
     with sending(out, push, private, force, quiet):
         with working("run", quiet) as progress:
             from lowrise import pipeline
 
             results = pipeline.run(settings, out, force, progress, fresh)
+            write_gguf_too(out, gguf, force, progress)
         show(results, as_json, out)
 
 
@@ -81,12 +87,13 @@ def plan(
 
 
 @app.command()
-@takes("text", "dataset", "synthetic_share", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
+@takes("text", "dataset", "synthetic_share", "for_engines", "max_ram", "eval_text", "windows", *OPENING, **TO_HEAL)
 def apply(
     model: Annotated[str, typer.Argument(help="The model that the plan is for.", show_default=False)],
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],
     out: OutFolder,
     given: dict[str, Any],
+    gguf: Gguf = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -101,11 +108,13 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
+    check_wish(settings, out, gguf, force)
     with sending(out, push, private, force, quiet):
         with working("apply", quiet) as progress:
             from lowrise import pipeline
 
             results = pipeline.apply(planned, settings, out, force, progress, fresh)
+            write_gguf_too(out, gguf, force, progress)
         show(results, as_json, out)
 
 

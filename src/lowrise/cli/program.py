@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lowrise.errors import OutputError
+from lowrise.errors import OutputError, printable
 from lowrise.ranks import is_first
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def show(results: Results, as_json: bool, path: Path | None) -> None:
     """Results on stdout: JSON, or the short table and where the result lies."""
     from rich.console import Console
 
+    from lowrise.report.engines import misread_sentence
     from lowrise.report.table import terminal_table
 
     if as_json:
@@ -69,4 +70,5 @@ def show(results: Results, as_json: bool, path: Path | None) -> None:
         return
     Console(highlight=False).print(terminal_table(results))
     if path is not None:
-        typer.echo(f"written to {path}")
+        misread = misread_sentence(results)
+        typer.echo(printable(f"written to {path}; {misread}") if misread else f"written to {path}")

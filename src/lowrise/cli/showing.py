@@ -1,4 +1,4 @@
-"""`report`, `cache` and `presets`: what is there already."""
+"""`report`, `check`, `cache` and `presets`: what is there already."""
 
 from __future__ import annotations
 
@@ -23,6 +23,34 @@ def report(
     from lowrise.report.page import write_report
 
     typer.echo(f"written to {' and '.join(map(str, write_report(folder)))}")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.", show_default=False)],
+    for_engines: Annotated[
+        str | None, typer.Option("--for", help="These engines alone.", metavar="ENGINE,...", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What each serving engine will do with a folder, from what is known of it; nothing is run.
+
+    With --for, exit 0 if all that are named open it and it equals, else 1.
+    """
+    import json
+
+    from lowrise.engines import check as check_folder
+    from lowrise.recipe import build_recipe
+
+    named = [] if for_engines is None else build_recipe({"for_engines": for_engines}).for_engines
+    verdicts = check_folder(folder, named)
+    if as_json:
+        typer.echo(json.dumps([verdict.data() for verdict in verdicts], indent=2))
+    else:
+        for verdict in verdicts:
+            typer.echo(printable(f"{verdict.name:<24}  {verdict.sentence()}"))
+    if named and not all(verdict.reads_right for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()

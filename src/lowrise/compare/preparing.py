@@ -18,10 +18,12 @@ from lowrise.measure.tasks import load_tasks
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.cut_and_heal import check_texts
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import check_wishes, evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.settings import Heal
 
 
 def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
@@ -54,6 +56,11 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
         if begun is None or title not in begun["rows"]:
             _check_row(recipe, opened, removed[str(recipe.remove)])
     evaluation_texts(first, opened)
+    healed: list[Heal] = []
+    for recipe in recipes:
+        if recipe.heal is not None and recipe.heal not in healed:
+            check_texts(recipe, recipe.heal, opened)
+            healed.append(recipe.heal)
     for recipe in recipes:
         file = tokens_file(folder, recipe)
         if not _whole(file, progress):

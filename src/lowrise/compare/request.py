@@ -98,7 +98,8 @@ def check_same(folder: Path, asked: ComparisonRequest) -> None:
     for title, recipe in begun["rows"].items():
         if title not in now["rows"]:
             raise OutputError(folder, f"the row it was begun with, {title}", "none such asked for", remedy)
-        difference = _difference(current_keys(recipe), now["rows"][title])
+        # begun before there was the key, it was none
+        difference = _difference({"for_engines": []} | current_keys(recipe), now["rows"][title])
         if difference is not None:
             key, before, after = difference
             raise OutputError(folder, f"{key} {before!r}, with which it was begun", f"{after!r}", remedy)

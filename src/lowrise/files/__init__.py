@@ -8,8 +8,18 @@ sealed.py    JSON with its checksum
 """
 
 from lowrise.files.checks import check_file, check_output
-from lowrise.files.output import claimed, claimed_file, held, output_folder
+from lowrise.files.output import claimed, claimed_file, held, output_file, output_folder
 from lowrise.files.siblings import writing
 from lowrise.files.single import write_file
 
-__all__ = ["check_file", "check_output", "claimed", "claimed_file", "held", "output_folder", "write_file", "writing"]
+__all__ = [
+    "check_file",
+    "check_output",
+    "claimed",
+    "claimed_file",
+    "held",
+    "output_file",
+    "output_folder",
+    "write_file",
+    "writing",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,8 +30,17 @@ def check_output(out: Path, force: bool, inputs: Iterable[str | Path | None] = (
     _check_writable(out, place)
 
 
-def check_file(path: Path, force: bool, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuse a file that exists, or cannot be written or replaced. inputs: as of `check_output`."""
+def check_file(
+    path: Path,
+    force: bool,
+    inputs: Iterable[str | Path | None] = (),
+    known: Callable[[Path], bool] = wrote_file,
+    what: str = "a plan or results",
+) -> None:
+    """Refuse a file that exists, or cannot be written or replaced. inputs: as of `check_output`.
+
+    known: says of a file that it is one that `force` may replace; what: these, in words.
+    """
     place = _checked_place(path, inputs)
     if place.is_dir():
         raise OutputError(path, "a file", "a folder", "give a file name")
@@ -39,9 +48,9 @@ def check_file(path: Path, force: bool, inputs: Iterable[str | Path | None] = ()
         raise OutputError(path, "a file", "a device, a pipe or a socket", "give a file name, or say --json")
     if place.exists() and not force:
         raise OutputError(path, "a file that does not exist yet", "one that does", "choose another or say --force")
-    if place.exists() and not is_empty(place) and not wrote_file(place):
+    if place.exists() and not is_empty(place) and not known(place):
         found = "a file that lowrise did not write"
-        raise OutputError(path, "a plan or results, which --force replaces", found, "choose another name")
+        raise OutputError(path, f"{what}, which --force replaces", found, "choose another name")
     _check_writable(path, place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from lowrise.errors import OutputError
@@ -28,6 +29,13 @@ def wrote_file(file: Path) -> bool:
     """Whether lowrise made this file: a plan, or results."""
     found = _keys(file)
     return any(keys <= found for keys in _FILES)
+
+
+def is_gguf(file: Path) -> bool:
+    """Whether it begins as GGUF files do, which hold no mark of who wrote them."""
+    with suppress(OSError), file.open("rb") as stream:
+        return stream.read(4) == b"GGUF"
+    return False
 
 
 def is_empty(path: Path) -> bool:

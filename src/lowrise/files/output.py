@@ -82,6 +82,23 @@ def output_folder(out: Path, force: bool) -> Iterator[Path]:
         remove(folder)  # what is unfinished, or the old folder
 
 
+@contextmanager
+def output_file(path: Path, force: bool) -> Iterator[Path]:
+    """The same of a file of any kind: one of the same name, in a temporary folder beside its place."""
+    place = path.resolve()
+    folder = sibling(place, "partial")
+    try:
+        with writing(path):
+            folder.mkdir(parents=True)
+        file = folder / place.name
+        yield file
+        with writing(path):
+            _open_to_readers(folder)
+            _put_file(file, place, force, path)
+    finally:
+        remove(folder)
+
+
 def _tidy(out: Path) -> None:
     """An old folder without a new one was about to be replaced: it is put back. All else is of no use."""
     for old in siblings(out, "old"):
@@ -109,6 +126,18 @@ def _put(folder: Path, place: Path, force: bool, out: Path) -> None:
             expected, found, _ = reason
         kept = _kept(folder, place)
         raise OutputError(out, expected, f"{found}, which is kept", f"the finished result lies in {kept}") from error
+
+
+def _put_file(file: Path, place: Path, force: bool, path: Path) -> None:
+    if force:
+        file.replace(place)
+        return
+    try:
+        move_to_free(file, place)
+    except FileExistsError as error:
+        kept = _kept(file, place)
+        expected, found = "a place that stays free meanwhile", "something that was not there before, which is kept"
+        raise OutputError(path, expected, found, f"the finished result lies in {kept}") from error
 
 
 def _kept(folder: Path, place: Path) -> Path:

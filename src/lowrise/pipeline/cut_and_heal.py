@@ -52,7 +52,7 @@ def cut_and_heal(
     check_output(out, force, inputs_of(recipe))
     check_healing(settings)
     _check_recipe(recipe, settings)
-    plain = recipe.model_copy(update={"heal": None})
+    plain = recipe.model_copy(update={"heal": None, "speed": False})  # speed is that of what is healed
     place = _place(out, command, plain)
     if fresh:
         remove(place)
@@ -63,7 +63,7 @@ def cut_and_heal(
         progress.say(f"the cut model is kept from before in {place}")
     else:
         remove(place)
-        cut(plain, place, partial(_check_texts, recipe, settings))
+        cut(plain, place, partial(check_texts, recipe, settings))
     taught = settings.model_copy(update={"dense": settings.dense or recipe.model})
     healing = recipe.model_copy(update={"model": str(place), "heal": taught})
     results = heal(healing, out, force, progress, fresh, Cut(recipe, command))
@@ -87,7 +87,7 @@ def _check_recipe(recipe: Recipe, settings: Heal) -> None:
         raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
 
 
-def _check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
+def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
     """Refuse what healing could not be done on: a budget, texts, conversations or a guard, by the dense model.
 
     opened: the model that is to be cut.

@@ -15,8 +15,9 @@ from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.engines import engine_verdicts
 from lowrise.pipeline.healing_steps import Models, Ready, tell_if_not_kept
-from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse
+from lowrise.pipeline.measuring import Measured, make_results, measure_model, refuse_collapse, tell_collapse, with_speed
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.records import write_records
 from lowrise.recipe import Recipe
@@ -67,10 +68,17 @@ def write_healed(
         after = measure_model(run, decoder, student, texts, dense.tasks, dense=dense)
         healing = healing.but(after=after.summary.perplexity)
         results = make_results(str(out), after, dense, clock)
+        if run.recipe.strict:
+            refuse_collapse(results, {})
+        if run.recipe.speed:
+            assert run.recipe.heal is not None
+            again = open_from(run.recipe.model_copy(update={"model": run.recipe.heal.dense}))
+            results = with_speed(run, results, decoder, again.decoder)
         results = results.but(
             memory=results.memory | until_written,
             command="heal" if cut is None else cut.command,
             base=inherited_metadata(student.place),
+            engines=engine_verdicts(run, folder),
             healing=healing,
             training=[] if before is None else before.results.training,
             repairs=[] if before is None else before.results.repairs,

@@ -57,7 +57,7 @@ def plan_edits(
         return plan, seen, None if on is None else HeldOutLoss(decoder, on, run.clock, dense)
     warned = len(run.progress.warnings)
     given = (decoder, k, recipe, tokens, special_tokens(opened), run.progress, run.work)
-    selection = Selection(*given, restrictions=restrictions_of(decoder))
+    selection = Selection(*given, restrictions=restrictions_of(decoder, recipe.for_engines))
     choice = _choose(selection, run.clock)
     refuse_not_allowed(selection, choice)
     edits = _edits(recipe, choice)
@@ -149,13 +149,13 @@ def _warn_of_writers(criterion: str, choice: Choice, writers: list[int], progres
         )
 
 
-def check_plan(plan: Plan, opened: OpenModel) -> None:
+def check_plan(plan: Plan, opened: OpenModel, for_engines: Sequence[str] | None = None) -> None:
     """Raises PlanError or ModelError for what cannot be done to this model, or what the page could not read of the
-    plan, before anything is computed.
+    plan, before anything is computed. for_engines: None for those that the plan was made for.
     """
     refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
-    check_plan_allowed(plan, opened.decoder)
+    check_plan_allowed(plan, opened.decoder, for_engines)
     scores_of(plan)
     check_repairs(opened.decoder, plan.edits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lowrise import engines
 from lowrise.errors import PlanError, RecipeError
 from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
@@ -17,8 +18,9 @@ from lowrise.select.merge_search import staying
 from lowrise.select.selection import Selection
 
 
-def restrictions_of(decoder: Decoder) -> list[Restriction]:
-    return decoder.restrictions
+def restrictions_of(decoder: Decoder, for_engines: Sequence[str]) -> list[Restriction]:
+    """Of the dense model's settings, and of the engines that are named. Raises RecipeError for one that refuses it."""
+    return [*decoder.restrictions, *engines.restrictions(decoder.model.config, for_engines)]
 
 
 def check_allowed(recipe: Recipe, decoder: Decoder, net: int | None) -> None:
@@ -60,7 +62,8 @@ def allowed_numbers(recipe: Recipe, decoder: Decoder) -> Sequence[int]:
 
 
 def _looking_at_nothing(recipe: Recipe, decoder: Decoder) -> Selection:
-    return Selection(decoder, None, recipe, None, [], Reporter(quiet=True), restrictions=restrictions_of(decoder))
+    restrictions = restrictions_of(decoder, recipe.for_engines)
+    return Selection(decoder, None, recipe, None, [], Reporter(quiet=True), restrictions=restrictions)
 
 
 def _choose(selection: Selection, net: int | None) -> None:
@@ -110,9 +113,13 @@ def tell_restriction(plan: Plan, progress: Reporter) -> None:
         progress.say(sentence)
 
 
-def check_plan_allowed(plan: Plan, decoder: Decoder) -> None:
-    """Raises PlanError for edits, changed by hand maybe, that leave what cannot be expressed."""
-    cuts = AllowedCuts(len(decoder), restrictions_of(decoder))
+def check_plan_allowed(plan: Plan, decoder: Decoder, for_engines: Sequence[str] | None) -> None:
+    """Raises PlanError for edits, changed by hand maybe, that leave what cannot be expressed.
+
+    for_engines: None for those that the plan was made for.
+    """
+    named = (plan.settings or {}).get("for", []) if for_engines is None else for_engines
+    cuts = AllowedCuts(len(decoder), restrictions_of(decoder, named))
     broken = cuts.broken(layers_kept(len(decoder), plan.edits))
     if broken:
         expected = f"edits whose result can be expressed: {'; '.join(broken)}"

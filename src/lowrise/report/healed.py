@@ -15,7 +15,7 @@ from lowrise.report.document import render_page
 from lowrise.report.folder import read_healed
 from lowrise.report.healing import healing_charts, sentences
 from lowrise.report.scores import costs
-from lowrise.report.verdict import Notice, collapse_notice
+from lowrise.report.verdict import Notice, collapse_notice, misread_notices
 from lowrise.results import Healing, Results
 
 
@@ -58,7 +58,7 @@ def _page(results: Results, healing: Healing, title: str, recipe: str) -> str:
 def _notices(results: Results) -> list[Notice]:
     collapse = collapse_notice(results.perplexity_ratio, {})
     told = [Notice("warning", "Warning", words.capitalize_first(text)) for text in results.warnings]
-    return [*([] if collapse is None else [collapse]), *told]
+    return [*([] if collapse is None else [collapse]), *told, *misread_notices(results)]
 
 
 def _card(results: Results, healing: Healing, title: str) -> str:

@@ -12,6 +12,7 @@ from lowrise.report import words
 from lowrise.report.card import model_card
 from lowrise.report.document import render_page
 from lowrise.report.edits import repair_sentences
+from lowrise.report.engines import fates
 from lowrise.report.figures import charts_of
 from lowrise.report.folder import Contents, read_folder
 from lowrise.report.healed import build_healed, is_healed_alone
@@ -137,6 +138,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
         ("windows begin with BOS", "yes" if seen.bos else ""),
         ("seed", str(seen.seed)),
         ("calibration, sha256", seen.sha256),
+        ("engines", fates(results)),
         ("loads plainly", "yes" if plan.loads_plainly else "no, with the modelling file it brings"),
         ("time", ", ".join(f"{stage} {words.seconds(value)}" for stage, value in results.seconds.items())),
         ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from lowrise.plan import Replace
 from lowrise.quality import COLLAPSED_RATIO, HELD_OUT, collapsed_on
 from lowrise.report import words
+from lowrise.report.engines import misread_because, misread_by
 from lowrise.report.folder import Contents
 from lowrise.report.scores import covered
+from lowrise.results import Results
 
 # What `run` calls a text that it measured on for want of another; it comes from the calibration itself.
 _OWN_TEXTS = (HELD_OUT, "calibration sentences")
@@ -41,7 +43,16 @@ def notices(contents: Contents) -> list[Notice]:
         )
         text = f"This checkpoint brings its own modelling file: open it with trust_remote_code=True. {rest}"
         found.append(Notice("note", "Does not load plainly", text))
-    return [*found, *_thin_evidence(contents)]
+    return [*found, *misread_notices(contents.results), *_thin_evidence(contents)]
+
+
+def misread_notices(results: Results) -> list[Notice]:
+    """Of serving engines that open the checkpoint without a word, as another model."""
+    names = misread_by(results)
+    if not names:
+        return []
+    text = " ".join(misread_because(results)) + " With --for the search takes only cuts that they read right."
+    return [Notice("warning", f"Misread by {words.listed(names)}", text)]
 
 
 def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> Notice | None:

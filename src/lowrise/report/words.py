@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 TIMES, TO, MINUS = "×", "–", "\u2212"
 
@@ -90,6 +90,11 @@ def capitalize_first(text: str) -> str:
 def span(start: int, stop: int) -> str:
     """Layers [start, stop) as people count them off: `layer 3`, `layers 3–5`."""
     return f"layer {start}" if stop == start + 1 else f"layers {start}{TO}{stop - 1}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`"""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 FILTERS: dict[str, Callable[..., str]] = {

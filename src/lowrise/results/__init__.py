@@ -13,6 +13,7 @@ from lowrise.results.perplexity import Perplexity
 from lowrise.results.record import FORMAT, Record
 from lowrise.results.run import (
     Curve,
+    EngineVerdict,
     Generation,
     Ideal,
     MeasuredModel,
@@ -39,6 +40,7 @@ __all__ = [
     "Comparison",
     "Curve",
     "DoneRow",
+    "EngineVerdict",
     "FailedRow",
     "Generation",
     "Healing",

@@ -223,6 +223,17 @@ class RepairFit(Record):
     neurons: int = 0
     descended: bool = False
     written: bool = True
+    experts: int = 0
+    few: int = 0
+
+
+class EngineVerdict(Record):
+    """What a serving engine does with the checkpoint: `engines/checking.py`, from facts that are known of it."""
+
+    engine: str
+    version: str
+    fate: Literal["opens", "wrong", "refuses", "unknown"]
+    because: list[str]
 
 
 class Results(MeasuredModel):
@@ -230,7 +241,7 @@ class Results(MeasuredModel):
 
     stability, stability_published, agreement: by task. seconds: by stage, and `total`. memory: bytes held at most,
     resident and on the device, in all and until the checkpoint was written. base: what the card inherits.
-    healing: of `heal`.
+    healing: of `heal`. engines: what each would do with what was written.
     """
 
     format: Format = FORMAT
@@ -250,6 +261,7 @@ class Results(MeasuredModel):
     base: dict[str, str] = {}
     warnings: list[str] = []
     healing: Healing | None = None
+    engines: list[EngineVerdict] = []
 
     def _repr_html_(self) -> str:
         """For a notebook."""

@@ -1,0 +1,123 @@
+"""What each engine will do with a checkpoint: opens and equals, opens WRONG, refuses, or nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowrise.engines.checkpoint import Checkpoint, HasDict, of_config, of_folder
+from lowrise.engines.facts import ENGINES, Engine
+from lowrise.engines.rules import Fate, Finding
+from lowrise.errors import RecipeError, close_names
+from lowrise.restriction import Restriction
+
+_ORDER: tuple[Fate, ...] = ("refuses", "wrong", "unknown", "opens")  # the first that is found counts
+_KNOWN_FORMATS = {"F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """engine: its name. version: that is meant. because: why it is not read right, and limits where it is."""
+
+    engine: str
+    title: str
+    version: str
+    fate: Fate
+    because: tuple[str, ...] = ()
+
+    @property
+    def reads_right(self) -> bool:
+        return self.fate == "opens"
+
+    @property
+    def name(self) -> str:
+        """`llama.cpp b10359`; the version stands in the title of some."""
+        return self.title if self.version in self.title else f"{self.title}, {self.version}"
+
+    def sentence(self) -> str:
+        """As in `opens it WRONG: it takes …`."""
+        said = {
+            "opens": "opens it, and it equals",
+            "wrong": "opens it WRONG",
+            "refuses": "refuses it",
+            "unknown": "unknown",
+        }
+        return f"{said[self.fate]}{': ' if self.because else ''}{'; '.join(self.because)}"
+
+    def data(self) -> dict[str, Any]:
+        return {"engine": self.engine, "version": self.version, "fate": self.fate, "because": [*self.because]}
+
+
+def check(folder: Path | str, engines: Sequence[str] = ()) -> list[Verdict]:
+    """What each of `engines` will do with a model's folder; all that are known, where none is named. Nothing is run.
+
+    Raises ModelError for what is not the folder of a model, RecipeError for an engine of which nothing is known.
+
+    >>> [verdict.fate for verdict in lowrise.check("org/name", ["llama.cpp", "mlx"])]
+    ['opens', 'opens']
+    """
+    for name in engines:
+        if name not in ENGINES:
+            raise RecipeError("engines", f"some of {', '.join(ENGINES)}", repr(name), close_names(name, ENGINES))
+    checkpoint = of_folder(Path(folder))
+    return [judge(ENGINES[name], checkpoint) for name in engines or ENGINES]
+
+
+def judge(engine: Engine, checkpoint: Checkpoint) -> Verdict:
+    findings = _findings(engine, checkpoint)
+    found = {finding.fate for finding in findings}
+    fate = next((fate for fate in _ORDER if fate in found), "opens")
+    because = dict.fromkeys(finding.because for finding in findings if finding.fate == fate)
+    return Verdict(engine.name, engine.title, engine.version, fate, tuple(because))
+
+
+def _findings(engine: Engine, checkpoint: Checkpoint) -> list[Finding]:
+    if checkpoint.own_code:
+        if not engine.opens_own_code:
+            return [Finding("refuses", "the checkpoint brings its own modelling file, which it does not run")]
+        if engine.reference:
+            return [Finding("opens", "with trust_remote_code=True")]
+        return [Finding("unknown", "the checkpoint brings its own modelling file")]
+    if engine.reference:
+        return []
+    if engine.families is not None and checkpoint.family not in engine.families:
+        return [Finding("refuses", f"it knows no model_type {checkpoint.family}")]
+    if engine.architectures is not None and checkpoint.architecture not in engine.architectures:
+        return [Finding("refuses", f"its converter knows no architecture {checkpoint.architecture}")]
+    facts = engine.of(checkpoint.family)
+    if not facts:
+        return [Finding("unknown", f"nothing is known of the family {checkpoint.family} in it")]
+    if checkpoint.quantized or not checkpoint.formats <= _KNOWN_FORMATS:
+        return [Finding("unknown", "nothing is known of weights in such a number format in it")]
+    rules = [*(fact.rule for fact in facts), *(rule for rule, _, _ in engine.always)]
+    return [finding for rule in rules if (finding := rule.judge(checkpoint)) is not None]
+
+
+def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) -> list[Restriction]:
+    """Which cuts of a model these engines read right. config: of the model before the cut.
+
+    Raises RecipeError for an engine that refuses the whole model, and for one of which nothing is known there.
+    """
+    model = of_config(config)
+    found: list[Restriction] = []
+    for name in engines:
+        engine = ENGINES[name]
+        if engine.reference:
+            continue
+        _refuse_unknown(engine, model)
+        parts = (fact.rule.restrict(model, engine.title) for fact in engine.of(model.family))
+        found += [part for part in parts if part is not None]
+    return found
+
+
+def _refuse_unknown(engine: Engine, model: Checkpoint) -> None:
+    known = engine.of(model.family)
+    refused = engine.families is not None and model.family not in engine.families
+    refused |= engine.architectures is not None and model.architecture not in engine.architectures
+    if known and not refused and not model.own_code:
+        return
+    what = f"{model.architecture or 'a model'} ({model.family})"
+    found = f"{what}, which it refuses" if refused else f"{what}, of which nothing is known there"
+    raise RecipeError(f"--for {engine.name}", f"a model that {engine.title} reads", found, "leave it out of --for")

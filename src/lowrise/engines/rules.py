@@ -1,0 +1,307 @@
+"""Rules: what an engine does otherwise than transformers 5 with a checkpoint. A fact is a rule for a family.
+
+A rule judges a checkpoint, and says which cuts of a model it leaves right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from lowrise.engines.checkpoint import Checkpoint
+from lowrise.engines.patterns import FULL, SLIDING, Kinds, Pattern, Period, kinds_of
+from lowrise.restriction import Restriction
+
+Fate = Literal["opens", "wrong", "refuses", "unknown"]
+ALIKE = "layer"  # the one kind of all layers, where it matters only how many are left
+
+
+@dataclass(frozen=True)
+class Finding:
+    """because: a clause, as in `opens WRONG because …`.
+
+    A fate of `opens` is a limit: something that the engine does with the model before the cut just as well.
+    """
+
+    fate: Fate
+    because: str
+
+
+class Rule(Protocol):
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        """None where the engine reads it as transformers 5 does."""
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        """Of the cuts of a model; None where every cut is read right. title: the engine's."""
+
+
+class Unrestricted:
+    """A rule that layers have no part in."""
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True)
+class AsWritten(Unrestricted):
+    """The engine looks at settings alone that follow a cut: at no layer's number, and not at how many there are."""
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:  # noqa: ARG002
+        return None
+
+
+@dataclass(frozen=True)
+class KindsFromNumbers:
+    """The engine tells the kinds of layers from their numbers.
+
+    by: a clause, as in `llama.cpp takes every 6th layer …`. window: the config's word for a length in tokens, up to
+    which the kinds compute the same; None: they never do. least: it cannot do with fewer layers than a period has.
+    fate: of a layer that is read as another kind, `refuses` where kinds have other tensors.
+    """
+
+    reads: Pattern
+    by: str
+    window: str | None = None
+    least: bool = False
+    fate: Literal["wrong", "refuses"] = "wrong"
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        depth = checkpoint.depth
+        read = self.reads.kinds(checkpoint.config, depth)
+        if read is None:
+            return Finding("refuses", f"it {self.by}, of which the config says nothing")
+        if self._too_short(checkpoint, depth):
+            return Finding("refuses", f"it {self.by}, and needs more than {depth} layers")
+        kinds = kinds_of(checkpoint.config, checkpoint.family, depth)
+        others = [i for i in range(depth) if kinds[i] != read[i]]
+        if not others:
+            return None
+        until = "" if self.window is None else f"; up to {checkpoint.config.get(self.window)} tokens it is the same"
+        first = others[0]
+        wrong = f"layer {first} is {_word(kinds[first])} and read as {_word(read[first])}"
+        more = f", {len(others)} of {depth} layers in all" if len(others) > 1 else ""
+        return Finding(self.fate, f"it {self.by}: {wrong}{more}{until}")
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        def patterns(depth: int) -> Sequence[Kinds]:
+            read = self.reads.kinds(model.config, depth)
+            return [] if read is None or self._too_short(model, depth) else [read]
+
+        kinds = kinds_of(model.config, model.family, model.depth)
+        return Restriction(f"{title} {self.by}", kinds, patterns)
+
+    def _too_short(self, checkpoint: Checkpoint, depth: int) -> bool:
+        return self.least and isinstance(self.reads, Period) and depth < self.reads.period(checkpoint.config)
+
+
+@dataclass(frozen=True)
+class NoWindow(Unrestricted):
+    """The engine gives every layer full attention, in the model before the cut too."""
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        if SLIDING not in kinds_of(checkpoint.config, checkpoint.family, checkpoint.depth):
+            return None
+        window = checkpoint.config.get("sliding_window", "the window's")
+        return Finding("opens", f"equal up to {window} tokens: no layer has a sliding window there")
+
+
+@dataclass(frozen=True)
+class AllOrNoneSlide:
+    """The engine refuses a stack of which some layers slide and others do not (vLLM's Qwen2Model)."""
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        if len(set(kinds_of(checkpoint.config, checkpoint.family, checkpoint.depth))) < 2:
+            return None
+        if checkpoint.config.get("max_window_layers") == checkpoint.depth:
+            return Finding("wrong", "it gives no layer a sliding window where some have one")
+        return Finding("refuses", "some layers have a sliding window and others have none")
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        kinds = kinds_of(model.config, model.family, model.depth)
+        if len(set(kinds)) < 2:
+            return None
+        reason = f"{title} takes sliding windows in all layers or in none"
+        return Restriction(reason, kinds, lambda depth: [(kind,) * depth for kind in dict.fromkeys(kinds)])
+
+
+@dataclass(frozen=True)
+class OfDepth:
+    """Something that the engine takes from the number of layers, which the config says otherwise.
+
+    read: (config, layers) → what the engine takes; true: what transformers does at that depth, of a model cut to it.
+    what: in words. Both are numbers or words, None where the config does not say.
+    """
+
+    what: str
+    read: Callable[[Any, int], float | str | None]
+    true: Callable[[Any, int], float | str | None]
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        read, true = (part(checkpoint.config, checkpoint.depth) for part in (self.read, self.true))
+        if _equal(read, true):
+            return None
+        return Finding(
+            "wrong", f"it takes {self.what} from the {checkpoint.depth} layers: {_said(read)}, not {_said(true)}"
+        )
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        config = model.config
+
+        def patterns(depth: int) -> Sequence[Kinds]:
+            return [(ALIKE,) * depth] if _equal(self.read(config, depth), self.true(config, depth)) else []
+
+        reason = f"{title} takes {self.what} from the number of layers"
+        return Restriction(reason, (ALIKE,) * model.depth, patterns)
+
+
+@dataclass(frozen=True)
+class FixedResidualScale:
+    """The engine divides a number of its own by the root of the depth where the config's follows a cut (MiniCPM3)."""
+
+    setting: str
+    fixed: float
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        said = checkpoint.config.get(self.setting)
+        if _equal(said if isinstance(said, int | float) else None, self.fixed):
+            return None
+        return Finding("wrong", f"it takes {self.setting} to be {self.fixed}, whatever the config says ({_said(said)})")
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        reason = f"{title} takes {self.setting} to be {self.fixed}, which no cut leaves as it is"
+        kinds = (ALIKE,) * model.depth
+        return Restriction(reason, kinds, lambda depth: [kinds] if depth == model.depth else [])
+
+
+@dataclass(frozen=True)
+class NeedsFile(Unrestricted):
+    """The engine, or the converter to its format, does nothing without a file of the folder.
+
+    unless: a tokenizer class that goes without.
+    """
+
+    name: str
+    unless: tuple[str, ...] = ()
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        if self.name in checkpoint.files or checkpoint.tokenizer.get("tokenizer_class") in self.unless:
+            return None
+        return Finding("refuses", f"its converter needs {self.name}, which is not in the folder")
+
+
+@dataclass(frozen=True)
+class RopeInOldWords(Unrestricted):
+    """The engine reads the words of transformers 4: `rope_theta` and `rope_scaling`, not `rope_parameters`.
+
+    theta: what it takes where the word is missing; None: it refuses. word, share: a family's own words for theta and
+    for the share of a head that is rotated; usual_share: taken where that is missing. local: theta of sliding layers
+    where that word is missing.
+    """
+
+    theta: float | None
+    word: str = "rope_theta"
+    share: str = "partial_rotary_factor"
+    usual_share: float = 1.0
+    local: float | None = None
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        config = checkpoint.config
+        rope = config.get("rope_parameters")
+        if not isinstance(rope, dict):
+            return None
+        by_kind = {kind: one for kind, one in rope.items() if isinstance(one, dict)}
+        sliding = by_kind.get(SLIDING, {})
+        rope = by_kind.get(FULL) or next(iter(by_kind.values()), rope)
+        found = config.get(self.word, self.theta)
+        if found is None:
+            return Finding("refuses", f"config.json lacks {self.word}")
+        if not _equal(found, rope.get("rope_theta", found)):
+            return _misread("rope_theta", found, rope["rope_theta"])
+        share = config.get(self.share, self.usual_share)
+        if not _equal(share, rope.get("partial_rotary_factor", share)):
+            return _misread("partial_rotary_factor", share, rope["partial_rotary_factor"])
+        if rope.get("rope_type", "default") != "default" and not config.get("rope_scaling"):
+            return _misread("rope_scaling", "none", str(rope["rope_type"]))
+        if self.local is not None and sliding:
+            found = config.get("rope_local_base_freq", self.local)
+            if not _equal(found, sliding.get("rope_theta", found)):
+                return _misread("rope_local_base_freq", found, sliding["rope_theta"])
+        return None
+
+
+@dataclass(frozen=True)
+class NeedsKinds(Unrestricted):
+    """The engine looks for the first layer of each of these kinds, and fails where there is none."""
+
+    kinds: tuple[str, ...]
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        found = kinds_of(checkpoint.config, checkpoint.family, checkpoint.depth)
+        missing = [kind for kind in self.kinds if kind not in found]
+        return (
+            Finding("refuses", f"it needs a layer of {_word(missing[0])}, and no such layer is left")
+            if missing
+            else None
+        )
+
+
+@dataclass(frozen=True)
+class Float32(Unrestricted):
+    """The engine computes weights of float32 in 16 bits, unless it is told to do otherwise."""
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        said = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
+        if said != "float32":
+            return None
+        return Finding("opens", "float32 is computed in 16 bits there unless --dtype float32 is given")
+
+
+@dataclass(frozen=True)
+class V5Tokenizer(Unrestricted):
+    """Transformers 4 does not know what version 5 calls a tokenizer, nor its list of extra special tokens."""
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        if checkpoint.tokenizer.get("tokenizer_class") == "TokenizersBackend":
+            return Finding("refuses", "it knows no tokenizer class TokenizersBackend")
+        if isinstance(checkpoint.tokenizer.get("extra_special_tokens"), list):
+            return Finding("refuses", "it takes extra_special_tokens as a mapping, and finds a list")
+        return None
+
+
+@dataclass(frozen=True)
+class OnlyWith(Unrestricted):
+    """Known for these values of a setting alone."""
+
+    setting: str
+    values: tuple[Any, ...]
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        if checkpoint.config.get(self.setting) in self.values:
+            return None
+        return Finding(
+            "unknown", f"nothing is known of it with {self.setting} {_said(checkpoint.config.get(self.setting))}"
+        )
+
+
+def _misread(word: str, found: object, true: object) -> Finding:
+    return Finding(
+        "wrong", f"config.json does not say {word} in the words of transformers 4: {_said(found)}, not {_said(true)}"
+    )
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
+
+
+def _said(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,.6g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _word(kind: str) -> str:
+    return kind.replace("_", " ")
