@@ -141,7 +141,7 @@ def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
     tell_notes(opened, progress)
     if check is not None:
         check(opened)
-    check_plan(plan, opened)
+    check_plan(plan, opened, recipe.for_engines)
     plan = tell_changes(check_counts(plan, opened.decoder), progress)
     begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)

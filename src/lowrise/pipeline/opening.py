@@ -19,6 +19,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
+from lowrise.pipeline.restricting import check_allowed
 from lowrise.pipeline.sizing import fewest_layers, naming_size, net_layers
 from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
@@ -83,7 +84,7 @@ def layers_to_take_out(run: Run, opened: OpenModel) -> int | None:
     recipe = run.recipe
     refuse_network(opened.decoder)
     begin_work(run, opened)
-    fewest = fewest_layers(recipe, len(opened.decoder))
+    fewest = fewest_layers(recipe, opened.decoder)
     if fewest is not None:
         check_wishes(recipe, opened.decoder, fewest)  # before anything is timed
     return check_wishes(recipe, opened.decoder, _net_layers(run, opened))
@@ -96,6 +97,7 @@ def check_wishes(recipe: Recipe, decoder: Decoder, net: int | None) -> int | Non
     with naming_size(recipe):
         if check is not None:
             load(check)(decoder, recipe, k)
+        check_allowed(recipe, decoder, net)
         if recipe.network == "none":
             check_repair(decoder, recipe.repair)
         elif k is not None:
