@@ -43,8 +43,11 @@ def names_of(kind: str, layer: int = 1) -> list[str]:
 
 
 def opened(file: Path) -> Any:
-    """By transformers alone."""
-    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    """By transformers alone; matrices that it leaves transposed in memory would round otherwise."""
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
+    return model
 
 
 def logits(model: Any) -> torch.Tensor:
