@@ -199,6 +199,15 @@ def test_restrictions_allow_the_cuts_that_are_read_right(name: str, engine: str,
             assert allowed == (verdict.fate == "opens"), (stay, verdict)
 
 
+def test_restrictions_of_a_config_in_memory() -> None:
+    """Which says no architecture."""
+    import tiny
+
+    (found,) = restrictions(tiny.config("gemma3_text"), ["llama.cpp", "vllm"])
+    assert found.kinds == ("sliding_attention",) * 5 + ("full_attention",)
+    assert found.reason == "llama.cpp takes every 6th layer for full attention, by its number"
+
+
 def test_restrictions_of_a_depth() -> None:
     whole = {**_GEMMA2, "layer_types": _kinds(46, 2), "num_hidden_layers": 46}
     reasons = {one.reason: one for one in restrictions(whole, ["llama.cpp"])}

@@ -147,11 +147,14 @@ class OfDepth:
         )
 
     def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
-        config = model.config
+        def right(depth: int) -> bool:
+            return _equal(self.read(model.config, depth), self.true(model.config, depth))
 
         def patterns(depth: int) -> Sequence[Kinds]:
-            return [(ALIKE,) * depth] if _equal(self.read(config, depth), self.true(config, depth)) else []
+            return [(ALIKE,) * depth] if right(depth) else []
 
+        if all(map(right, range(1, model.depth + 1))):
+            return None
         reason = f"{title} takes {self.what} from the number of layers"
         return Restriction(reason, (ALIKE,) * model.depth, patterns)
 
