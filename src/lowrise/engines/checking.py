@@ -68,7 +68,7 @@ def check(folder: Path | str, engines: Sequence[str] = ()) -> list[Verdict]:
 def judge(engine: Engine, checkpoint: Checkpoint) -> Verdict:
     findings = _findings(engine, checkpoint)
     found = {finding.fate for finding in findings}
-    fate = next((fate for fate in _ORDER if fate in found), "opens")
+    fate: Fate = next((fate for fate in _ORDER if fate in found), "opens")
     because = dict.fromkeys(finding.because for finding in findings if finding.fate == fate)
     return Verdict(engine.name, engine.title, engine.version, fate, tuple(because))
 
