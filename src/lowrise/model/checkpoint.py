@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from lowrise.errors import ProofError
 from lowrise.files import writing
@@ -19,6 +19,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.formats import cast_as_loaded, check_as_loaded
 from lowrise.model.source import OpenModel, open_model
 from lowrise.model.spelling import spell_config, spell_tokenizer
+from lowrise.model.wrappers import auto_class
 
 _SAME = {torch.float32: 1e-4}
 """Cached and uncached logits differ by so much of the largest one at most; other formats round more: `_COARSE`."""
@@ -124,7 +125,8 @@ class _Loading:
     trusted: bool
 
     def model(self, dtype: torch.dtype) -> Any:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trusted)
+        loaded = auto_class(config).from_pretrained(
             self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=self.trusted
         )
         return loaded.to(self.device).eval()

@@ -1,4 +1,5 @@
-"""A uniform view of any decoder-only causal language model whose layers are one ModuleList.
+"""A uniform view of any decoder-only causal language model whose layers are one ModuleList, alone or with the towers of
+other inputs beside it.
 
 The family's own code does all computing. To run part of a stack, the view calls the model once with every layer
 replaced by one that records how it is called and passes the residual stream on: that yields h[0] and each layer's
@@ -15,13 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from lowrise.errors import ModelError, PlanError
 from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.periods import marks
 from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
+from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import refuse_config, refuse_stack
+from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
@@ -66,7 +70,7 @@ class Decoder:
         self.where = where
         self.config: Any = model.config.get_text_config(decoder=True)
         refuse_config(self.config, where)
-        self.layers_path = _find_stack(model, int(self.config.num_hidden_layers), where)
+        self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
         refuse_stack(self.config, self.layers, where)
@@ -79,6 +83,12 @@ class Decoder:
     def owner(self) -> nn.Module:
         """The module that holds the layers, the embeddings before them and the norm behind them."""
         return self._owner
+
+    @property
+    def base(self) -> nn.Module:
+        """The model without its head, which token ids are given to."""
+        base: nn.Module = self.model.base_model
+        return self._owner if base is self.model and isinstance(self._owner, PreTrainedModel) else base
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -107,7 +117,7 @@ class Decoder:
     @property
     def restrictions(self) -> list[Restriction]:
         """Cuts that the family's settings can express."""
-        return []
+        return restrictions_of_images(self.model.config, len(self))
 
     @property
     def hidden_size(self) -> int:
@@ -156,7 +166,7 @@ class Decoder:
 
         instead: parameters of the base model by name that stand in for its own during this call.
         """
-        base, kwargs = self.model.base_model, {"input_ids": ids.to(self.device), "use_cache": False}
+        base, kwargs = self.base, {"input_ids": ids.to(self.device), "use_cache": False}
         with self._recorders() as recorders:
             if instead:
                 functional_call(base, dict(instead), (), kwargs)
@@ -193,7 +203,7 @@ class Decoder:
     def final_norm(self, h: Tensor, ids: Tensor) -> Tensor:
         """h[L] (batch, tokens, hidden) → the state that the head reads: the model's own final norm, no head."""
         with self._recorders(inject=h):
-            state = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+            state = self.base(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         assert isinstance(state, Tensor)
         return state
 
@@ -219,11 +229,13 @@ class Decoder:
 
         hook = self.layers[0].register_forward_hook(look)
         try:
-            self.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=self.device), use_cache=False)
+            try_ids(self.base, self.device, self.where)
         except _ProbedError:
             pass
         finally:
             hook.remove()
+        if not seen:
+            raise ModelError(self.where, "decoder layers that token ids pass", "others", "choose another model")
         return seen[0]
 
     # -- changing it ------------------------------------------------------------------------------------------
@@ -234,6 +246,10 @@ class Decoder:
         kept = [index for index in range(len(layers)) if not start <= index < stop]
         if not 0 <= start < stop <= len(layers) or not kept:
             raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        for one in restrictions_of_images(self.model.config, len(layers)):
+            if not one.allows(kept):
+                found = f"layers [{start}, {stop}) among what is to go"
+                raise ModelError(self.where, "a cut that leaves these layers", f"{found}: {one.reason}", "take others")
         before = marks(self.config)
         splice_config(self.config, kept)
         setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
@@ -275,20 +291,3 @@ class Decoder:
 
 class _ProbedError(Exception):
     pass
-
-
-def _find_stack(model: nn.Module, count: int, where: str) -> str:
-    """The path of the ModuleList that holds the decoder layers."""
-    stacks = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and _has_attention(module)
-    ]
-    if len(stacks) != 1:
-        found = ", ".join(stacks) or "none"
-        raise ModelError(where, f"one ModuleList of {count} decoder layers", found, "this model cannot be pruned")
-    return str(stacks[0])
-
-
-def _has_attention(stack: nn.ModuleList) -> bool:
-    return all(any("attn" in name or "attention" in name for name, _ in layer.named_children()) for layer in stack)

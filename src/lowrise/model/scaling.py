@@ -77,7 +77,7 @@ def check_scaling(decoder: Decoder) -> None:
 def _tried(decoder: Decoder, by: float) -> tuple[Tensor, Tensor]:
     """(h[0], what the first layer adds to it), all scaled by `by`, in float32."""
     weights = [embedding.weight for embedding in _embeddings(decoder)]
-    named = decoder.model.base_model.named_parameters()
+    named = decoder.base.named_parameters()
     instead = {name: _times(own, by) for name, own in named if any(own is one for one in weights)}
     h, calls = decoder.embed(decoder.probe_ids, instead)
     first = decoder.layer(0)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from lowrise.errors import ModelError
 from lowrise.model.formats import Stored
+from lowrise.model.wrappers import auto_class
 
 _MOST_EXPERTS = 10_000
 # Numbers that no file holds: masks and positions that a model computes, and what is tied or left out of a checkpoint.
@@ -34,7 +34,7 @@ def check_numbers(config: Any, tensors: Sequence[Stored], source: str) -> None:
     """Raises ModelError for a model much larger than its files. It is built without memory, and forgotten."""
     held = sum(tensor.numbers for tensor in tensors)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = auto_class(config).from_config(config)
     asked = sum(value.numel() for part in (empty.parameters(), empty.buffers()) for value in part)
     if asked > 2 * held + _COMPUTED:
         found = f"{asked:,} in the model of its config"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lowrise.errors import UNUSABLE, InputError, ModelError, reason
@@ -27,6 +27,7 @@ from lowrise.model.side_files import check_side_files
 from lowrise.model.sizes import check_layers, check_numbers
 from lowrise.model.tokenizing import tokenizing
 from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
+from lowrise.model.wrappers import auto_class, is_known, wrapper_class
 from lowrise.plan import ModelRecord
 from lowrise.reading import kind_of, read_json
 
@@ -123,7 +124,7 @@ def _open(
     check_kind(config, source, is_gguf=gguf is not None)
     if tensors:
         check_layers(config, tensors, source)
-        if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # not code that the checkpoint brings
+        if is_known(config):  # not code that the checkpoint brings
             _load(source, lambda: check_numbers(config, tensors, source))
     own_dtype = named_format(config) or usual_format(tensors)
     chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
@@ -133,7 +134,7 @@ def _open(
     with contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext():
         model, info = _load(
             source,
-            lambda: AutoModelForCausalLM.from_pretrained(
+            lambda: auto_class(config).from_pretrained(
                 folder, config=config, dtype=chosen, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             ),
         )
@@ -258,8 +259,10 @@ def _check_types(config: dict[str, Any], file: Path) -> None:
 def check_kind(config: Any, source: str, is_gguf: bool) -> None:
     """Refuse encoders and encoder-decoders, which some auto classes would open as decoders."""
     expected, remedy = "a decoder-only causal language model", "choose another model"
-    if getattr(config, "is_encoder_decoder", False):
+    if any(getattr(one, "is_encoder_decoder", False) for one in (config, config.get_text_config(decoder=True))):
         raise ModelError(source, expected, f"an encoder-decoder ({config.model_type})", remedy)
+    if wrapper_class(config) is not None:
+        return
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     named = getattr(config, "architectures", None) or []
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

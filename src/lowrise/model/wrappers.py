@@ -1,0 +1,75 @@
+"""Multimodal models: a decoder of text with towers for images or sound around it, which are kept as they are.
+
+transformers lists them by model type, each with one class that takes all inputs. That class is opened, cut and written,
+never the text model alone that `AutoModelForCausalLM` may make of the same folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
+
+from lowrise.restriction import Restriction
+
+# A list in the vision tower's config. The features of its n-th entry are added to the stream at layer n of the text.
+_INJECTED_IN_TURN = "deepstack_visual_indexes"
+
+
+def wrapper_class(config: Any) -> str | None:
+    """The name of the class around the text decoder that `config` is of; None for a plain causal model.
+
+    Where a config names no class, the whole of its model is meant.
+    """
+    name: str | None = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(config.model_type)
+    named = getattr(config, "architectures", None) or [name]
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    plain = config.get_text_config(decoder=True) is config and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return name if name in named and not plain and not remote else None
+
+
+def auto_class(config: Any) -> Any:
+    """The auto class of transformers that opens the whole model of `config`."""
+    if wrapper_class(config) is None:
+        return AutoModelForCausalLM
+    with_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForImageTextToText if with_images else AutoModelForMultimodalLM
+
+
+def is_known(config: Any) -> bool:
+    """Whether stock transformers has a class of decoders for it."""
+    return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or wrapper_class(config) is not None
+
+
+def restrictions_of_images(config: Any, layers: int) -> list[Restriction]:
+    """The cuts of a stack of `layers` layers that leave those which are given vision features beside the stream."""
+    count = max((len(getattr(part, _INJECTED_IN_TURN, None) or ()) for part in _parts(config)), default=0)
+    if not count:
+        return []
+    count = min(count, layers)
+
+    def patterns(depth: int) -> list[tuple[str, ...]]:
+        return [_kinds(count, depth)] if depth >= count else []
+
+    first = f"the first {count} layers" if count > 1 else "the first layer"
+    reason = f"{config.model_type} adds features of images to the stream at {first}, by number ({_INJECTED_IN_TURN})"
+    return [Restriction(reason, _kinds(count, layers), patterns)]
+
+
+def _kinds(count: int, depth: int) -> tuple[str, ...]:
+    return ("injected",) * count + ("free",) * (depth - count)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """The config and all that are nested in it."""
+    yield config
+    for name in getattr(config, "sub_configs", ()):
+        part = getattr(config, name, None)
+        if part is not None and not isinstance(part, dict):
+            yield from _parts(part)

@@ -1,0 +1,139 @@
+"""Multimodal models: the text decoder is cut inside them, and they still take an image as before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+import multimodal
+import tiny
+from lowrise.errors import ModelError
+from lowrise.model.decoder import Decoder
+
+Main = Callable[..., tuple[int, str, str]]
+QUICK = ["--samples", "10", "--length", "32", "--quiet"]
+GONE = (3, 5)
+
+
+class _Skip(nn.Module):
+    """A layer that does nothing."""
+
+    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return hidden_states
+
+
+@torch.no_grad()
+def logits(model: Any, given: dict[str, Tensor]) -> Tensor:
+    return model(**given, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def skipping(kind: str, *gone: int) -> Any:
+    """The dense model with layers that do nothing."""
+    model = multimodal.model(kind)
+    stack = Decoder(model).layers
+    for index in gone:
+        stack[index] = _Skip()
+    return model
+
+
+@pytest.mark.parametrize("kind", multimodal.WRAPPERS)
+class TestWrapper:
+    def test_the_stack_is_that_of_the_text_beside_a_tower_of_as_many_layers(self, kind: str) -> None:
+        model = multimodal.model(kind)
+        depths = [len(one) for name, one in model.named_modules() if isinstance(one, nn.ModuleList) and "vis" in name]
+        decoder = Decoder(model)
+        assert tiny.LAYERS in depths
+        assert "vis" not in decoder.layers_path
+        assert decoder.config is model.config.text_config
+
+    def test_a_dropped_span_equals_skipping_it_for_an_image_too(self, kind: str) -> None:
+        given = multimodal.with_image(kind)
+        dropped, dense = multimodal.model(kind), multimodal.model(kind)
+        Decoder(dropped).drop(*GONE)
+        skipped = logits(skipping(kind, *range(*GONE)), given)
+        assert torch.equal(logits(dropped, given), skipped)
+        other = {**given, "pixel_values": -given["pixel_values"]}
+        assert not torch.equal(logits(dropped, other), skipped), "the image counts"
+        assert not torch.equal(logits(dense, given), skipped), "and so do the layers"
+
+    def test_states_lead_to_the_models_own_logits(self, kind: str) -> None:
+        model, ids = multimodal.model(kind), tiny.ids()
+        decoder = Decoder(model)
+        with torch.no_grad():
+            *_, (_, last) = decoder.states(ids)
+            ours = decoder.logits(last, ids)
+        assert torch.equal(ours, logits(model, {"input_ids": ids}))
+
+    def test_it_is_written_with_its_own_class_and_every_other_tensor_as_it_was(self, kind: str, tmp_path: Path) -> None:
+        dense, given = multimodal.model(kind), multimodal.with_image(kind)
+        dense.save_pretrained(tmp_path / "dense")
+        Decoder(dense).drop(*GONE)
+        dense.save_pretrained(tmp_path / "cut")
+        before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("dense", "cut"))
+        text = before.pop("text_config"), after.pop("text_config")
+        assert (text[0].pop("num_hidden_layers"), text[1].pop("num_hidden_layers")) == (tiny.LAYERS, tiny.LAYERS - 2)
+        if "layer_types" in text[0]:
+            kinds = text[0].pop("layer_types")
+            assert text[1].pop("layer_types") == kinds[: GONE[0]] + kinds[GONE[1] :]
+        for one in text:
+            one.pop("max_window_layers", None)
+            one.pop("_sliding_window_pattern", None)
+        assert text[0] == text[1]
+        assert before == after
+        old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("dense", "cut"))
+        around = {name for name in old if ".layers." not in name or "vis" in name}
+        assert all(torch.equal(old[name], new[name]) for name in around)
+        loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "cut")
+        assert type(loaded) is type(dense)
+        assert torch.equal(logits(loaded, given), logits(dense, given))
+
+
+@pytest.mark.parametrize("gone", [(0, 2), (1, 3), (1, 2)])
+def test_a_layer_that_is_given_vision_features_stays(gone: tuple[int, int]) -> None:
+    decoder = Decoder(multimodal.model("qwen3_vl"))
+    with pytest.raises(ModelError, match=r"deepstack_visual_indexes"):
+        decoder.drop(*gone)
+    assert len(decoder) == tiny.LAYERS
+
+
+def test_cuts_that_leave_layers_with_vision_features_are_those_that_are_allowed() -> None:
+    (one,) = Decoder(multimodal.model("qwen3_vl")).restrictions
+    assert [one.allows(tiny.without(*pair)) for pair in ((2, 3), (4, 5), (2, 5), (1, 4), (0, 1))] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    assert not one.patterns(1)
+    assert Decoder(multimodal.model("gemma3")).restrictions == []
+    assert Decoder(tiny.model()).restrictions == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"), [("gemma3", "streamline-none"), ("llava", "refit"), ("qwen2_5_vl", "laco-mean")]
+)
+def test_a_run_writes_a_folder_that_takes_an_image(
+    main: Main, text_file: Path, tmp_path: Path, kind: str, preset: str
+) -> None:
+    base, out = multimodal.save(tmp_path / kind, kind), tmp_path / "out"
+    options = ["--layers", "3-4"] if preset == "streamline-none" else ["--remove", "2"]
+    status, _, errors = main("run", base, "--preset", preset, *options, "--text", text_file, "--out", out, *QUICK)
+    assert status == 0, errors
+    loaded = AutoModelForImageTextToText.from_pretrained(out).eval()
+    assert loaded.config.text_config.num_hidden_layers == tiny.LAYERS - 2
+    assert loaded.config.architectures == AutoConfig.from_pretrained(base).architectures == [type(loaded).__name__]
+    assert (out / "preprocessor_config.json").read_bytes() == (base / "preprocessor_config.json").read_bytes()
+    given, old = multimodal.with_image(kind), load_file(base / "model.safetensors")
+    new = load_file(out / "model.safetensors")
+    seen = {name for name in old if "vis" in name or "projector" in name}
+    assert seen and all(torch.equal(old[name], new[name]) for name in seen)
+    after = logits(loaded, given)
+    assert torch.isfinite(after).all()
+    assert not torch.equal(logits(loaded, {**given, "pixel_values": -given["pixel_values"]}), after)
+    if preset == "streamline-none":
+        assert torch.equal(after, logits(skipping(kind, 3, 4), given))
