@@ -76,6 +76,7 @@ class Decoder:
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
         self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
+        self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
         self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
@@ -170,10 +171,13 @@ class Decoder:
 
     def check_cut(self, kept: Sequence[int]) -> None:
         """Raises ModelError naming the difference between the model with these layers alone and what they compute."""
+        if (len(self), *kept) in self._sound_cuts:
+            return
         broken = [restriction.reason for restriction in self.restrictions if not restriction.allows(kept)]
         found = broken[0] if broken else difference_of_cut(self, kept)
         if found is not None:
             raise refusal(self, found, kept)
+        self._sound_cuts.add((len(self), *kept))
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
