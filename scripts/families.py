@@ -3,7 +3,7 @@
 python scripts/families.py                 write docs/families.md
 python scripts/families.py TYPE ...        only try these, and say what came of it
 
-Two of eight layers go by `streamline-none`, `refit` and `laco-mean`. The first result is saved and proven as for a user.
+Two of eight layers go by `streamline-none`, `refit` and `laco-mean`. The first result is saved and proven.
 Where the settings of a type can express some cuts only, the search keeps to these.
 """
 

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from lowrise.errors import ModelError, PlanError, ProofError
-from lowrise.model.cut import cut
+from lowrise.model.cut import Origin, compare, origin_of, take_out
 from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
@@ -76,6 +76,8 @@ class Decoder:
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
         self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
+        self._origin: Origin | None = None  # of a stack that was cut and not yet compared
+        self._more_cuts = False
         self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
         self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
@@ -301,7 +303,31 @@ class Decoder:
             if not one.allows(kept):
                 among = f"layers [{start}, {stop}) among what is to go"
                 raise ModelError(self.where, "a cut that leaves these layers", f"{among}: {one.reason}", "take others")
-        found = cut(self.model, self.layers_path, kept, self.where, self.rows)
+        if self._origin is None:
+            self._origin = origin_of(self.model, self.layers_path)
+        vars(self).pop("restrictions", None)
+        take_out(self.model, self.layers_path, kept, self._origin, self.rows)
+        if not self._more_cuts:
+            self._compare_cut()
+
+    @contextmanager
+    def several_cuts(self) -> Iterator[None]:
+        """What is dropped meanwhile is compared at the end: not all that it passes through can be expressed.
+
+        Raises ProofError there, as `drop` does elsewhere.
+        """
+        self._more_cuts = True
+        try:
+            yield
+        finally:
+            self._more_cuts = False
+        if self._origin is not None:
+            self._compare_cut()
+
+    def _compare_cut(self) -> None:
+        assert self._origin is not None
+        origin, self._origin = self._origin, None
+        found = compare(self.model, self.layers_path, origin, self.where)
         if found is not None:
             raise ProofError(f"{found}: this family ties its layers to their position in a way lowrise does not know")
 
