@@ -15,7 +15,7 @@ from lowrise.errors import ProofError
 from lowrise.files import writing
 from lowrise.model.cached import disagreement, uncached_logits
 from lowrise.model.companions import copy_companions, forget_missing_code
-from lowrise.model.custom import write_custom_model
+from lowrise.model.custom import write_custom_model, write_stock_type
 from lowrise.model.decoder import Decoder
 from lowrise.model.formats import cast_as_loaded, check_as_loaded
 from lowrise.model.source import OpenModel, open_model
@@ -86,6 +86,7 @@ def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
     decoder = opened.decoder
     with writing(out):
         decoder.model.save_pretrained(folder)
+        write_stock_type(decoder, folder)
         copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
         forget_missing_code(folder)
         spell_config(folder)

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from lowrise.errors import ModelError, PlanError, ProofError
-from lowrise.model.cut import cut
+from lowrise.model.cut import Origin, compare, origin_of, take_out
 from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
@@ -32,6 +32,7 @@ from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
+CUSTOM_TYPE = "lowrise-"  # before the model type of a checkpoint with published-form networks
 _ACCELERATOR_BATCH_TOKENS = 8192
 
 
@@ -75,8 +76,11 @@ class Decoder:
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
         self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
+        self._origin: Origin | None = None  # of a stack that was cut and not yet compared
+        self._more_cuts = False
+        self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
         self.form = self._probe()
-        self.network_positions: list[int] = []  # of the networks that were attached to it, as of `attach`
+        self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -113,7 +117,7 @@ class Decoder:
 
     @property
     def family(self) -> str:
-        return str(self.config.model_type)
+        return str(self.config.model_type).removeprefix(CUSTOM_TYPE)
 
     @property
     def hidden_size(self) -> int:
@@ -169,10 +173,13 @@ class Decoder:
 
     def check_cut(self, kept: Sequence[int]) -> None:
         """Raises ModelError naming the difference between the model with these layers alone and what they compute."""
+        if (len(self), *kept) in self._sound_cuts:
+            return
         broken = [restriction.reason for restriction in self.restrictions if not restriction.allows(kept)]
         found = broken[0] if broken else difference_of_cut(self, kept)
         if found is not None:
             raise refusal(self, found, kept)
+        self._sound_cuts.add((len(self), *kept))
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
@@ -296,7 +303,31 @@ class Decoder:
             if not one.allows(kept):
                 among = f"layers [{start}, {stop}) among what is to go"
                 raise ModelError(self.where, "a cut that leaves these layers", f"{among}: {one.reason}", "take others")
-        found = cut(self.model, self.layers_path, kept, self.where, self.rows)
+        if self._origin is None:
+            self._origin = origin_of(self.model, self.layers_path)
+        vars(self).pop("restrictions", None)
+        take_out(self.model, self.layers_path, kept, self._origin, self.rows)
+        if not self._more_cuts:
+            self._compare_cut()
+
+    @contextmanager
+    def several_cuts(self) -> Iterator[None]:
+        """What is dropped meanwhile is compared at the end: not all that it passes through can be expressed.
+
+        Raises ProofError there, as `drop` does elsewhere.
+        """
+        self._more_cuts = True
+        try:
+            yield
+        finally:
+            self._more_cuts = False
+        if self._origin is not None:
+            self._compare_cut()
+
+    def _compare_cut(self) -> None:
+        assert self._origin is not None
+        origin, self._origin = self._origin, None
+        found = compare(self.model, self.layers_path, origin, self.where)
         if found is not None:
             raise ProofError(f"{found}: this family ties its layers to their position in a way lowrise does not know")
 
@@ -330,6 +361,12 @@ class Decoder:
     def parameters(self) -> int:
         """All parameters, shared ones once."""
         return sum(int(p.numel()) for p in self.model.parameters())
+
+
+def _positions_of_networks(config: Any) -> list[int]:
+    """Where the networks stand that a checkpoint brings: `model/custom.py` writes them."""
+    one, several = getattr(config, "span_network", None), getattr(config, "span_networks", None)
+    return [int(place["position"]) for place in (several or ([one] if one else []))]
 
 
 class _ProbedError(Exception):

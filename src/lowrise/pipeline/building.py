@@ -102,32 +102,33 @@ def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None)
     left = layers_left(len(decoder), plan.edits)
     repaired = Repaired([]) if windows is None else repair_model(run, plan, opened, windows)
     fits = repaired.fits
-    for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
-        progress.say(describe(edit))
-        assert windows is not None or edit.repair == "none"
-        if isinstance(edit, Merge) and edit.repair != "none":
-            decoder.drop(edit.start + 1, edit.stop)
-            continue
-        if isinstance(edit, Merge):
-            merge(decoder, edit)
-            continue
-        if isinstance(edit, Drop):
-            decoder.drop(edit.start, edit.stop)
-            continue
-        assert windows is not None
-        with clock.stage("pairs"):
-            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
-        with clock.stage("training"):
-            trainee = make_trainee(decoder, edit, plan.calibration.seed)
-            kept = run.work.part(f"span-{edit.start}")
-            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, progress, kept))
-        if edit.repair != "none":
-            with clock.stage("repair"):
-                fit = refit_output_matrix(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
-            tell_fits([fit], plan.model.layers, progress)
-            fits.append(fit)
-        del pairs
-        trainee.install()
+    with decoder.several_cuts():
+        for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
+            progress.say(describe(edit))
+            assert windows is not None or edit.repair == "none"
+            if isinstance(edit, Merge) and edit.repair != "none":
+                decoder.drop(edit.start + 1, edit.stop)
+                continue
+            if isinstance(edit, Merge):
+                merge(decoder, edit)
+                continue
+            if isinstance(edit, Drop):
+                decoder.drop(edit.start, edit.stop)
+                continue
+            assert windows is not None
+            with clock.stage("pairs"):
+                pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
+            with clock.stage("training"):
+                trainee = make_trainee(decoder, edit, plan.calibration.seed)
+                kept = run.work.part(f"span-{edit.start}")
+                curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, progress, kept))
+            if edit.repair != "none":
+                with clock.stage("repair"):
+                    fit = refit_output_matrix(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
+                tell_fits([fit], plan.model.layers, progress)
+                fits.append(fit)
+            del pairs
+            trainee.install()
     attach_networks(decoder, left, repaired.networks)
     sentence = describe_repair(plan.edits, fits)
     if sentence is not None:
