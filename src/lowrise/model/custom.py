@@ -10,10 +10,11 @@ from typing import Any
 from lowrise.errors import ModelError
 from lowrise.model import networks
 from lowrise.model.decoder import Decoder
+from lowrise.model.wrappers import CAUSAL, auto_class
 
 _TEMPLATE = '''"""Opens this checkpoint: {model} with {what} (made by lowrise).
 
-    AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+    {auto}.from_pretrained(FOLDER, trust_remote_code=True)
 """
 
 {imports}
@@ -54,7 +55,8 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         for network, position in zip(decoder.networks, decoder.network_positions, strict=True)
     ]
     classes = (type(model.config), type(model))
-    names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": decoder.family}
+    kind, auto = model.config.model_type, auto_class(model.config).__name__
+    names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": kind, "auto": auto}
     imports = [_import(one) for one in classes]
     if len(places) > 1:
         imports.insert(0, "from torch.nn import ModuleList")
@@ -69,11 +71,11 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
     shutil.copyfile(networks.__file__, folder / f"{NETWORKS_FILE}.py")
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["model_type"] = f"lowrise-{decoder.family}"
+    config["model_type"] = f"lowrise-{kind}"
     config["architectures"] = ["LowriseForCausalLM"]
     config["auto_map"] = {
         "AutoConfig": "modeling_lowrise.LowriseConfig",
-        "AutoModelForCausalLM": "modeling_lowrise.LowriseForCausalLM",
+        **dict.fromkeys((CAUSAL, auto), "modeling_lowrise.LowriseForCausalLM"),
     }
     config |= {"span_network": places[0]} if len(places) == 1 else {"span_networks": places}
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
