@@ -16,7 +16,6 @@ from lowrise.report.scores import costs, kept, scores, timings
 from lowrise.report.verdict import notices
 from lowrise.results import Results
 
-
 # By the hub's word for what a model does, the class of transformers that opens it.
 _CLASSES = {"image-text-to-text": "AutoModelForImageTextToText", "any-to-any": "AutoModelForMultimodalLM"}
 
