@@ -36,6 +36,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/engine_facts.py --check
 
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
@@ -48,4 +49,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/heal.py
 
 clean:
-	rm -rf $(VENV) .demo .transformers4 build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 .engines build .pytest_cache .mypy_cache .ruff_cache

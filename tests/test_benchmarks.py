@@ -33,10 +33,12 @@ RUNS = {
     "record_bytes": (["OUT", "--only", "llama tail"], "0 differ"),
     "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
                      "--length", "24"], "not killed: "),
+    "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
+    "engine_facts": (["--check"], "holds the facts"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
-INSIDE = {"calibration", "greedy", "train_small", "writing"}
+INSIDE = {"calibration", "engine_facts", "greedy", "train_small", "writing"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
@@ -90,7 +92,7 @@ def test_it_runs(
     name: str,
 ) -> None:
     arguments, expected = RUNS[name]
-    program = ROOT / "benchmarks" / f"{name}.py"
+    (program,) = (file for file in PROGRAMS if file.stem == name)
     assert run(monkeypatch, program, given(arguments, tiny_folder, text_file, tmp_path / "out")) == 0
     assert expected in capsys.readouterr().out
 

@@ -6,14 +6,18 @@ import json
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from lowrise.engines import ENGINES, check, misreading, restrictions
+from lowrise.engines import ENGINES, check, restrictions
 from lowrise.errors import ModelError, RecipeError
+from lowrise.planned import settings_of
+from lowrise.recipe import build_recipe, read_recipe
 from lowrise.settings import ENGINES as NAMES
 from refusals import Main, assert_one_line
 
@@ -70,6 +74,12 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
     # Gemma-3-270M: the full layers 5, 11 and 17 are 4, 7 and 13 then
     "gemma3-2-8-9-14": (
         {**_GEMMA3, "layer_types": _kinds(18, 6, (2, 8, 9, 14))}, 14, [], {}, {"llama.cpp": "wrong", "mlx": "wrong"},
+    ),
+    # the same inside a wrapper around it
+    "gemma3-wrapped": (
+        {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+         "text_config": {**_GEMMA3, "num_hidden_layers": 14, "layer_types": _kinds(18, 6, (2, 8, 9, 14))}},
+        14, [], {}, {"llama.cpp": "wrong", "mlx": "wrong"},
     ),
     # the full layers 5 and 11 stay where they are
     "gemma3-12-13-14-17": ({**_GEMMA3, "layer_types": _kinds(18, 6, (12, 13, 14, 17))}, 14, [], {}, {}),
@@ -136,7 +146,6 @@ def test_fate_of_a_folder(name: str, tmp_path: Path) -> None:
     config, layers, files, tokenizer, others = FOLDERS[name]
     folder = _folder(tmp_path / "made", config, layers, *files, tokenizer=tokenizer)
     assert _fates(folder) == {**RIGHT, **others}
-    assert {one.engine for one in misreading(folder)} == {one for one, fate in others.items() if fate == "wrong"}
 
 
 def test_the_reason_names_the_first_layer_that_is_misread(tmp_path: Path) -> None:
@@ -217,6 +226,41 @@ def test_a_config_that_cannot_be_is_one_line(config: dict[str, Any], fragment: s
     (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 14, **config}), encoding="utf-8")
     with pytest.raises(ModelError, match=fragment):
         check(folder)
+
+
+def test_no_value_of_a_config_is_a_traceback(tmp_path: Path) -> None:
+    """Every key that a rule looks at, with a value of another type than it should have."""
+    folder = _folder(tmp_path / "made", {}, 6)
+    keys = ["layer_types", "no_rope_layers", "sliding_window", "sliding_window_pattern", "head_dim", "hidden_size",
+            "num_attention_heads", "query_pre_attn_scalar", "scale_depth", "rope_theta", "rope_parameters",
+            "rope_scaling", "max_window_layers", "use_sliding_window", "partial_rotary_factor", "mlp_only_layers",
+            "decoder_sparse_step", "rope_local_base_freq", "dtype", "architectures", "text_config"]  # fmt: skip
+    values = [None, 0, -1, 2.5, "", "LLLG", True, [], [1] * 6, [[]] * 6, {}, {"full_attention": 1}, {"a": {"b": 1}}]
+    families = sorted({fact.family for engine in ENGINES.values() for fact in engine.facts})
+    random = Random(0)
+    for family in families:
+        for _ in range(12):
+            config = {key: random.choice(values) for key in random.sample(keys, 6)}
+            config = {"architectures": ["GemmaForCausalLM"], **config, "model_type": family, "num_hidden_layers": 6}
+            (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            with suppress(ModelError):
+                check(folder)
+            with suppress(ModelError, RecipeError):
+                for one in restrictions(config, NAMES):
+                    one.allows([0, 2, 3])
+
+
+def test_for_in_a_recipe_is_a_list_or_names_between_commas(tmp_path: Path) -> None:
+    for said in ("[vllm, llama.cpp]", "vllm, llama.cpp"):
+        (tmp_path / "recipe.yaml").write_text(f"for: {said}\n", encoding="utf-8")
+        assert build_recipe(read_recipe(tmp_path / "recipe.yaml")).for_engines == ["vllm", "llama.cpp"]
+    with pytest.raises(RecipeError, match=r"r\.yaml: for: expected one of transformers"):
+        build_recipe({"for": ["vlm"]}, where="r.yaml")
+
+
+def test_a_plan_says_engines_if_any_are_named() -> None:
+    assert "for" not in settings_of(build_recipe({}), None)
+    assert settings_of(build_recipe({"for": "mlx"}), None)["for"] == ["mlx"]
 
 
 def test_every_row_has_a_source_and_every_engine_a_version() -> None:

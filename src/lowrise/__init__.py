@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Model,
         apply,
         calibrate,
+        check,
         compare,
         heal,
         measure,
@@ -43,6 +44,7 @@ __all__ = [
     "Windows",
     "apply",
     "calibrate",
+    "check",
     "compare",
     "heal",
     "measure",
@@ -60,6 +62,7 @@ _ELSEWHERE = {
     "Plan": "lowrise.plan",
     "Results": "lowrise.results",
     "Windows": "lowrise.calibration.tokens",
+    "check": "lowrise.engines",
 }
 _MODULES = ("compare", "heal", "measure", "plan")  # called as the functions of their names: called.py
 

@@ -174,6 +174,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, not where the same command was stopped.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", show_default=False)]
+Gguf = Annotated[
+    Path | None, typer.Option("--gguf", help="Write it as a GGUF file too, as `export` does.", metavar="OUT.gguf")
+]
 OutFile = Annotated[Path, typer.Option("--out", help="The plan file.", show_default=False)]
 
 

@@ -4,6 +4,7 @@ models.py    open, wrap, Model                calibrating.py  calibrate, tokens
 planning.py  plan, apply                      measuring.py    measure
 healing.py   heal
 runs.py      run, compare                     progress.py     what is seen of long work
+../engines   check
 stages.py    the pipeline's functions, called in one place
 """
 
@@ -14,6 +15,7 @@ from lowrise.api.models import Model, open, wrap
 from lowrise.api.planning import apply, plan
 from lowrise.api.progress import Event, LowriseWarning
 from lowrise.api.runs import compare, run
+from lowrise.engines import check
 
 __all__ = [
     "Event",
@@ -21,6 +23,7 @@ __all__ = [
     "Model",
     "apply",
     "calibrate",
+    "check",
     "compare",
     "heal",
     "measure",

@@ -14,13 +14,12 @@ from lowrise.api import stages
 from lowrise.api.progress import LowriseWarning, Progress, reporting
 from lowrise.edit.fit import Fit
 from lowrise.errors import ModelError
-from lowrise.heal.mse import TrainingCurve
 from lowrise.model.formats import check_as_loaded
 from lowrise.model.live import as_evaluated, open_live, record_of
 from lowrise.model.source import OpenModel
 from lowrise.plan import Plan
 from lowrise.recipe import build_recipe
-from lowrise.results import Healing
+from lowrise.results import Curve, Healing
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -43,7 +42,7 @@ class Model:
         self._dense_disagreement = 0.0
         self.plan: Plan | None = None
         self.healing: Healing | None = None
-        self.curves: list[TrainingCurve] = []
+        self.curves: list[Curve] = []
         self.fits: list[Fit] = []
         self.warnings: list[str] = []
 
@@ -140,7 +139,7 @@ class Model:
             self._opened.record = record_of(self.opened.decoder)
         return self.opened
 
-    def note(self, plan: Plan, curves: list[TrainingCurve], fits: list[Fit], disagreement: float) -> None:
+    def note(self, plan: Plan, curves: list[Curve], fits: list[Fit], disagreement: float) -> None:
         """That `plan` was applied, and what came of it. disagreement: of the model before, as of `save_and_keep`."""
         self.plan, self.curves, self.fits, self._dense_disagreement = plan, curves, fits, disagreement
 

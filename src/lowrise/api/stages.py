@@ -9,7 +9,6 @@ from lowrise.api.progress import Progress, reporting
 from lowrise.calibration import Windows
 from lowrise.edit.fit import Fit
 from lowrise.files import claimed, output_folder, writing
-from lowrise.heal.mse import TrainingCurve
 from lowrise.measure.tasks import TaskSet, load_tasks
 from lowrise.methods import method
 from lowrise.model.checkpoint import save_and_keep, save_and_prove
@@ -34,7 +33,7 @@ from lowrise.pipeline.planning import held_out_loss_of, plan_edits
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.results import Healing
+from lowrise.results import Curve, Healing
 
 
 def opened_from(recipe: Recipe, reporter: Reporter) -> OpenModel:
@@ -66,7 +65,7 @@ def planned(recipe: Recipe, opened: OpenModel, windows: Windows | None, reporter
 
 def edited(
     plan: Plan, opened: OpenModel, windows: Windows | None, recipe: Recipe, reporter: Reporter
-) -> tuple[Plan, list[TrainingCurve], list[Fit]]:
+) -> tuple[Plan, list[Curve], list[Fit]]:
     """In place. The plan with what the edits did to the loss, if there are windows to measure it on."""
     run = Run(recipe, reporter, "apply")
     held_out_loss = None if windows is None else held_out_loss_of(run, plan, opened, windows)

@@ -11,7 +11,7 @@ import typer
 
 # The modules add their commands as they are imported: in the order of `--help`.
 # isort: off
-from lowrise.cli import making, measuring, showing
+from lowrise.cli import making, measuring, exporting, showing
 
 # isort: on
 from lowrise.cli.program import app
@@ -20,7 +20,7 @@ from lowrise.options import UsageError
 from lowrise.ranks import is_first
 from lowrise.streams import keep_streams
 
-__all__ = ["app", "main", "making", "measuring", "showing"]
+__all__ = ["app", "exporting", "main", "making", "measuring", "showing"]
 
 _stopped: list[int] = []  # the exit status of a signal that came
 
@@ -63,6 +63,7 @@ def _stop(number: int, _frame: object) -> None:
         "lowrise.pipeline": "measure",
         "lowrise.pipeline.healing": "heal",
         "lowrise.compare": "compare",
+        "lowrise.engines.gguf_out": "export",
         "lowrise.report.page": "write_report",
     }
     if not any(hasattr(sys.modules.get(module), name) for module, name in ready.items()):

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lowrise.cli.exporting import write_gguf_too
 from lowrise.cli.program import app, show, working
+from lowrise.engines.gguf_checks import check_wish
 from lowrise.files import check_file, check_output
 from lowrise.inputs import inputs_of
 from lowrise.options import (
@@ -19,6 +21,7 @@ from lowrise.options import (
     TO_HEAL,
     Force,
     Fresh,
+    Gguf,
     Json,
     ModelArgument,
     OutFile,
@@ -38,6 +41,7 @@ def run(
     given: dict[str, Any],
     model: ModelArgument = None,
     recipe: RecipeFile = None,
+    gguf: Gguf = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -46,10 +50,12 @@ def run(
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, [*inputs_of(settings), recipe])
+    check_wish(settings, out, gguf, force)
     with working("run", quiet) as progress:
         from lowrise import pipeline
 
         results = pipeline.run(settings, out, force, progress, fresh)
+        write_gguf_too(out, gguf, force, progress)
     show(results, as_json, out)
 
 
@@ -82,6 +88,7 @@ def apply(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file.", show_default=False)],
     out: OutFolder,
     given: dict[str, Any],
+    gguf: Gguf = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -94,10 +101,12 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
+    check_wish(settings, out, gguf, force)
     with working("apply", quiet) as progress:
         from lowrise import pipeline
 
         results = pipeline.apply(planned, settings, out, force, progress, fresh)
+        write_gguf_too(out, gguf, force, progress)
     show(results, as_json, out)
 
 

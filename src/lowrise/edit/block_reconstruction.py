@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.writing import errors_of, held_out_error
-from lowrise.model.layer import Layer
+from lowrise.model.structure import known_by_name
 
 EPOCHS = 6
 STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
@@ -35,7 +35,7 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     Of a token, the layer is run and differentiated once an epoch. Memory: its matrices in float32 six times, and the
     activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
     """
-    rates = _rates(context.dense_layer, context.decoder.hidden_size)
+    rates = _rates(context)
     moved = {name: nn.Parameter(context.parameter(name).float().clone()) for name in rates}
     fitted = context.numbers(held=False)
     steps = EPOCHS * sum(context.count(number, STEP_TOKENS) for number in fitted)
@@ -62,12 +62,17 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     return before, least
 
 
-def _rates(layer: Layer, d: int) -> dict[str, float]:
-    """By path in the layer, of every parameter that moves. d: the stream's width."""
-    attention = (*layer.attention_inputs, layer.attention_output)
-    mlp = (*layer.neuron_parameters, layer.mlp_output.parameter, *layer.norm_scales)
-    rates = {matrix.parameter: ATTENTION_RATE for matrix in attention} | dict.fromkeys(mlp, RATE)
-    return {name: rate / math.sqrt(d) for name, rate in rates.items()}
+def _rates(context: LayerContext) -> dict[str, float]:
+    """By path in the layer, of every parameter that moves."""
+    if known_by_name(context.decoder):
+        layer = context.dense_layer
+        attention = [matrix.parameter for matrix in (*layer.attention_inputs, layer.attention_output)]
+        mlp = [*layer.neuron_parameters, layer.mlp_output.parameter, *layer.norm_scales]
+    else:
+        *inner, last = context.blocks
+        attention, mlp = [path for block in inner for path in block.parameters], list(last.parameters)
+    rates = dict.fromkeys(attention, ATTENTION_RATE) | dict.fromkeys(mlp, RATE)
+    return {name: rate / math.sqrt(context.decoder.hidden_size) for name, rate in rates.items()}
 
 
 def _adam(

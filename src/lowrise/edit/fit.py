@@ -12,6 +12,8 @@ class Fit:
     neurons: how many of its MLP's were transplanted from removed layers. descended: whether it then followed a
     gradient (`edit/block_reconstruction.py`). written: whether what it writes was solved in closed form, or only what
     it reads.
+    experts: how many matrices of experts were solved; few: to how many of them fewer fitted tokens came than the matrix
+    has inputs, so that it is held to what it was.
     before, after: mean error of a held-out token: ‖E‖²/‖h‖ of `refit`, where only its writes toward h[stop] are
     counted, ‖E‖² of `fold` and of a trained network, 1 - cos of `fold-cosine`. None where nothing but reads changed,
     which are not measured by h[stop].
@@ -25,3 +27,5 @@ class Fit:
     neurons: int = 0
     descended: bool = False
     written: bool = True
+    experts: int = 0
+    few: int = 0

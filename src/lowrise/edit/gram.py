@@ -47,6 +47,30 @@ class Gram:
         self.squares += float(e.square().sum())
         self.tokens += len(a)
 
+    def add_parts(self, parts: Sequence[tuple[Tensor, Tensor | None]], e: Tensor, weight: Tensor) -> None:
+        """The same of inputs side by side, each given by some tokens alone, and 0 of all others.
+
+        parts: ((n, its k), (n,) which tokens these are, None for all of them, in order); e: (tokens, d); weight:
+        (tokens,).
+        """
+        root = weight.float().sqrt().unsqueeze(1)
+        e = e.float() * root
+        placed: list[tuple[slice, Tensor, Tensor | None]] = []
+        for given, tokens in parts:
+            start = placed[-1][0].stop if placed else 0
+            rows = slice(start, start + given.shape[1])
+            a = given.float() * (root if tokens is None else root[tokens])
+            self.inputs[rows, rows] += (a.T @ a).to(self.inputs.device)
+            self.cross[rows] += (a.T @ (e if tokens is None else e[tokens])).to(self.cross.device)
+            for others, b, theirs in placed:
+                one, other = _common(a, tokens, b, theirs, len(e))
+                across = (one.T @ other).to(self.inputs.device)
+                self.inputs[rows, others] += across
+                self.inputs[others, rows] += across.T
+            placed.append((rows, a, tokens))
+        self.squares += float(e.square().sum())
+        self.tokens += len(e)
+
     def error(self, change: Tensor) -> float:
         """‖A·change - E‖² over the tokens seen; change: (k, d), float64."""
         return self.squares + float(((self.inputs @ change - 2 * self.cross) * change).sum())
@@ -65,6 +89,16 @@ class Gram:
         lost = 2 * self.cross[gone] + self.inputs[gone][:, gone] @ wrote
         part.squares, part.tokens = self.squares + float((lost * wrote).sum()), self.tokens
         return part
+
+
+def _common(a: Tensor, tokens: Tensor | None, b: Tensor, others: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """The rows of both of the tokens that both have, in one order. count: of all tokens."""
+    if tokens is None or others is None:
+        return a if others is None else a[others], b if tokens is None else b[tokens]  # one of the two has all
+    place = torch.full((count,), -1, device=others.device)
+    place[others] = torch.arange(len(others), device=others.device)
+    at = place[tokens]
+    return a[at >= 0], b[at[at >= 0]]
 
 
 def two_grams(shape: Sequence[int], device: torch.device) -> tuple[Gram, Gram]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
+from lowrise.model.blocks import Block
 from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.matrices import Matrix
+from lowrise.model.structure import blocks_of
 from lowrise.observe.activation_store import ActivationStore
 
 
@@ -34,6 +37,7 @@ class LayerContext:
     ) -> None:
         self.student, self.decoder, self.store, self.layer = student, student.decoder, store, layer
         self._batches = batches
+        self._shapes: dict[Hashable, tuple[tuple[torch.Size, torch.dtype] | None, ...]] = {}
         self._dense_layer = self.decoder.layer(layer)
 
     @property
@@ -42,6 +46,11 @@ class LayerContext:
         if self._dense_layer.index != self.layer:
             self._dense_layer = self.decoder.layer(self.layer)
         return self._dense_layer
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Its blocks, whatever its family; what they say of parameters holds for the student's too."""
+        return blocks_of(self.decoder, self.layer)
 
     @property
     def stop(self) -> int:
@@ -86,6 +95,18 @@ class LayerContext:
     def put(self, what: Hashable, number: int, value: Tensor) -> None:
         self.store.put((what, number), value)
 
+    def put_rows(self, what: Hashable, number: int, *values: Tensor | None) -> None:
+        """Of a batch, what is of so many tokens that it may be more or less of the next layer's."""
+        shapes = tuple(None if value is None else (value.shape, value.dtype) for value in values)
+        self._shapes[what, number] = shapes
+        for place, value in enumerate(values):
+            if value is not None:
+                self.put((what, place, shapes[place]), number, value)
+
+    def get_rows(self, what: Hashable, number: int) -> list[Tensor | None]:
+        shapes = self._shapes[what, number]
+        return [None if shape is None else self.get((what, place, shape), number) for place, shape in enumerate(shapes)]
+
     def target(self, number: int) -> Tensor:
         """The dense model's h[stop]."""
         return self.get("dense", number)
@@ -114,6 +135,11 @@ class LayerContext:
         """The student's layer has these, by path, from now on."""
         for name, value in parameters.items():
             self.student.change(self.layer, name, value)
+
+    def reset(self, parameters: Mapping[str, Tensor]) -> None:
+        """The student's layer is the dense one but for these, by path, from now on."""
+        self.student.changed.pop(self.layer, None)
+        self.set_weights(parameters)
 
     def update(self, matrix: Matrix, own: Tensor, change: Tensor) -> Tensor:
         """The student's layer has `matrix`, W = `own` (k, d), changed from now on; by how much, once it is rounded."""

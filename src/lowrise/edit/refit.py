@@ -36,6 +36,7 @@ from lowrise.edit.input_map import fit_input_map, fold_input_map
 from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.neurons import transplant
+from lowrise.edit.refit_blocks import refit_blocks
 from lowrise.edit.repair import gaps
 from lowrise.edit.write import Write, attention_of, mlp_of
 from lowrise.edit.writing import mean_error, refit_write, step
@@ -44,6 +45,7 @@ from lowrise.model.matrices import captured, input_of
 from lowrise.model.neurons import neurons_apart
 from lowrise.model.refittable import refit_support
 from lowrise.model.same_architecture import same_neurons
+from lowrise.model.structure import known_by_name
 
 
 def repair(task: RepairTask) -> Repaired:
@@ -80,6 +82,8 @@ def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
     MLP twice more; before a gap also once and twice a block of neurons for every donor that is asked, and once an epoch
     of block reconstruction: a matrix is solved on what the matrices before it have become.
     """
+    if not known_by_name(layerwise.decoder):
+        return refit_blocks(layerwise)
     layer, stop, dense = layerwise.layer, layerwise.stop, layerwise.dense_layer
     attention, mlp = dense.attention_inputs, dense.mlp_inputs
     donors = _donors(layerwise) if writes else []

@@ -32,7 +32,7 @@ class Write:
     def __init__(self, matrix: Matrix, norm: Norm | None, parameter: Callable[[str], Tensor]) -> None:
         self.matrix, self.norm = matrix, norm
         self._plain = matrix.matrix(parameter(matrix.parameter)).float()
-        self._normed = None if norm is None else _Normed(norm, parameter(norm.parameter))
+        self._normed = None if norm is None else Normed(norm, parameter(norm.parameter))
         self.own = self._plain if self._normed is None else self._plain * self._normed.scale
 
     @property
@@ -49,15 +49,13 @@ class Write:
         normed = self._normed
         assert normed is not None
         plain = self._plain + normed.before(change.float().to(self._plain.device))
-        inputs = fit.inputs[: len(plain), : len(plain)]
-        was, is_now = (float(((inputs @ one) * one).sum()) for one in (exact(self._plain), exact(plain)))
         return {
             self.matrix.parameter: self.matrix.weight(plain).to(dtype),
-            normed.norm.parameter: normed.norm.weight(normed.scale * (is_now / was) ** 0.5).to(dtype),
+            normed.norm.parameter: normed.grown(fit.inputs, exact(self._plain), exact(plain), dtype),
         }
 
 
-class _Normed:
+class Normed:
     """A norm with its weight. scale: v (d,), float32."""
 
     def __init__(self, norm: Norm, weight: Tensor) -> None:
@@ -74,6 +72,15 @@ class _Normed:
         """What of y makes `change` (·, d) behind the norm; less where its scale is small beside the others."""
         least = (DAMPING * self.scale.abs().median()).clamp_min(torch.finfo(torch.float32).tiny ** 0.5)
         return change * (self.scale / (self.scale.square() + least.square()))
+
+    def grown(self, inputs: Tensor, was: Tensor, is_now: Tensor, dtype: torch.dtype) -> Tensor:
+        """The norm's weight when y is made by other matrices, so that y/rms(y) grows on average as y does.
+
+        inputs: AᵀA, of these and maybe more inputs; was, is_now: the matrices (k, d), float64.
+        """
+        inputs = inputs[: len(was), : len(was)]
+        before, behind = (float(((inputs @ one) * one).sum()) for one in (was, is_now))
+        return self.norm.weight(self.scale * (behind / before) ** 0.5).to(dtype)
 
 
 def attention_of(layer: Layer, parameter: Callable[[str], Tensor]) -> Write:

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lowrise.edit.block_writing import refit_last_write
 from lowrise.edit.gram import RIDGES, Gram, Solution, gather, solve, weight_of
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.write import Write, mlp_of
 from lowrise.exact import exact_sum
 from lowrise.model.matrices import captured
+from lowrise.model.structure import known_by_name
 
 STEPS = (1.0, 0.5, 0.25)
 
 
 def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor | None]:
     """The MLP's write, solved by ridge regression; and its matrix's change (k, d) as rounded, None where a norm stands
-    behind it. In the store: as `runs` leaves it.
+    behind it. In the store: as `runs` leaves it. For layers that are known by name: `write_anew` asks for no name.
     """
     write = mlp_of(context.dense_layer, context.parameter)
     fit, held_out = sums(context, write, weight_of)
@@ -30,6 +32,16 @@ def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tupl
     if write.norm is None:
         return solution, context.update(write.matrix, write.own, solution.change)
     return step(context, write, fit, solution, lambda: held_out_error(context)), None
+
+
+def write_anew(context: LayerContext, ridges: Sequence[float]) -> None:
+    """What the layer writes last, its MLP or another block, meets h[stop] as well as matrices can, whatever the family;
+    nothing changes where no matrix is known.
+    """
+    if known_by_name(context.decoder):
+        refit_write(context, ridges)
+    elif context.blocks[-1].writes:
+        refit_last_write(context, lambda: held_out_error(context), ridges)
 
 
 def step(context: LayerContext, write: Write, fit: Gram, solution: Solution, error: Callable[[], float]) -> Solution:

@@ -10,7 +10,7 @@ from typing import Any
 from lowrise.engines.checkpoint import Checkpoint, HasDict, of_config, of_folder
 from lowrise.engines.facts import ENGINES, Engine
 from lowrise.engines.rules import Fate, Finding
-from lowrise.errors import RecipeError
+from lowrise.errors import RecipeError, close_names
 from lowrise.restriction import Restriction
 
 _ORDER: tuple[Fate, ...] = ("refuses", "wrong", "unknown", "opens")  # the first that is found counts
@@ -50,18 +50,19 @@ class Verdict:
         return {"engine": self.engine, "version": self.version, "fate": self.fate, "because": [*self.because]}
 
 
-def check(folder: Path, engines: Sequence[str] = ()) -> list[Verdict]:
-    """Of each of `engines`, all that are known where none is named.
+def check(folder: Path | str, engines: Sequence[str] = ()) -> list[Verdict]:
+    """What each of `engines` will do with a model's folder; all that are known, where none is named. Nothing is run.
 
-    Raises ModelError for what is not the folder of a model.
+    Raises ModelError for what is not the folder of a model, RecipeError for an engine of which nothing is known.
+
+    >>> [verdict.fate for verdict in lowrise.check("org/name", ["llama.cpp", "mlx"])]
+    ['opens', 'opens']
     """
-    checkpoint = of_folder(folder)
+    for name in engines:
+        if name not in ENGINES:
+            raise RecipeError("engines", f"some of {', '.join(ENGINES)}", repr(name), close_names(name, ENGINES))
+    checkpoint = of_folder(Path(folder))
     return [judge(ENGINES[name], checkpoint) for name in engines or ENGINES]
-
-
-def misreading(folder: Path) -> list[Verdict]:
-    """Of the engines that open a folder without a word and read it wrong. Raises as `check`."""
-    return [verdict for verdict in check(folder) if verdict.fate == "wrong"]
 
 
 def judge(engine: Engine, checkpoint: Checkpoint) -> Verdict:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lowrise.engines.gguf_checks import Type
 from lowrise.engines.gguf_fields import changed_fields, cut_fields
 from lowrise.engines.gguf_file import Bytes, GgufFile, Numbers, Piece, encoded, write_gguf
 from lowrise.engines.gguf_origin import Origin
 from lowrise.engines.gguf_tensors import Held, TensorMap
-from lowrise.engines.gguf_types import FILE_TYPES, Type, check_range, kind_for
+from lowrise.engines.gguf_types import FILE_TYPES, check_range, kind_for
 from lowrise.errors import ModelError
 from lowrise.model.source import OpenModel
 from lowrise.progress import Reporter

@@ -64,7 +64,7 @@ class GgufFile:
         return self._mapped[begin : begin + tensor.size].reshape(shape)
 
     def numbers(self, name: str) -> Numbers:
-        """A tensor in float32, dequantised as transformers does it. Raises ModelError where its format has no reader."""
+        """A tensor in float32, dequantised as transformers does. Raises ModelError where its format has no reader."""
         kind = self.header.tensors[name].kind
         try:
             return np.asarray(gguf.dequantize(self.raw(name), kind_of(kind)))

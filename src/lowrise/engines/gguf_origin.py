@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowrise.edit.student import layers_left
+from lowrise.engines.gguf_checks import PLAN, SUFFIX
 from lowrise.engines.gguf_file import GgufFile, open_gguf
 from lowrise.errors import ModelError
 from lowrise.model.weights import check_weight_files, fingerprint
 from lowrise.plan import Plan, read_plan
 from lowrise.reading import read_json
-
-_PLAN = Path("lowrise", "plan.json")
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,16 @@ def origin(folder: Path, named: Path | None) -> Origin | None:
     Raises ModelError where the file, or a folder on the way, is gone or another one, and for a model that no plain
     stack of layers is.
     """
-    file = folder / _PLAN
+    file = folder / PLAN
     if not file.exists():
         if named is not None:
-            expected, found = "a folder that lowrise cut", f"none: {_PLAN} is missing"
+            expected, found = "a folder that lowrise cut", f"none: {PLAN} is missing"
             raise ModelError(folder, expected, found, "leave --base out, and llama.cpp's converter is called")
         return None
     plan = read_plan(file)
     kept = tuple(layers_left(plan.model.layers, plan.edits))
     source = Path(plan.model.source)
-    if source.suffix != ".gguf":
+    if source.suffix != SUFFIX:
         return _of_folder(folder, source, plan, kept, named)
     _check_plain(folder, plan)
     return Origin(_checked_base(folder, named or source, plan), kept)
@@ -48,7 +47,7 @@ def origin(folder: Path, named: Path | None) -> Origin | None:
 
 def _of_folder(folder: Path, source: Path, plan: Plan, kept: tuple[int, ...], named: Path | None) -> Origin | None:
     """Of one that was made from another folder, which may have been made from a file."""
-    if not (source / _PLAN).exists():
+    if not (source / PLAN).exists():
         if named is not None:
             found = f"one made from {plan.model.source}"
             raise ModelError(folder, "a folder that was made from a GGUF file", found, "leave --base out")

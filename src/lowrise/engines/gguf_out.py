@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lowrise.engines import llama_cpp
 from lowrise.engines.gguf_answers import Compared, compare_answers
-from lowrise.engines.gguf_converter import convert, find_converter
+from lowrise.engines.gguf_checks import Type, check_export, find_converter
+from lowrise.engines.gguf_converter import convert
 from lowrise.engines.gguf_export import Content, content
 from lowrise.engines.gguf_file import open_gguf
 from lowrise.engines.gguf_origin import Origin, origin
 from lowrise.engines.gguf_proof import known_parameters, matches_folder, opens_alike, read_back
 from lowrise.engines.gguf_tensors import UnknownArchitectureError
-from lowrise.engines.gguf_types import Type
 from lowrise.engines.llama_cpp import EngineError, ask
 from lowrise.errors import InputError, ModelError, OutputError
-from lowrise.files import check_file, held, output_file, writing
-from lowrise.files.marks import is_gguf
+from lowrise.files import held, output_file, writing
 from lowrise.model.source import OpenModel, open_model
 from lowrise.progress import Reporter
-
-_SUFFIX = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Exported:
         if engine is not None:
             proofs.append(
                 f"llama.cpp ({engine.engine}) writes {engine.equal} of {engine.tokens} greedy tokens alike, "
-                f"{engine.texts_equal} of {engine.prompts} texts, first log-probabilities within {engine.first:.2g}"
+                f"{engine.texts_equal} of {engine.prompts} texts, first log-probabilities off by {engine.first:.2g}"
             )
         lacking = [] if engine is not None else ["no answer of llama.cpp was compared"]
         lacking += [f"transformers does not read it: {self.unread}"] if self.unread else []
@@ -109,17 +105,6 @@ def export(
                 found = f"{folder}, which llama.cpp's converter writes"
                 raise InputError(option, "a folder that was cut from a GGUF file", found, "leave it out")
         return _converted(folder, out, find_converter(converter), wanted, force, progress)
-
-
-def check_export(
-    out: Path, inputs: Iterable[str | Path | None], wanted: Type = "auto", everything: bool = False, force: bool = False
-) -> None:
-    """Refuse a place that is taken, or cannot be written. inputs: as of `check_output`."""
-    if out.suffix != _SUFFIX:
-        raise OutputError(out, f"a file name that ends in {_SUFFIX}", repr(out.name), "give one")
-    if everything and wanted == "auto":
-        raise InputError("--all", "a format by --type, that all matrices get", "none", "say --type f32, f16 ...")
-    check_file(out, force, inputs, is_gguf, "a GGUF file")
 
 
 def _cut(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import gguf
 import numpy as np
 
+from lowrise.engines.gguf_checks import Type
 from lowrise.engines.gguf_file import Numbers
 from lowrise.errors import ModelError
-
-Type = Literal["auto", "f32", "f16", "bf16", "q8_0"]
-TYPES: tuple[Type, ...] = ("auto", "f32", "f16", "bf16", "q8_0")
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """What `general.file_type` says of a file whose matrices are all of that type (llama.cpp's llama_ftype)."""

@@ -133,6 +133,7 @@ class Listed:
 # one kind, or no facts that ask.
 TOLD: Mapping[str, Pattern] = {
     "gemma2": Listed(otherwise=Period(2)),
+    "gemma3": Listed(otherwise=Period(6, "sliding_window_pattern")),
     "gemma3_text": Listed(otherwise=Period(6, "sliding_window_pattern")),
     "cohere2": Listed(otherwise=Period(4, "sliding_window_pattern")),
     "olmo3": Listed(otherwise=Period(4)),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,32 +17,12 @@ from lowrise.heal.state import Progress, TrainingState
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
 from lowrise.progress import Reporter
+from lowrise.results import Curve
 from lowrise.settings import Loss, Training
 from lowrise.work import Work
 
 _MICRO_TOKENS = 4096  # tokens whose activations are held for one backward pass
 _VALIDATIONS = 20
-
-
-@dataclass(frozen=True)
-class TrainingCurve:
-    """What training did. Points are (optimiser steps done, loss); `dropped` is the loss of putting nothing back."""
-
-    loss: Loss
-    train: list[tuple[int, float]]
-    validation: list[tuple[int, float]]
-    best_step: int
-    best: float
-    dropped: float
-    steps: int
-    epochs: int
-    batch_windows: int
-    training_tokens: int
-    validation_tokens: int
-    last_learning_rate: float
-
-    def data(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def train(
@@ -55,7 +33,7 @@ def train(
     seed: int,
     progress: Reporter,
     work: Work | None = None,
-) -> TrainingCurve:
+) -> Curve:
     """Train in place and leave the weights that did best on the held-out windows, which are the last ones of `pairs`
     (two windows at least).
 
@@ -102,7 +80,7 @@ def train(
     trainee.module.load_state_dict(done.best_weights)
     if not all(torch.isfinite(torch.tensor(value)) for _, value in done.losses + done.points):
         raise LowriseError("the training loss became infinite or NaN: lower training.learning_rate")
-    return TrainingCurve(
+    return Curve(
         loss=settings.loss,
         train=done.losses,
         validation=done.points,

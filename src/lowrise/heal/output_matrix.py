@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from lowrise.edit.fit import Fit
-from lowrise.edit.gram import Solution, two_grams
+from lowrise.edit.gram import Solution, gather
 from lowrise.edit.replace import Trainee
 from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
@@ -29,12 +32,15 @@ def refit_output_matrix(decoder: Decoder, trainee: Trainee, edit: Replace, pairs
     calls = full_window_calls(decoder, 1, pairs.inputs.shape[1])
     weight = trainee.module.get_parameter(write.parameter)
     own = write.matrix(weight).float()
-    fit, rest = two_grams(own.shape, own.device)
-    for row in range(len(pairs)):
-        h, target = (part[row : row + 1].to(weight.device).float() for part in (pairs.inputs, pairs.targets))
-        with captured(write.module) as inputs:
-            out = trainee.forward(h, calls)
-        (fit if row < len(pairs) - held_out else rest).add(inputs[0], target - out.float())
+
+    def batches() -> Iterator[tuple[bool, Tensor, Tensor, None]]:
+        for row in range(len(pairs)):
+            h, target = (part[row : row + 1].to(weight.device).float() for part in (pairs.inputs, pairs.targets))
+            with captured(write.module) as inputs:
+                out = trainee.forward(h, calls)
+            yield row >= len(pairs) - held_out, inputs[0], target - out.float(), None
+
+    fit, rest = gather(own.shape, own.device, batches())
     solution: Solution = load(str(method("repair", edit.repair).on_networks))(fit, rest, own)
     weight.copy_(write.moved(own, solution.change, weight.dtype)[0])
     return Fit(edit.start, edit.stop, solution.ridge, solution.before, solution.after)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import input_of
+from lowrise.model.structure import known_by_name
 
 
 def chosen(own: Tensor, other: Tensor, axis: int, rows: Tensor, neurons: int) -> Tensor:
@@ -24,10 +25,11 @@ def neurons_apart(decoder: Decoder) -> bool:
     """Whether the first layer's MLP is what `Layer.neuron_parameters` says: tried with its neurons in reverse, half of
     them silent.
 
-    The other half must then be what it was, each in its new place. Where a norm stands behind the MLP it is not.
+    The other half must then be what it was, each in its new place. Where a norm stands behind the MLP it is not, nor
+    where not all layers are known by name.
     """
     first = decoder.layer(0)
-    if first.mlp_norm is not None:
+    if not known_by_name(decoder) or first.mlp_norm is not None:
         return False
     write, count = first.mlp_output, first.neuron_count
     back = torch.arange(count - 1, -1, -1)

@@ -9,6 +9,7 @@ import torch
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured
+from lowrise.model.structure import blocks_of, known_by_name
 
 TIMES = 256  # so much larger a matrix or a norm is tried; within what float16 can hold
 
@@ -17,10 +18,16 @@ def refit_support(decoder: Decoder) -> bool:
     """Whether layers can be refit in what they write too, or in what they read alone.
 
     They can where `check_writes` passes and where a norm stands behind the matrices that is as `norms_as_known` says.
-    Raises ModelError for a model with a layer whose matrices are not known.
+    Where not all layers are known by name: what is found on them. Raises ModelError for a model with a layer of which
+    neither a matrix is known that reads the stream nor one that writes it.
     """
-    for layer in map(decoder.layer, range(len(decoder))):
-        _ = layer.attention_inputs, layer.mlp_inputs, layer.attention_output
+    if not known_by_name(decoder):
+        blocks = [blocks_of(decoder, layer) for layer in range(len(decoder))]
+        if not all(blocks):
+            layer = decoder.layer(blocks.index(()))
+            expected, found = "decoder layers with a matrix that reads or writes the stream", "none in"
+            raise layer.refusal(expected, f"{found} layer {layer.index}, a {type(layer.module).__name__}")
+        return any(bool(last.writes) for *_, last in blocks)
     try:
         check_writes(decoder)
     except ModelError:
@@ -33,8 +40,21 @@ def check_writes(decoder: Decoder) -> None:
 
     That the stream takes it as it is, neither scaled nor normed, is seen from names for known families alone; so the
     first layer is run with its matrix so many times itself that rounding of the stream is nothing beside what it
-    writes, and must write that much more.
+    writes, and must write that much more. Where not all layers are known by name, this is found on one of each kind.
     """
+    if not known_by_name(decoder):
+        for index in range(len(decoder)):
+            blocks = blocks_of(decoder, index)
+            if not blocks or not blocks[-1].writes or blocks[-1].norm is not None:
+                layer = decoder.layer(index)
+                found = f"none in layer {index}, a {type(layer.module).__name__}"
+                raise layer.refusal("last matrices whose output is added to the stream as it is", found)
+        return
+    check_output_matrix(decoder)
+
+
+def check_output_matrix(decoder: Decoder) -> None:
+    """The same of MLPs that are known by name alone, as one matrix each."""
     write, *_ = [decoder.layer(layer).mlp_write for layer in range(len(decoder))]
     first = decoder.layer(0)
     h, calls = decoder.embed(decoder.probe_ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lowrise.edit.merge import merge
 from lowrise.edit.replace import make_trainee
 from lowrise.edit.student import layers_left
 from lowrise.files import output_folder, writing
-from lowrise.heal.mse import TrainingCurve, train
+from lowrise.heal.mse import train
 from lowrise.heal.output_matrix import refit_output_matrix
 from lowrise.heal.pairs import collect_pairs, ram_limit
 from lowrise.measure.system import peak_memory
@@ -86,17 +85,15 @@ def apply_and_write(
     return results
 
 
-def came_of_edits(curves: list[TrainingCurve], fits: list[Fit]) -> dict[str, Any]:
+def came_of_edits(curves: list[Curve], fits: list[Fit]) -> dict[str, Any]:
     """`training` and `repairs` of results.json."""
     return {
-        "training": [Curve(**curve.data()).summary for curve in curves],
+        "training": [curve.summary for curve in curves],
         "repairs": [RepairFit(**asdict(fit)) for fit in fits],
     }
 
 
-def edit_model(
-    run: Run, plan: Plan, opened: OpenModel, windows: Windows | None
-) -> tuple[list[TrainingCurve], list[Fit]]:
+def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None) -> tuple[list[Curve], list[Fit]]:
     """All edits in place, the last span first, so that the layers below an edit are as they were when it was planned.
 
     What drops and merges need is repaired before all of them, while no layer is gone; networks that a repair puts on
@@ -144,7 +141,7 @@ def _write_side_files(
     folder: Path,
     plan: Plan,
     results: Results,
-    curves: list[TrainingCurve],
+    curves: list[Curve],
     observation: Observation | None,
 ) -> None:
     side = write_records(folder, plan, run.recipe, results)
@@ -152,5 +149,5 @@ def _write_side_files(
         (side / "observation.json").write_text(observation.data().to_json(indent=None) + "\n", encoding="utf-8")
     for index, curve in enumerate(curves):
         name = "training" if len(curves) == 1 else f"training-{index}"
-        (side / f"{name}.json").write_text(json.dumps(curve.data()) + "\n", encoding="utf-8")
-        write_svg([training_chart(Curve(**curve.data()))], side / f"{name}.svg")
+        (side / f"{name}.json").write_text(curve.to_json(indent=None) + "\n", encoding="utf-8")
+        write_svg([training_chart(curve)], side / f"{name}.svg")

@@ -13,7 +13,7 @@ from lowrise.edit.repair import repair
 from lowrise.edit.student import Student, student_of
 from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
-from lowrise.model.refittable import check_writes
+from lowrise.model.refittable import check_output_matrix
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
@@ -40,7 +40,7 @@ def check_repairs(decoder: Decoder, edits: Iterable[Drop | Merge | Replace]) -> 
     for edit in edits:
         if isinstance(edit, Replace):
             if edit.repair != "none" and edit.in_a_layer:  # any other network has a last matrix of its own
-                check_writes(decoder)
+                check_output_matrix(decoder)
         else:
             check_repair(decoder, edit.repair)
 
@@ -65,6 +65,7 @@ def repair_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> R
     with run.clock.stage("repair"):
         repaired = repair(how, RepairTask(student, windows, held_out, run.progress, run.work))
     tell_fits([fit for fit in repaired.fits if fit.stop != fit.layer + 1], len(opened.decoder), run.progress)
+    tell_few(repaired.fits, run.progress)
     if repaired.fits and not any(fit.written for fit in repaired.fits):
         run.progress.say(
             "layers write through what is not known: closed forms refit what they read, not what they write"
@@ -87,6 +88,16 @@ def tell_fits(fits: list[Fit], layers: int, progress: Reporter) -> None:
         if not fit.after <= fit.before:  # nor if one is not a number
             remedy = "give more --samples, or choose another repair"
             progress.warn(f"the repair behind {where} makes held-out tokens worse: {remedy}")
+
+
+def tell_few(fits: list[Fit], progress: Reporter) -> None:
+    """Experts that few tokens came to."""
+    few = [f"{fit.few} of {fit.experts} in layer {fit.layer}" for fit in fits if fit.few]
+    if few:
+        progress.say(
+            f"experts that fewer tokens came to than their last matrix has inputs, so that it hardly moves: "
+            f"{', '.join(few)}; more --samples would bring more"
+        )
 
 
 class HeldOutLoss:

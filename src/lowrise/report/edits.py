@@ -21,6 +21,10 @@ class Solved(Protocol):
     def neurons(self) -> int: ...
     @property
     def descended(self) -> bool: ...
+    @property
+    def experts(self) -> int: ...
+    @property
+    def few(self) -> int: ...
 
 
 def describe(edit: Edit) -> str:
@@ -47,7 +51,7 @@ def describe_repair(edits: Sequence[Edit], fits: Sequence[Solved]) -> str | None
 
 def repair_sentences(edits: Sequence[Edit], fits: Sequence[Solved]) -> list[str]:
     """What a repair did, where neurons were transplanted and which layers were trained by themselves, as sentences."""
-    found = describe_repair(edits, fits), transplanted_neurons(fits), reconstructed(fits)
+    found = describe_repair(edits, fits), transplanted_neurons(fits), few_tokens(fits), reconstructed(fits)
     return [f"{words.capitalize_first(one)}." for one in found if one is not None]
 
 
@@ -55,6 +59,12 @@ def transplanted_neurons(fits: Sequence[Solved]) -> str | None:
     """Which layers were given neurons of removed layers, and how many; None if none was."""
     by = [f"{fit.neurons:,} into layer {fit.layer}" for fit in fits if fit.neurons]
     return f"MLP neurons transplanted from removed layers: {', '.join(by)}" if by else None
+
+
+def few_tokens(fits: Sequence[Solved]) -> str | None:
+    """In which layers few calibration tokens came to experts, and to how many; None where that is nowhere so."""
+    few = [f"{fit.few:,} of {fit.experts:,} in layer {fit.layer}" for fit in fits if fit.few]
+    return f"experts that few calibration tokens came to, which hardly moved: {', '.join(few)}" if few else None
 
 
 def reconstructed(fits: Sequence[Solved]) -> str | None:

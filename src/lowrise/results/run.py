@@ -223,6 +223,8 @@ class RepairFit(Record):
     neurons: int = 0
     descended: bool = False
     written: bool = True
+    experts: int = 0
+    few: int = 0
 
 
 class EngineVerdict(Record):

@@ -36,7 +36,8 @@ _FACTS = [
         {
             "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
             "granite": "granite", "granitemoe": "granite-moe", "gemma": "gemma", "gemma2": "gemma2",
-            "gemma3_text": "gemma3", "cohere": "command-r", "cohere2": "cohere2", "olmo": "olmo", "olmo2": "olmo2",
+            "gemma3": "gemma3", "gemma3_text": "gemma3", "cohere": "command-r", "cohere2": "cohere2", "olmo": "olmo",
+            "olmo2": "olmo2",
             "olmo3": "olmo2", "olmoe": "olmoe", "exaone4": "exaone4", "smollm3": "smollm3", "glm": "chatglm",
             "glm4": "glm4", "phi": "phi2", "phi3": "phi3", "nemotron": "nemotron", "starcoder2": "starcoder2",
             "gpt2": "gpt2", "gpt_neox": "gptneox", "falcon": "falcon", "bloom": "bloom", "stablelm": "stablelm",
@@ -54,7 +55,7 @@ _FACTS = [
         "takes every 2nd layer for full attention, by its number",
     ),
     *rows(
-        ["gemma3_text"],
+        ["gemma3", "gemma3_text"],
         KindsFromNumbers(Period(6), "takes every 6th layer for full attention, by its number"),
         "src/models/gemma3.cpp: load_arch_hparams, set_swa_pattern; conversion/gemma.py writes no pattern",
         "takes every 6th layer for full attention with the global rope, by its number",
@@ -108,7 +109,7 @@ _FACTS = [
         "scales attention by hidden size over heads in a stack of 46, by the head's size in any other",
     ),
     *rows(
-        ["gemma3_text"],
+        ["gemma3", "gemma3_text"],
         OfDepth("the scale of attention", _gemma_scale(62), _gemma_true),
         "src/models/gemma3.cpp: load_arch_hparams, f_attention_scale",
         "scales attention by hidden size over heads in a stack of 62, by the head's size in any other",

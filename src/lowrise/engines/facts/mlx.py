@@ -19,7 +19,7 @@ _THETAS: dict[str, float | None] = {
     "seed_oss": 10_000, "ernie4_5": None, "hunyuan_v1_dense": 10_000, "helium": None, "deepseek_v3": 10_000,
     "qwen3_next": None,
 }  # fmt: skip
-_FILES = {"mistral": "llama"}  # MODEL_REMAPPING
+_FILES = {"mistral": "llama", "gemma3": "gemma3_text"}  # MODEL_REMAPPING, and what a wrapper takes
 _ROPE_SAYS = "reads rope_theta and rope_scaling, the words of transformers 4"
 
 
@@ -32,7 +32,8 @@ _FACTS = [
         {
             "llama": "llama", "mistral": "llama", "mixtral": "mixtral", "qwen2": "qwen2", "qwen3": "qwen3",
             "granite": "granite", "granitemoe": "granitemoe", "gemma": "gemma", "gemma2": "gemma2",
-            "gemma3_text": "gemma3_text", "cohere": "cohere", "cohere2": "cohere2", "olmo": "olmo", "olmo2": "olmo2",
+            "gemma3": "gemma3", "gemma3_text": "gemma3_text", "cohere": "cohere", "cohere2": "cohere2", "olmo": "olmo",
+            "olmo2": "olmo2",
             "olmo3": "olmo3", "olmoe": "olmoe", "exaone4": "exaone4", "smollm3": "smollm3", "glm": "glm",
             "glm4": "glm4", "phi": "phi", "phi3": "phi3", "nemotron": "nemotron", "starcoder2": "starcoder2",
             "gpt2": "gpt2", "gpt_neox": "gpt_neox", "stablelm": "stablelm", "minicpm3": "minicpm3",
@@ -44,7 +45,7 @@ _FACTS = [
         _PATH,
     ),
     *rows(
-        ["gemma3_text"],
+        ["gemma3", "gemma3_text"],
         KindsFromNumbers(
             Period(6, "sliding_window_pattern"), _EVERY.format("6th"), least=True
         ),
@@ -107,6 +108,7 @@ _FACTS = [
         "known where every layer has experts",
     ),
     *(_rope(family, RopeInOldWords(theta)) for family, theta in _THETAS.items()),
+    _rope("gemma3", RopeInOldWords(1e6, local=10_000)),
     _rope("gemma3_text", RopeInOldWords(1e6, local=10_000)),
     _rope("glm4", RopeInOldWords(None)),
     _rope("stablelm", RopeInOldWords(None)),

@@ -19,6 +19,7 @@ _THETAS = {
     "starcoder2": 10_000,
 }  # fmt: skip
 _RULES = {family: RopeInOldWords(theta) for family, theta in _THETAS.items()} | {
+    "gemma3": RopeInOldWords(1e6, local=10_000),
     "gemma3_text": RopeInOldWords(1e6, local=10_000),
     "glm": RopeInOldWords(10_000, usual_share=0.5),
     "glm4": RopeInOldWords(10_000, usual_share=0.5),

@@ -18,7 +18,8 @@ _FACTS = [
         {
             "llama": "llama", "mistral": "mistral", "mixtral": "mixtral", "qwen2": "qwen2", "qwen3": "qwen3",
             "granite": "granite", "granitemoe": "granitemoe", "gemma": "gemma", "gemma2": "gemma2",
-            "gemma3_text": "gemma3", "cohere": "commandr", "cohere2": "commandr", "olmoe": "olmoe",
+            "gemma3": "gemma3_mm", "gemma3_text": "gemma3", "cohere": "commandr", "cohere2": "commandr",
+            "olmoe": "olmoe",
             "exaone4": "exaone4", "glm4": "glm4", "phi3": "phi3", "nemotron": "nemotron", "gpt2": "gpt2",
             "gptj": "gpt_j", "opt": "opt", "falcon": "falcon", "bloom": "bloom", "stablelm": "stablelm",
             "minicpm3": "minicpm", "gpt_oss": "gpt_oss", "qwen2_moe": "qwen2_moe", "qwen3_moe": "qwen3_moe",

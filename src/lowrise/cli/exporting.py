@@ -1,0 +1,71 @@
+"""`export`: a folder as a file that other engines open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from lowrise.cli.program import app, working
+from lowrise.engines.gguf_checks import check_export
+from lowrise.options import Json, Quiet
+
+if TYPE_CHECKING:
+    from lowrise.engines.gguf_checks import Type
+    from lowrise.progress import Reporter
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.", show_default=False)],
+    gguf: Annotated[Path, typer.Option("--gguf", help="The file to write.", metavar="OUT.gguf", show_default=False)],
+    wanted: Annotated[
+        str,
+        typer.Option(
+            "--type",
+            help="Of matrices that changed: f32, f16, bf16 or q8_0; auto: the base's if it is one of these, else q8_0.",
+        ),
+    ] = "auto",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Write all matrices in --type, not only changed ones.")
+    ] = False,
+    base: Annotated[
+        Path | None, typer.Option(help="Where the GGUF file that DIR was cut from is now.", metavar="FILE")
+    ] = None,
+    converter: Annotated[
+        Path | None,
+        typer.Option(help="llama.cpp's convert_hf_to_gguf.py, for folders from no GGUF file [default: on PATH]."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing GGUF file, once the new one is whole.")
+    ] = False,
+) -> None:
+    """Write a folder as a GGUF file, read it back and compare; with `xllamacpp` installed, ask llama.cpp too.
+
+    What was cut from a GGUF file becomes a cut of that file: tensors that did not change keep their own bytes.
+    """
+    check_export(gguf, [folder, base], wanted, everything, force)
+    with working("export", quiet) as progress:
+        from lowrise.engines.gguf_out import export as export_gguf
+
+        made = export_gguf(
+            folder, gguf, wanted=cast("Type", wanted), everything=everything, base=base, converter=converter,
+            force=force, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(made.to_json())
+        return
+    typer.echo("\n".join([*made.sentences(), f"written to {gguf}"]))
+
+
+def write_gguf_too(folder: Path, gguf: Path | None, force: bool, progress: Reporter) -> None:
+    """The folder that a run has written, as `export` writes it, if that is wished for."""
+    if gguf is None:
+        return
+    from lowrise.engines.gguf_out import export as export_gguf
+
+    for sentence in export_gguf(folder, gguf, force=force, progress=progress).sentences():
+        progress.say(f"{gguf}: {sentence}")
