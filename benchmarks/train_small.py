@@ -11,8 +11,8 @@ again, and the table says the held-out perplexity before and after, or why it wa
 nothing: then, say, `lowrise compare DIR/FAMILY --presets refit,replaceme …`.
 
 One of each kind: lfm2 (hybrid: convolutions), qwen3_moe (every other layer a mixture of experts), glm4_moe and
-deepseek_v3 (all layers but the first two mixtures), gemma4_text (the last two layers take keys and values of others),
-gemma3n_text (that, and embeddings for every layer), gemma3 (multimodal).
+deepseek_v3 (all layers but the first two mixtures), gemma4_text and gemma3n_text (the last two layers take keys and
+values of others, and every layer has embeddings of its own), gemma3 (multimodal).
 """
 
 from __future__ import annotations
@@ -63,15 +63,21 @@ def _latent(layers: int, width: int) -> dict[str, Any]:
 
 
 def _sharing(layers: int, width: int) -> dict[str, Any]:
-    """Every other layer sees all tokens, so that the last two find one of each kind before them."""
+    """Every other layer sees all tokens; the last two take keys and values of the last of their kind before them, and
+    embeddings are made for every layer, each of a quarter of the width.
+    """
     types = _types(2, "sliding_attention")(layers, width)
-    return types | {"sliding_window": 64, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 0}
+    return types | {"sliding_window": 64, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": width // 4}
 
 
-def _layer_inputs(layers: int, width: int) -> dict[str, Any]:
-    """With embeddings for every layer, each of a quarter of the width."""
-    own = {"hidden_size_per_layer_input": width // 4, "laurel_rank": 16, "activation_sparsity_pattern": [0.0] * layers}
-    return _sharing(layers, width) | own
+def _wider_heads(layers: int, width: int) -> dict[str, Any]:
+    """With heads of twice the size in the layers that see all tokens."""
+    return _sharing(layers, width) | {"global_head_dim": 2 * HEAD}
+
+
+def _several_streams(layers: int, width: int) -> dict[str, Any]:
+    """With four streams, of which a layer reads one."""
+    return _sharing(layers, width) | {"laurel_rank": 16, "activation_sparsity_pattern": [0.0] * layers}
 
 
 # What a family needs beside sizes, of so many layers and that width.
@@ -80,8 +86,8 @@ SPECIAL: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "qwen3_moe": _periodic,
     "glm4_moe": _boundary,
     "deepseek_v3": _latent,
-    "gemma4_text": lambda layers, width: _sharing(layers, width) | {"global_head_dim": 2 * HEAD},
-    "gemma3n_text": _layer_inputs,
+    "gemma4_text": _wider_heads,
+    "gemma3n_text": _several_streams,
 }
 TOWER = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 # The text of a multimodal family, and what else it is made of.
