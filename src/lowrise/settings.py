@@ -34,7 +34,7 @@ class Strict(BaseModel):
 
 
 class Training(Strict):
-    """How a lightweight network is trained (LLM-Streamline, section 3.2 and appendix; METHODS 1.3).
+    """How a lightweight network is trained (LLM-Streamline, section 3.2 and appendix).
 
     The paper's batch (128 sequences of 2,048 tokens, one epoch over 30,000 sequences and more) makes a few hundred
     optimiser steps. A smaller token budget keeps those steps: `batch_tokens` and `epochs` left at None are chosen so.
@@ -61,7 +61,7 @@ class Training(Strict):
 
 
 class MergeSearch(Strict):
-    """LaCo's search (arXiv 2402.11187, Algorithm 1; METHODS 2.2). Layers are 0-based; the defaults are the paper's."""
+    """LaCo's search (arXiv 2402.11187, Algorithm 1). Layers are 0-based; the defaults are the paper's."""
 
     rule: Rule = Field(
         "sum",
@@ -108,7 +108,7 @@ def current_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Heal(Strict):
-    """How the whole shallow model is trained to be the dense one again (METHODS 7). Texts are those of the recipe.
+    """How the whole shallow model is trained to be the dense one again. Texts are those of the recipe.
 
     What is None is chosen by the budget, by the size of the model and by what trains: `heal/defaults.py`.
     """
