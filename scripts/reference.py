@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from error_messages import errors_of
+from documentation.error_messages import errors_of
 from pydantic import BaseModel
 
 import lowrise
@@ -54,8 +54,8 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     check = options.parse_args().check
-    stale = 0
-    for name, content in pages():
+    stale, found = 0, dict(pages())
+    for name, content in found.items():
         file = DOCS / name
         if file.is_file() and file.read_text(encoding="utf-8") == content:
             continue
@@ -66,6 +66,8 @@ def main() -> int:
             file.parent.mkdir(exist_ok=True)
             file.write_text(content, encoding="utf-8")
             print(f"written: docs/{name}")
+    if not stale:
+        print(f"{len(found)} pages are as the code is")
     return 1 if check and stale else 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import griffe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 _OUTWARD = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+(?:src|scripts|benchmarks|tests|[A-Z]+\.md)[^)]*)\)")
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _LIST = re.compile(r"^(- |\d+\. )")
