@@ -29,6 +29,7 @@ from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
+CUSTOM_TYPE = "lowrise-"  # before the model type of a checkpoint with published-form networks
 _ACCELERATOR_BATCH_TOKENS = 8192
 
 
@@ -75,7 +76,7 @@ class Decoder:
         self._owner: nn.Module = model.get_submodule(owner)
         refuse_stack(self.config, self.layers, where)
         self._layers_return_tuple = self._probe()
-        self.network_positions: list[int] = []  # of the networks that were attached to it, as of `attach`
+        self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class Decoder:
 
     @property
     def family(self) -> str:
-        return str(self.config.model_type)
+        return str(self.config.model_type).removeprefix(CUSTOM_TYPE)
 
     @property
     def restrictions(self) -> list[Restriction]:
@@ -287,6 +288,12 @@ class Decoder:
     def parameters(self) -> int:
         """All parameters, shared ones once."""
         return sum(int(p.numel()) for p in self.model.parameters())
+
+
+def _positions_of_networks(config: Any) -> list[int]:
+    """Where the networks stand that a checkpoint brings: `model/custom.py` writes them."""
+    one, several = getattr(config, "span_network", None), getattr(config, "span_networks", None)
+    return [int(place["position"]) for place in (several or ([one] if one else []))]
 
 
 class _ProbedError(Exception):

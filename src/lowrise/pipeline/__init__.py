@@ -141,7 +141,7 @@ def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
     tell_notes(opened, progress)
     if check is not None:
         check(opened)
-    check_plan(plan, opened)
+    check_plan(plan, opened, recipe.for_engines)
     plan = tell_changes(check_counts(plan, opened.decoder), progress)
     begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)
@@ -159,7 +159,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter) -> Res
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     if dense_source and (tasks or recipe.eval_text):
-        check_same_tokens(recipe, dense_source)
+        check_same_tokens(recipe, recipe.model_copy(update={"model": dense_source}))
     measured: list[Measured] = []
     decoders = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
