@@ -43,8 +43,8 @@ _Placed = tuple[int, WriteNames, tuple[str | None, float]]
 def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[BlockNames, ...]:
     """The blocks of `layer`, in the order in which they read; none where nothing is found.
 
-    h: (1, tokens, …, hidden), what enters it. What does not write as said above is left out; where that, or anything else,
-    comes behind the last block that is found, an empty one stands for it.
+    h: (1, tokens, …, hidden), what enters it. What does not write as said above is left out; where that, or anything
+    else, comes behind the last block that is found, an empty one stands for it.
     """
     calls = calls_in(layer, h, arguments)
     norms = [call for call in calls if is_norm(layer.module.get_submodule(call.path))]
