@@ -2,13 +2,14 @@
 
 models.py    open, wrap, Model                calibrating.py  calibrate, tokens
 planning.py  plan, apply                      measuring.py    measure
-healing.py   heal
+healing.py   heal                             exporting.py   export
 runs.py      run, compare                     progress.py     what is seen of long work
 ../engines   check
 stages.py    the pipeline's functions, called in one place
 """
 
 from lowrise.api.calibrating import calibrate, tokens
+from lowrise.api.exporting import export
 from lowrise.api.healing import heal
 from lowrise.api.measuring import measure
 from lowrise.api.models import Model, open, wrap
@@ -25,6 +26,7 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "export",
     "heal",
     "measure",
     "open",

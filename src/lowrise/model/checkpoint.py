@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from lowrise.errors import ProofError
 from lowrise.files import writing
 from lowrise.model.companions import copy_companions, forget_missing_code
-from lowrise.model.custom import write_custom_model
+from lowrise.model.custom import write_custom_model, write_stock_type
 from lowrise.model.decoder import Decoder
 from lowrise.model.formats import cast_as_loaded, check_as_loaded
 from lowrise.model.source import OpenModel, open_model
@@ -85,6 +85,7 @@ def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
     decoder = opened.decoder
     with writing(out):
         decoder.model.save_pretrained(folder)
+        write_stock_type(decoder, folder)
         copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
         forget_missing_code(folder)
         spell_config(folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lowrise.errors import ModelError
 from lowrise.model import networks
-from lowrise.model.decoder import Decoder
+from lowrise.model.decoder import CUSTOM_TYPE, Decoder
 
 _TEMPLATE = '''"""Opens this checkpoint: {model} with {what} (made by lowrise).
 
@@ -22,7 +22,7 @@ from .{networks} import SpanNetwork, attach
 
 
 class LowriseConfig({config}):
-    model_type = "lowrise-{family}"
+    model_type = "{custom_type}{family}"
 
 
 class LowriseForCausalLM({model}):
@@ -41,6 +41,7 @@ _SEVERAL = """\
         for network, one in zip(self.span_networks, config.span_networks):
             attach(self.get_submodule(one["layers"]), network, one["position"])"""
 NETWORKS_FILE = "lowrise_networks"
+_OWN_CLASSES = ("LowriseConfig", "LowriseForCausalLM")  # of `_TEMPLATE`
 
 
 def write_custom_model(decoder: Decoder, folder: Path) -> None:
@@ -53,8 +54,9 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         {"settings": network.settings, "layers": decoder.layers_path, "position": position}
         for network, position in zip(decoder.networks, decoder.network_positions, strict=True)
     ]
-    classes = (type(model.config), type(model))
+    classes = (_stock(type(model.config)), _stock(type(model)))
     names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": decoder.family}
+    names["custom_type"] = CUSTOM_TYPE
     imports = [_import(one) for one in classes]
     if len(places) > 1:
         imports.insert(0, "from torch.nn import ModuleList")
@@ -69,7 +71,7 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
     shutil.copyfile(networks.__file__, folder / f"{NETWORKS_FILE}.py")
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["model_type"] = f"lowrise-{decoder.family}"
+    config["model_type"] = f"{CUSTOM_TYPE}{decoder.family}"
     config["architectures"] = ["LowriseForCausalLM"]
     config["auto_map"] = {
         "AutoConfig": "modeling_lowrise.LowriseConfig",
@@ -79,10 +81,28 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def write_stock_type(decoder: Decoder, folder: Path) -> None:
+    """Of a saved model that was opened with networks already: config.json as its stock class would have it, so that
+    what follows reads it as such.
+    """
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config["model_type"].startswith(CUSTOM_TYPE):
+        own = {"model_type": decoder.family, "architectures": [_stock(type(decoder.model)).__name__]}
+        left_out = ("auto_map", "span_network", "span_networks")
+        stock = {name: value for name, value in config.items() if name not in left_out}
+        file.write_text(json.dumps(stock | own, indent=2) + "\n", encoding="utf-8")
+
+
 def _what(places: list[dict[str, Any]]) -> str:
     if places[0]["settings"]["kind"] != "linear":
         return "a lightweight network in a removed span's place"
     return f"{'linear maps' if len(places) > 1 else 'a linear map'} of the residual stream where layers are gone"
+
+
+def _stock(of: type) -> type:
+    """Without the class that a checkpoint with networks of its own puts before it."""
+    return of.__mro__[1] if of.__name__ in _OWN_CLASSES else of
 
 
 def _import(of: type) -> str:

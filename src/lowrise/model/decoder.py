@@ -9,7 +9,7 @@ one, from any h[l] on, with those arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
 _BATCH_TOKENS = 1024
+CUSTOM_TYPE = "lowrise-"  # before the model type of a checkpoint with published-form networks
 _ACCELERATOR_BATCH_TOKENS = 8192
 
 
@@ -75,7 +76,7 @@ class Decoder:
         self._owner: nn.Module = model.get_submodule(owner)
         refuse_stack(self.config, self.layers, where)
         self._layers_return_tuple = self._probe()
-        self.network_positions: list[int] = []  # of the networks that were attached to it, as of `attach`
+        self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class Decoder:
 
     @property
     def family(self) -> str:
-        return str(self.config.model_type)
+        return str(self.config.model_type).removeprefix(CUSTOM_TYPE)
 
     @property
     def restrictions(self) -> list[Restriction]:
@@ -242,13 +243,19 @@ class Decoder:
 
     def drop(self, start: int, stop: int) -> None:
         """Take layers [start, stop) out, in place; indices and per-layer settings follow."""
+        if not 0 <= start < stop <= len(self):
+            raise ValueError(f"cannot drop [{start}, {stop}) of {len(self)} layers")
+        self.take_out(range(start, stop))
+
+    def take_out(self, gone: Collection[int]) -> None:
+        """Take these layers out at once, as `drop` does: settings may have no words for what some of them leave."""
         layers = self.layers
-        kept = [index for index in range(len(layers)) if not start <= index < stop]
-        if not 0 <= start < stop <= len(layers) or not kept:
-            raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        kept = [index for index in range(len(layers)) if index not in gone]
+        if not kept:
+            raise ValueError(f"cannot take all {len(layers)} layers out")
         for one in restrictions_of_images(self.model.config, len(layers)):
             if not one.allows(kept):
-                found = f"layers [{start}, {stop}) among what is to go"
+                found = f"layers {', '.join(map(str, sorted(gone)))} among what is to go"
                 raise ModelError(self.where, "a cut that leaves these layers", f"{found}: {one.reason}", "take others")
         before = marks(self.config)
         splice_config(self.config, kept)
@@ -287,6 +294,12 @@ class Decoder:
     def parameters(self) -> int:
         """All parameters, shared ones once."""
         return sum(int(p.numel()) for p in self.model.parameters())
+
+
+def _positions_of_networks(config: Any) -> list[int]:
+    """Where the networks stand that a checkpoint brings: `model/custom.py` writes them."""
+    one, several = getattr(config, "span_network", None), getattr(config, "span_networks", None)
+    return [int(place["position"]) for place in (several or ([one] if one else []))]
 
 
 class _ProbedError(Exception):

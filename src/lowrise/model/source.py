@@ -277,7 +277,12 @@ def check_kind(config: Any, source: str, is_gguf: bool) -> None:
 
 
 def _forget_quantisation(model: Any) -> None:
-    """A GGUF file is dequantised while it loads; the mark that stays would forbid saving."""
+    """A GGUF file is dequantised while it loads; the mark that stays would forbid saving.
+
+    Matrices that were transposed on the way lie in memory as no checkpoint's do, which rounds products otherwise.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
     for name in ("hf_quantizer", "quantization_method"):
         if hasattr(model, name):
             delattr(model, name)

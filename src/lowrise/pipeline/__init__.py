@@ -163,9 +163,9 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     if dense_source and (tasks or recipe.eval_text):
-        check_same_tokens(recipe, dense_source)
+        check_same_tokens(recipe, recipe.model_copy(update={"model": dense_source}))
     if draft_for:
-        check_same_tokens(recipe, draft_for, "--draft-for")
+        check_same_tokens(recipe, recipe.model_copy(update={"model": draft_for}), "--draft-for")
     measured: list[Measured] = []
     decoders = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
