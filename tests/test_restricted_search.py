@@ -295,21 +295,25 @@ class TestCommands:
         return run
 
     @pytest.mark.usefixtures("restricted")
-    def test_the_plan_says_what_restricted_it_and_what_that_cost(
-        self, plan: Callable[..., Any], main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
+    def test_plan_and_card_say_what_restricted_it_and_what_that_cost(
+        self, main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
     ) -> None:
-        status, _, err, out = plan("--remove", 2)
+        given = ["--text", text_file, "--preset", "block-influence", "--remove", 2, "--length", 32, "--samples", 4]
+        status, _, err = main("run", tiny_folder, "--out", tmp_path / "cut", *given, "--device", "cpu")
         assert status == 0, err
-        record = json.loads(out.read_text())["restriction"]
-        made = read_plan(out)
+        file = tmp_path / "cut" / "lowrise" / "plan.json"
+        record, made = json.loads(file.read_text())["restriction"], read_plan(file)
         assert made.restriction is not None
         assert record["reasons"] == [in_pairs().reason]
         assert record["score"] == "total block influence"
         assert record["chosen"] >= record["unrestricted"]
-        assert all(" ".join(sentence.split()) in " ".join(err.split()) for sentence in made.restriction.sentences())
+        card = (tmp_path / "cut" / "README.md").read_text()
+        for sentence in made.restriction.sentences():
+            assert " ".join(sentence.split()) in " ".join(err.split())
+            assert sentence[1:] in card.replace("\\", "")
         made.edits[:] = [Drop(start=0, stop=1), Drop(start=2, stop=3)]
-        out.write_text(made.to_json())
-        refused = main("apply", tiny_folder, out, "--text", text_file, "--out", tmp_path / "out", "--quiet")
+        file.write_text(made.to_json())
+        refused = main("apply", tiny_folder, file, "--text", text_file, "--out", tmp_path / "out", "--quiet")
         assert_one_line(*refused, ("edits whose result can be expressed", in_pairs().reason))
 
     @pytest.mark.usefixtures("restricted")
