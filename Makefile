@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow test-gpu check bench clean
+.PHONY: install demo test test-slow test-gpu check docs bench clean
 
 install: $(READY)
 
@@ -36,7 +36,19 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/reference.py --check
 	$(BIN)/python scripts/engine_facts.py --check
+
+# what the site is built with is no part of the usual environment
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+# into site/, from pages and docstrings alone: links are checked, and nothing is fetched
+docs: $(VENV)/.docs
+	$(BIN)/python scripts/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html is built; with search: $(BIN)/python -m http.server --directory site'
 
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py

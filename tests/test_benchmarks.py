@@ -27,18 +27,19 @@ RUNS = {
     "streamline": ([*SIZES, "--eval-text", "TEXT", "--remove", "2", "--windows", "2", "--networks", "none,layer"],
                    "dense: "),
     "threads": ([*SIZES, "--rounds", "1"], "| one thread, beside a busy process |"),
-    "train_small": (["llama", "--text", "TEXT", "--out", "OUT", "--layers", "2", "--width", "64", "--vocabulary", "300",
-                     "--minutes", "0.01"], "held-out perplexity"),
+    "train_small": (["gemma3", "--text", "TEXT", "--out", "OUT", "--layers", "4", "--width", "64", "--tokens", "8192",
+                     "--vocabulary", "300", "--presets", "streamline-none", "--remove", "1"], "| 4 → 3 |"),
     "writing": (SIZES, "ratio"),
     "record_bytes": (["OUT", "--only", "llama tail"], "0 differ"),
     "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
                      "--length", "24"], "not killed: "),
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
     "engine_facts": (["--check"], "holds the facts"),
+    "reference": (["--check"], "pages are as the code is"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
-INSIDE = {"calibration", "engine_facts", "greedy", "train_small", "writing"}
+INSIDE = {"calibration", "engine_facts", "greedy", "reference", "train_small", "writing"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
@@ -51,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) ->
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
-        for name in {"common", "fetch_demo_model"} & (set(sys.modules) - before):
+        for name in {"common", "documentation", "fetch_demo_model"} & (set(sys.modules) - before):
             del sys.modules[name]
     return 0
 

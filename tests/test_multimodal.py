@@ -121,8 +121,8 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     main: Main, text_file: Path, tmp_path: Path, kind: str, preset: str
 ) -> None:
     base, out = multimodal.save(tmp_path / kind, kind), tmp_path / "out"
-    options = ["--layers", "3-4"] if preset == "streamline-none" else ["--remove", "2"]
-    status, _, errors = main("run", base, "--preset", preset, *options, "--text", text_file, "--out", out, *QUICK)
+    how = ["--preset", preset, "--remove", "2"]
+    status, _, errors = main("run", base, *how, "--text", text_file, "--out", out, *QUICK)
     assert status == 0, errors
     loaded = AutoModelForImageTextToText.from_pretrained(out).eval()
     assert loaded.config.text_config.num_hidden_layers == tiny.LAYERS - 2
@@ -136,4 +136,8 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     assert torch.isfinite(after).all()
     assert not torch.equal(logits(loaded, {**given, "pixel_values": -given["pixel_values"]}), after)
     if preset == "streamline-none":
-        assert torch.equal(after, logits(skipping(kind, 3, 4), given))
+        (edit,) = json.loads((out / "lowrise" / "plan.json").read_text())["edits"]
+        assert torch.equal(after, logits(skipping(kind, *range(edit["start"], edit["stop"])), given))
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: image-text-to-text" in card
+    assert "AutoModelForImageTextToText.from_pretrained" in card

@@ -134,7 +134,7 @@ class Merge(_Span):
     """The span becomes its first layer with mixed weights, Σ weights[i]·θ[start + i] (LaCo, arXiv 2402.11187).
 
     weights: one a layer, summing to 1. They say it all: merges of merged layers are mixes of original ones too.
-    rule: how one merge made its weights (METHODS 2.1). norms: `keep` leaves the first layer's norms as they are.
+    rule: how one merge made its weights. norms: `keep` leaves the first layer's norms as they are.
     """
 
     kind: Literal["merge"] = "merge"

@@ -84,7 +84,8 @@ def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
     """Weights and all that a loader needs, into `folder`. out: the name that the user knows it by."""
     decoder = opened.decoder
     with writing(out):
-        decoder.model.save_pretrained(folder)
+        # a loader turns the names that files may have into the class's own by model type, which networks change
+        decoder.model.save_pretrained(folder, save_original_format=not decoder.networks)
         write_stock_type(decoder, folder)
         copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
         forget_missing_code(folder)

@@ -92,6 +92,15 @@ class Decoder:
         return self._owner if base is self.model and isinstance(self._owner, PreTrainedModel) else base
 
     @property
+    def beside(self) -> dict[str, nn.Parameter]:
+        """By name, what token ids alone do not pass: the towers of other inputs, in a multimodal model."""
+        if self.config is self.model.config:
+            return {}
+        modules = (self._owner, self.model.get_output_embeddings(), *self.networks)
+        own = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+        return {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) not in own}
+
+    @property
     def layers(self) -> nn.ModuleList:
         stack = getattr(self._owner, self._attribute)
         assert isinstance(stack, nn.ModuleList)

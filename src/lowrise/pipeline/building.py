@@ -21,6 +21,7 @@ from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
+from lowrise.model.wrappers import hub_task
 from lowrise.observe.stream import Observation
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.engines import engine_verdicts
@@ -71,7 +72,7 @@ def apply_and_write(
             **came_of_edits(curves, fits),
             memory=results.memory | until_written,
             command="apply" if run.command == "apply" else "run",
-            base=inherited_metadata(opened.place),
+            base=inherited_metadata(opened.place) | hub_task(decoder.model.config),
             engines=engine_verdicts(run, folder),
             warnings=run.progress.warnings,
             seconds=clock.total(),
