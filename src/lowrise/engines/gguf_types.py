@@ -65,6 +65,6 @@ def is_rounded(found: Numbers, numbers: Numbers, kind: str) -> bool:
         blocks = size.reshape(-1, _SMALL).max(axis=-1, keepdims=True)
         allowed = (blocks * (0.5 / _STEPS + 2**-11) + 2**-18).repeat(_SMALL, axis=-1).reshape(numbers.shape)
     else:
-        relative, least = {"F16": (2**-11, 2**-25), "BF16": (2**-9, 2**-134)}[kind]
+        relative, least = {"F16": (2**-11, 2**-25), "BF16": (2**-8, 2**-134)}[kind]
         allowed = size * relative + least
     return bool((np.abs(found - numbers) <= allowed * (1 + 2**-10)).all())
