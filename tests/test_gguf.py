@@ -176,7 +176,11 @@ class TestACut:
         base = made_gguf.save_gguf(tmp_path / "base.gguf")
         model = lowrise.open(base, device="cpu")
         edits = [{"kind": "merge", "start": 2, "stop": 4, "rule": "mean"}]
-        plan = lowrise.plan(model, layers=[2]).model_dump() | {"edits": edits, "layers_after": 5, "settings": None}
+        plan = lowrise.plan(model, lowrise.tokens(tiny.ids()), layers=[2]).model_dump() | {
+            "edits": edits,
+            "layers_after": 5,
+            "settings": None,
+        }
         lowrise.apply(model, lowrise.Plan.model_validate(plan | {"scores": {}})).save(tmp_path / "folder")
         made = lowrise.export(tmp_path / "folder", tmp_path / "cut.gguf")
         assert made.layers == [0, 1, 2, 4, 5]

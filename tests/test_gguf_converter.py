@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import lowrise
 import made_gguf
 from refusals import Main, assert_one_line
 
@@ -28,13 +29,10 @@ _HALF = 'pathlib.Path(out).write_bytes(b"GGUF"); print("half", flush=True); impo
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder, and the GGUF file that a converter would make of it."""
-    import tiny
-
     place = tmp_path_factory.mktemp("converted")
     file = made_gguf.save_gguf(place / "right.gguf", "qwen2")
     folder = place / "folder"
-    made_gguf.model_of("qwen2").save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+    lowrise.open(file, device="cpu").save(folder)
     return folder, file
 
 
