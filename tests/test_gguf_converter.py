@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import lowrise
 import made_gguf
 from refusals import Main, assert_one_line
+from warm import Warm
 
 # A converter that copies a file that was made beforehand. {more} comes before.
 _COPIES = """
@@ -114,9 +113,9 @@ def test_stopped_in_the_middle(
     place.mkdir()
     out = place / "out.gguf"
     out.write_bytes(b"GGUF old")
-    command = [Path(sys.executable).with_name("lowrise"), "export", folder, "--gguf", out, "--force",
-               "--converter", converter(file, _HALF)]  # fmt: skip
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["export", folder, "--gguf", out, "--force", "--converter", converter(file, _HALF)]
+    with Path(os.devnull).open("wb") as nowhere:
+        process = Warm(command, nowhere.fileno(), nowhere.fileno())
     end = time.monotonic() + 200
     while not list(place.glob(".out.gguf.*.partial/out.gguf")):
         assert process.poll() is None

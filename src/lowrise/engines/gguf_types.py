@@ -58,7 +58,7 @@ def check_range(name: str, numbers: Numbers, kind: str) -> None:
 
 
 def is_rounded(found: Numbers, numbers: Numbers, kind: str) -> bool:
-    """Whether `found` is what rounding `numbers` to the format gives, or as near; never of other formats than `_KEPT`."""
+    """Whether `found` is what rounding `numbers` to the format gives, or as near. Not for other formats."""
     if kind == "F32":
         return bool(np.array_equal(found, numbers))
     size = np.abs(numbers)
