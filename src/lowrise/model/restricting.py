@@ -30,10 +30,10 @@ def restrictions_of(
     path: of its layers. rows: of settings that the table of kinds lacks. others: that are known already.
     """
     config = model.config.get_text_config(decoder=True)
-    found = [_of_period(row, config) for row in PERIODS_ALONE if _is_read(row, model, path)]
+    found = [period_restriction(row, config) for row in PERIODS_ALONE if _is_read(row, model, path)]
     shared = vars(config).get(_SHARED)
     if isinstance(shared, int) and shared > 0 and getattr(config, "layer_types", None):
-        found.append(_of_sharing(config, shared))
+        found.append(sharing_restriction(config, shared))
     return found + _of_ends(model, path, where, rows, [*others, *found])
 
 
@@ -43,11 +43,14 @@ def _is_read(row: Period, model: Any, path: str) -> bool:
     value = row.value(config)
     if value is None or (row.unmarked is not None and hasattr(config, row.unmarked)):
         return False
+    if len(set(row.marks(*value, depth=depth(config)))) == 1:  # which some value tells at every depth
+        return False
     other = (value[0] + 1, value[1]) if value[0] <= depth(config) else (1, 0)
     return first_difference(model, path, lambda text: row.write(text, *other)) is not None
 
 
-def _of_period(row: Period, config: Any) -> Restriction:
+def period_restriction(row: Period, config: Any) -> Restriction:
+    """The layers that stay must be marked by some value of the period."""
     value = row.value(config)
     assert value is not None
     names = (f"not {row.setting}", row.setting)
@@ -64,7 +67,8 @@ def _of_period(row: Period, config: Any) -> Restriction:
     return Restriction(reason, kinds(row.marks(*value, depth=depth(config))), patterns)
 
 
-def _of_sharing(config: Any, shared: int) -> Restriction:
+def sharing_restriction(config: Any, shared: int) -> Restriction:
+    """The last `shared` layers take keys and values from the last layer of their type before them, which must stay."""
     types = list(config.layer_types)
     first = len(types) - shared
     lent = set(types[first:]) & set(types[:first])
