@@ -40,6 +40,7 @@ from tiny_families import NotBuiltError, causal_types, tiny_model  # noqa: E402
 
 PAGE = ROOT / "docs" / "families.md"
 PRESETS = ("streamline-none", "refit", "laco-mean")
+UNTRIED = "not tried"
 GONE = 2
 _SECONDS = 600  # of one type: beyond that something hangs
 _SEARCH: dict[str, Any] = {"merge_search": {"combine": 3}, "samples": 4, "length": 16}
@@ -59,7 +60,7 @@ class Found:
 
     @property
     def row(self) -> str:
-        return f"| `{self.kind}` | " + " | ".join(self.states[preset] for preset in PRESETS) + " |"
+        return f"| `{self.kind}` | " + " | ".join(self.states.get(preset, UNTRIED) for preset in PRESETS) + " |"
 
 
 def scan(kind: str, folder: Path, presets: Sequence[str] = PRESETS) -> Found:
@@ -134,7 +135,7 @@ def page(all_found: Sequence[Found]) -> str:
     built = [found for found in all_found if found.states]
     some = [found for found in built if {"works", "restricted"} & set(found.states.values())]
     restricted = [found for found in some if "restricted" in found.reasons]
-    counts = {preset: sum(found.states[preset] in ("works", "restricted") for found in built) for preset in PRESETS}
+    counts = {preset: sum(found.states.get(preset) in ("works", "restricted") for found in built) for preset in PRESETS}
     lines = [
         "# Families",
         "",
@@ -171,7 +172,7 @@ def _refusals(found: Found) -> list[str]:
     """A line for each reason, with the presets that it is of."""
     presets: dict[str, list[str]] = {}
     for preset in PRESETS:
-        if found.states[preset] in ("refused", "traceback"):
+        if found.states.get(preset) in ("refused", "traceback"):
             presets.setdefault(found.reasons[preset], []).append(preset)
     return [
         f"- `{found.kind}`, {'all' if len(names) == len(PRESETS) else ', '.join(names)}: {reason}"

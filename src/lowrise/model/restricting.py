@@ -22,19 +22,14 @@ from lowrise.restriction import Restriction
 _SHARED = "num_kv_shared_layers"
 
 
-def restrictions_of(
-    model: Any, path: str, where: str, rows: Mapping[str, str], others: Sequence[Restriction]
-) -> list[Restriction]:
-    """What the settings of `model` can express of cuts; none for most families.
-
-    path: of its layers. rows: of settings that the table of kinds lacks. others: that are known already.
-    """
+def restrictions_of_settings(model: Any, path: str) -> list[Restriction]:
+    """What periods and shared keys and values can express of cuts; none for most families. path: of its layers."""
     config = model.config.get_text_config(decoder=True)
     found = [period_restriction(row, config) for row in PERIODS_ALONE if _is_read(row, model, path)]
     shared = vars(config).get(_SHARED)
     if isinstance(shared, int) and shared > 0 and getattr(config, "layer_types", None):
         found.append(sharing_restriction(config, shared))
-    return found + _of_ends(model, path, where, rows, [*others, *found])
+    return found
 
 
 def _is_read(row: Period, model: Any, path: str) -> bool:
@@ -91,10 +86,13 @@ def sharing_restriction(config: Any, shared: int) -> Restriction:
     return Restriction(reason, kinds, patterns)
 
 
-def _of_ends(
+def restrictions_of_ends(
     model: Any, path: str, where: str, rows: Mapping[str, str], others: Sequence[Restriction]
 ) -> list[Restriction]:
-    """A first or a last layer that stock transformers builds unlike the others, whichever that is."""
+    """A first or a last layer that stock transformers builds unlike the others, whichever that is.
+
+    rows: of settings that the table of kinds lacks. others: restrictions that are known already.
+    """
     stack, config = model.get_submodule(path), model.config.get_text_config(decoder=True)
     layers, lists = list(range(len(stack))), [getattr(config, name) for name in per_layer_lists(config)]
     found = []
