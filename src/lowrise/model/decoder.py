@@ -25,9 +25,9 @@ from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
 from lowrise.model.probing import unknown_rows
-from lowrise.model.restricting import restrictions_of
+from lowrise.model.restricting import restrictions_of_ends, restrictions_of_settings
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
-from lowrise.model.support import difference_of_cut, prove, refusal
+from lowrise.model.support import difference_of_cut, prove, refusal, refuse_unfit
 from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
@@ -174,9 +174,12 @@ class Decoder:
 
         Raises ModelError naming the difference where layers that are left compute something else.
         """
-        self.rows.update(unknown_rows(self.model, self.layers_path, self.where))
+        refuse_unfit(self)
         found = restrictions_of_images(self.model.config, len(self))
-        found += restrictions_of(self.model, self.layers_path, self.where, self.rows, found)
+        found += restrictions_of_settings(self.model, self.layers_path)
+        where = (self.model, self.layers_path, self.where)
+        self.rows.update(unknown_rows(*where, found))
+        found += restrictions_of_ends(*where, self.rows, found)
         prove(self, found)
         return found
 
