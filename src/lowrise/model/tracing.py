@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrise.errors import UNUSABLE
 from lowrise.model.blocks import ExpertsNames
 from lowrise.model.experts import calls_of, close, experts_of, sum_by_token
 from lowrise.model.layer import Layer, LayerArguments
@@ -109,7 +110,7 @@ def _tell(call: Call, module: nn.Module, how: tuple[tuple[Any, ...], dict[str, A
     for experts in experts_of(module, call.path, d):
         try:
             routed, (made, biases) = experts.routed(*how[0], **how[1]), experts.made(*how)
-        except (TypeError, RuntimeError):
+        except UNUSABLE:  # code that is called in another way
             continue
         by_token = made.float().view(-1, tokens, d).sum(0)
         if close(made.float() + biases.float(), call.made) and close(
