@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -169,6 +169,24 @@ def test_a_model_in_memory_is_cut_and_saved_with_its_towers(text_file: Path, tmp
     given = multimodal.with_image("smolvlm")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved").eval()
     assert torch.equal(logits(loaded, given), logits(skipping("smolvlm", 1, 4), given))
+
+
+def test_a_tower_in_another_number_format_than_the_text_keeps_its_bytes(text_file: Path, tmp_path: Path) -> None:
+    base = multimodal.save(tmp_path / "base", "mistral3", torch.bfloat16)
+    file = base / "model.safetensors"
+    towers = {name: value for name, value in load_file(file).items() if "vision" in name}
+    finer = {name: torch.randn_like(value, dtype=torch.float32) for name, value in towers.items()}
+    save_file({**load_file(file), **finer}, file, metadata={"format": "pt"})
+    model = lowrise.open(base, device="cpu")
+    lowrise.apply(model, lowrise.plan(model, layers=[2], text=[text_file], samples=8, length=16))
+    model.save(tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {part["dtype"] for part in (config, config["text_config"], config["vision_config"])} == {"bfloat16"}
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in load_file(file).items():
+        if ".layers." not in name or "vision" in name:
+            assert written[name].dtype == value.dtype
+            assert torch.equal(written[name], value), name
 
 
 @pytest.mark.parametrize("train", ["all", "lora"])
