@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow test-gpu check bench clean
+.PHONY: install demo test test-slow test-gpu check docs bench clean
 
 install: $(READY)
 
@@ -25,6 +25,7 @@ test-slow: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python scripts/fetch_gemma_model.py
 	$(BIN)/python scripts/transformers4.py
+	$(BIN)/python scripts/llama_cpp.py
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
@@ -36,7 +37,19 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/reference.py --check
 	$(BIN)/python scripts/engine_facts.py --check
+
+# what the site is built with is no part of the usual environment
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+# into site/, from pages and docstrings alone: links are checked, and nothing is fetched
+docs: $(VENV)/.docs
+	$(BIN)/python scripts/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html is built; with search: $(BIN)/python -m http.server --directory site'
 
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
@@ -49,4 +62,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/heal.py
 
 clean:
-	rm -rf $(VENV) .demo .transformers4 .engines build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 .engines .llama-cpp build site .pytest_cache .mypy_cache .ruff_cache

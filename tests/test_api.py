@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import lowrise
-import made_tasks
 import tiny
 from lowrise import api
 from lowrise.errors import ModelError, PlanError, RecipeError, TextError
@@ -112,24 +111,6 @@ def test_every_public_function_says_types_and_errors() -> None:
             signature = inspect.signature(function)
             said = {name for name in signature.parameters if name != "self"}
             assert said <= {*inspect.get_annotations(function)}, name
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-@pytest.mark.usefixtures("regressions_alone")
-def test_the_examples_of_pages_run(page: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`piqa` here is a made task, since lm-eval's own is on the hub."""
-    from lm_eval.tasks import manager
-
-    monkeypatch.setattr(manager, "__file__", str(here / "lm-eval" / "manager.py"))
-    made_tasks.write_choice(made_tasks.write_tasks(here / "lm-eval"), "piqa", "piqa.jsonl", made_tasks.items(6, 2, 5))
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
-    assert blocks
-    names: dict[str, Any] = {"hf_model": tiny.model(max_position_embeddings=32), "tokenizer": tiny.tokenizer()}
-    for block in blocks:
-        exec(compile(block, page, "exec"), names)  # noqa: S102 - our own page
-    assert names["small"].layers == 4
-    assert names["results"].dense.layers == 6
-    assert {*names["results"].tasks} == ({"piqa"} if page == "README.md" else set())
 
 
 # -- the command's bytes --------------------------------------------------------------------------------------------

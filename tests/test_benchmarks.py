@@ -35,10 +35,11 @@ RUNS = {
                      "--length", "24"], "not killed: "),
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
     "engine_facts": (["--check"], "holds the facts"),
+    "reference": (["--check"], "pages are as the code is"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
-INSIDE = {"calibration", "engine_facts", "greedy", "train_small", "writing"}
+INSIDE = {"calibration", "engine_facts", "greedy", "reference", "train_small", "writing"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
@@ -51,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) ->
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
-        for name in {"common", "fetch_demo_model"} & (set(sys.modules) - before):
+        for name in {"common", "documentation", "fetch_demo_model"} & (set(sys.modules) - before):
             del sys.modules[name]
     return 0
 
@@ -74,7 +75,8 @@ def test_help_says_what_it_is_for_and_does_nothing(
 
 def test_each_is_run_here() -> None:
     """But for those that only download."""
-    assert {program.stem for program in PROGRAMS} == {*RUNS, "fetch_demo_model", "fetch_gemma_model", "transformers4"}
+    downloads = {"fetch_demo_model", "fetch_gemma_model", "transformers4", "llama_cpp"}
+    assert {program.stem for program in PROGRAMS} == {*RUNS, *downloads}
 
 
 def given(arguments: list[str], model: Path, text: Path, out: Path) -> list[str]:

@@ -88,6 +88,38 @@ def test_run_heals_what_it_cut(
     assert (said["model"], said["heal"]["tokens"]) == (str(tiny_folder), "2k")
 
 
+@pytest.mark.parametrize(("preset", "trained"), [("streamline-ffn", "network"), ("ghosted", "gaps")])
+def test_what_stands_outside_of_the_layers_is_healed_too(
+    main: Main, tiny_folder: Path, text_file: Path, guard: Path, tmp_path: Path, preset: str, trained: str
+) -> None:
+    """Networks and maps in their published form: the checkpoint brings its modelling file again."""
+    recipe, cut, out, apart = (tmp_path / name for name in ("recipe.yaml", "cut", "out", "apart"))
+    heal = {"tokens": "2k", "length": 32, "objective": "ce", "learning_rate": 0.01, "guard": str(guard)}
+    recipe.write_text(yaml.safe_dump({"heal": {**heal, "train": trained}, "training": {"epochs": 1}}), encoding="utf-8")
+    how = ["--preset", preset, *CUT[2:], "--text", text_file]
+    said = main("run", tiny_folder, *how, "--recipe", recipe, "--out", out, *COMMON)
+    assert said[0] == 0, said[2]
+    recipe.write_text("training: {epochs: 1}\n", encoding="utf-8")
+    said = main("run", tiny_folder, *how, "--recipe", recipe, "--out", cut, *COMMON)
+    assert said[0] == 0, said[2]
+    before, after = (load_file(folder / "model.safetensors") for folder in (cut, out))
+    changed = {name for name in before if not bool((before[name] == after[name]).all())}
+    assert any(name.startswith("span_network") for name in changed)
+    if trained == "network":
+        assert all(name.startswith("span_network") for name in changed)
+    assert (out / "lowrise_networks.py").read_bytes() == (cut / "lowrise_networks.py").read_bytes()
+    assert (out / "modeling_lowrise.py").read_text() == (cut / "modeling_lowrise.py").read_text()
+    assert json.loads((out / "config.json").read_text()) == json.loads((cut / "config.json").read_text())
+    assert yaml.safe_load((out / "lowrise/recipe.yaml").read_text())["trust_remote_code"] is False
+    given = ["--tokens", "2k", "--length", 32, "--objective", "ce", "--learning-rate", 0.01, "--guard", guard]
+    given += ["--train", trained, "--text", text_file, "--out", apart, *COMMON]
+    said = main("heal", cut, "--dense", tiny_folder, *given)
+    assert_one_line(*said, ("trust-remote-code",))
+    said = main("heal", cut, "--dense", tiny_folder, *given, "--trust-remote-code")
+    assert said[0] == 0, said[2]
+    assert (apart / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
 def test_a_plan_is_applied_and_healed(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.json", tmp_path / "out"
     assert main("plan", tiny_folder, *CUT, "--text", text_file, "--out", plan, *COMMON)[0] == 0
@@ -213,8 +245,6 @@ def test_a_guard_that_is_not_there_is_refused_before_the_cut(
         (CUT, "{tokens: 1k, guard: TEXT}", ("--guard", "not trained on")),
         (CUT, "{tokens: 1k, chat: [TEXT]}", ("--chat", "chat template")),
         (CUT, "{tokens: 1k, train: network}", ("heal.train: network", "block-influence, which puts nothing back")),
-        (["--preset", "ghosted", *CUT[2:]], "1k", ("--heal", "ghosted", "another method")),
-        (["--preset", "streamline-ffn", *CUT[2:]], "1k", ("--heal", "streamline-ffn", "--form portable")),
     ],
 )
 def test_what_healing_would_refuse_is_refused_before_the_cut(

@@ -126,6 +126,29 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
         {"architectures": ["MiniCPM3ForCausalLM"], "model_type": "minicpm3", "scale_depth": 1.2}, 6,
         ["tokenizer.model"], {}, {"llama.cpp": "wrong", "transformers4": "refuses"},
     ),
+    # as transformers 5 writes it: transformers 4 makes attention of whatever is not `mamba`
+    "granite-4": (
+        {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid",
+         "layer_types": ["linear_attention", "full_attention"] * 3}, 6, [], {},
+        {"transformers4": "wrong", "llama.cpp": "refuses", "mlx": "refuses"},
+    ),
+    # 27 layers are a Lite model there, whose queries are not compressed
+    "deepseek-v2-lite": (
+        {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "q_lora_rank": None}, 27, [], {}, {},
+    ),
+    "deepseek-v2-lite-cut": (
+        {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "q_lora_rank": None}, 24, [], {},
+        {"llama.cpp": "refuses"},
+    ),
+    # keys and values are shared from layer 20 on in llama.cpp; mlx-lm knows the wrapper alone
+    "gemma3n": (
+        {"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text", "num_kv_shared_layers": 10,
+         "layer_types": _kinds(30, 5)}, 30, [], {}, {"mlx": "refuses"},
+    ),
+    "gemma3n-cut": (
+        {"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text", "num_kv_shared_layers": 10,
+         "layer_types": _kinds(25, 5)}, 25, [], {}, {"mlx": "refuses", "llama.cpp": "wrong"},
+    ),
     "opt": (
         {"architectures": ["OPTForCausalLM"], "model_type": "opt"}, 6, [], {},
         {"llama.cpp": "refuses", "mlx": "refuses"},
@@ -174,7 +197,14 @@ _WHOLE = {
     "smollm3": ({**_SMOLLM3, "no_rope_layers": [1, 1, 1, 0] * 2, "layer_types": ["full_attention"] * 8}, 8),
     "qwen3": ({**_QWEN3, "use_sliding_window": True, "layer_types": _kinds(8, 2)}, 8),
     "llama": (_LLAMA, 6),
-}
+    "granite-4": ({"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid",
+                   "layer_types": ["linear_attention", "full_attention"] * 4}, 8),
+    "qwen3_next": ({"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "rope_theta": 1e6,
+                    "layer_types": [kind.replace("sliding", "linear") for kind in _kinds(9, 4)]}, 9),
+    "llama4": ({"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", "moe_layers": [1, 3, 5, 7],
+                "interleave_moe_layer_step": 2,
+                "layer_types": [kind.replace("sliding", "chunked") for kind in _kinds(8, 4)]}, 8),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("engine", ["vllm", "llama.cpp", "mlx", "transformers4"])
@@ -182,6 +212,8 @@ _WHOLE = {
 def test_restrictions_allow_the_cuts_that_are_read_right(name: str, engine: str, tmp_path: Path) -> None:
     """Of every cut of a small stack, and every engine."""
     config, layers = _WHOLE[name]
+    if (engine, name) == ("mlx", "llama4"):
+        pytest.skip("unknown there")
     found = restrictions({**config, "num_hidden_layers": layers}, [engine])
     folder = _folder(tmp_path / "made", config, layers, "tokenizer.model")
     for kept in range(6, layers):
@@ -190,13 +222,24 @@ def test_restrictions_allow_the_cuts_that_are_read_right(name: str, engine: str,
                 key: [value[i] for i in stay] if isinstance(value, list) and len(value) == layers else value
                 for key, value in config.items()
             }
+            if "moe_layers" in config:
+                cut["moe_layers"] = [new for new, old in enumerate(stay) if old in config["moe_layers"]]
             (folder / "config.json").write_text(json.dumps({**cut, "num_hidden_layers": kept}), encoding="utf-8")
             (verdict,) = check(folder, [engine])
             allowed = all(one.allows(stay) for one in found)
-            if engine == "mlx" and name == "gpt_oss":  # one kind alone is refused, which is no matter of order
+            if (engine, name) == ("mlx", "gpt_oss"):  # one kind alone is refused, which is no matter of order
                 assert allowed
                 continue
             assert allowed == (verdict.fate == "opens"), (stay, verdict)
+
+
+def test_restrictions_of_a_config_in_memory() -> None:
+    """Which says no architecture."""
+    import tiny
+
+    (found,) = restrictions(tiny.config("gemma3_text"), ["llama.cpp", "vllm"])
+    assert found.kinds == ("sliding_attention",) * 5 + ("full_attention",)
+    assert found.reason == "llama.cpp takes every 6th layer for full attention, by its number"
 
 
 def test_restrictions_of_a_depth() -> None:
@@ -291,6 +334,29 @@ def test_run_names_the_engines_that_would_misread_its_output(main: Main, tmp_pat
     ]
     for place in ("README.md", "lowrise/report.html"):
         assert "Misread by llama.cpp" in (out / place).read_text(encoding="utf-8")
+
+
+def test_run_for_engines_makes_what_they_read_right(main: Main, tmp_path: Path, text_file: Path) -> None:
+    """Of eight layers the sixth is full: only the two behind it can go."""
+    import tiny
+
+    model, out = tiny.save(tmp_path / "model", "gemma3_text", num_hidden_layers=8), tmp_path / "out"
+    given = ["--preset", "streamline-none", "--remove", "1", "--text", text_file, "--eval-text", text_file]
+    given += ["--windows", "1", "--length", "32", "--samples", "4", "--device", "cpu", "--out", out, "--quiet"]
+    status, printed, err = main("run", model, *given, "--for", "llama.cpp,mlx")
+    assert (status, printed.splitlines()[-1]) == (0, f"written to {out}"), err
+    plan = json.loads((out / "lowrise" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["settings"]["for"] == ["llama.cpp", "mlx"]
+    assert plan["edits"][0]["start"] in (6, 7)
+    assert main("check", out, "--for", "llama.cpp,mlx")[0] == 0
+
+
+def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, tmp_path: Path) -> None:
+    import tiny
+
+    model = tiny.save(tmp_path / "model", "opt")
+    answer = main("run", model, "--for", "mlx", "--out", tmp_path / "out", "--remove", "1", "--quiet")
+    assert_one_line(*answer, ("--for mlx: expected a model that MLX reads, found OPTForCausalLM (opt)",))
 
 
 def test_check_by_the_command_line(main: Main, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from typing import Any, get_args
 import pytest
 from safetensors.torch import load_file
 
+from doc_blocks import blocks
 from lowrise import methods as table
 from lowrise.errors import MethodError, RecipeError
 from lowrise.methods import OF_SOME, Kind, Method, load, method, methods
 from lowrise.plan import Drop, Merge, Replace
 from lowrise.recipe import Recipe, _found_presets, build_recipe, presets
 
-ADDING = Path(__file__).resolve().parent.parent / "docs" / "adding.md"
 Offer = Callable[..., None]
 ROWS = [row for kind in get_args(Kind) for row in methods(kind).values()]
 
@@ -187,10 +187,11 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Offer]:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example of docs/adding.md, installed in a folder of its own."""
     place = tmp_path_factory.mktemp("site")
-    for code in re.findall(r"```python\n(.*?)```", ADDING.read_text(encoding="utf-8"), re.DOTALL):
-        file = place / code.splitlines()[0].removeprefix("# ")
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(code, encoding="utf-8")
+    for block in blocks("docs/adding.md"):
+        if block.file is not None:
+            file = place / block.file
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block.code, encoding="utf-8")
     about = place / "thin-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: thin\nVersion: 1.0\n", encoding="utf-8")

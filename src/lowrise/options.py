@@ -173,6 +173,11 @@ Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, not where the same command was stopped.")]
+ToHub = Annotated[
+    str | None,
+    typer.Option("--push", help="Then send it to the hub; --force replaces what is there.", metavar="ORG/NAME"),
+]
+Private = Annotated[bool, typer.Option("--private", help="Of a repository that is made on the hub: nobody else's.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", show_default=False)]
 Gguf = Annotated[
     Path | None, typer.Option("--gguf", help="Write it as a GGUF file too, as `export` does.", metavar="OUT.gguf")

@@ -21,63 +21,21 @@ from pydantic import (
 from lowrise.called import called
 from lowrise.errors import PlanError
 from lowrise.methods import load, method, methods
+from lowrise.provenance import MOST_LAYERS, RestrictionRecord
+from lowrise.provenance import CalibrationRecord as CalibrationRecord
+from lowrise.provenance import ModelRecord as ModelRecord
+from lowrise.provenance import TextRecord as TextRecord
 from lowrise.reading import read_json
 from lowrise.recipe import Network, Repair
 from lowrise.settings import Form, Norms, Rule, Training
 
 called(__name__)
 
-MOST_LAYERS = 10**6
 _LARGEST_WEIGHT = 1e6  # of a merge's, by far
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class ModelRecord(_Strict):
-    """The model a plan is for. `sha256` is over the weight files (for a hub id, of that revision)."""
-
-    source: str
-    revision: str | None = None
-    family: str
-    layers: int = Field(gt=0, le=MOST_LAYERS)
-    sha256: str
-
-
-class TextRecord(_Strict):
-    """A text file as it was read: where, and the hash of its bytes."""
-
-    path: str
-    sha256: str
-
-
-class CalibrationRecord(_Strict):
-    """The tokens a plan was made from. `sha256` is over the packed token windows, shape and order included.
-
-    source: in words. sources: the text files. written: the share of windows that the model wrote itself. samples: rows
-    that there are, which is fewer than asked for where a text fills no more. bos: whether each row begins with what the
-    tokenizer puts in front of a text. held_out: the share of the windows, the last ones, that nothing is fitted on.
-    """
-
-    source: str
-    sources: list[TextRecord] = []
-    dataset: str | None = None
-    written: float = Field(0.0, ge=0, le=1)
-    tokens: int = Field(gt=0)
-    sha256: str
-    seed: int = Field(ge=0, lt=2**63)
-    samples: int = Field(gt=0, le=10**7)
-    length: int = Field(gt=1, le=2**30)
-    bos: bool = False
-    held_out: float = Field(Training.model_fields["validation"].default, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _tokens_are_of_the_samples(self) -> Self:
-        """Of sentences `length` says nothing: it is that of the windows that perplexity is measured on."""
-        if self.tokens < self.samples:
-            raise ValueError(f"{self.tokens} tokens are not in {self.samples} samples")
-        return self
 
 
 class _Span(_Strict):
@@ -136,6 +94,11 @@ class Drop(_Span):
         return fields
 
 
+def in_a_layer(network: Network, form: Form) -> bool:
+    """Whether such a network stands in a decoder layer of the family."""
+    return "form" not in method("network", network).settings or form == "portable"
+
+
 class Replace(_Span):
     """The span goes and one trained network stands in its place.
 
@@ -160,7 +123,7 @@ class Replace(_Span):
     @property
     def in_a_layer(self) -> bool:
         """Whether a decoder layer of the family is what stands there: the span's first one."""
-        return "form" not in method("network", self.network).settings or self.form == "portable"
+        return in_a_layer(self.network, self.form)
 
     @field_serializer("training")
     def _held_out_stands_elsewhere(self, training: Training) -> dict[str, Any]:
@@ -171,7 +134,7 @@ class Merge(_Span):
     """The span becomes its first layer with mixed weights, Σ weights[i]·θ[start + i] (LaCo, arXiv 2402.11187).
 
     weights: one a layer, summing to 1. They say it all: merges of merged layers are mixes of original ones too.
-    rule: how one merge made its weights (METHODS 2.1). norms: `keep` leaves the first layer's norms as they are.
+    rule: how one merge made its weights. norms: `keep` leaves the first layer's norms as they are.
     """
 
     kind: Literal["merge"] = "merge"
@@ -234,6 +197,7 @@ class Plan(_Strict):
 
     It holds all that its result depends on. settings: of the recipe, those of SETTINGS; None in a plan of format 1,
     which did not say. versions: of what it was made with, and the device and number format that it was computed in.
+    restriction: of the cuts that could be chosen; it stands in a file only where there was one.
     """
 
     format: Literal[2] = 2
@@ -248,6 +212,7 @@ class Plan(_Strict):
     parameters_after: int = Field(gt=0)
     loads_plainly: bool = True
     versions: dict[str, str] = {}
+    restriction: RestrictionRecord | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -329,6 +294,13 @@ class Plan(_Strict):
         self.loads_plainly = plain
         return self
 
+    @model_serializer(mode="wrap")
+    def _no_restriction_where_there_was_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        if self.restriction is None:
+            fields.pop("restriction", None)
+        return fields
+
     @property
     def fitted_on(self) -> CalibrationRecord:
         """The windows that edits are fitted on; of merges, planned from sentences, others than `calibration`."""
@@ -350,6 +322,7 @@ class Plan(_Strict):
         return self.model.source.rstrip("/").rpartition("/")[2] or self.model.source
 
     def to_json(self) -> str:
+        """The text of a plan file."""
         return json.dumps(self.model_dump(), indent=2) + "\n"
 
 

@@ -76,47 +76,73 @@ class Recipe(BaseModel):
 
     model_config = Strict.model_config
 
-    model: str | None = None
-    preset: str = Field("refit", frozen=True)  # its settings are in the others already: another one is another recipe
-    remove: str | None = "25%"  # None: as many as the search's threshold lets go
-    keep_parameters: Annotated[str | None, _as_written(count_of)] = (
-        None  # 1.1B: as many layers go as leave at most that
+    model: str | None = Field(None, description="a hub id, a folder, or a .gguf file")
+    preset: str = Field(
+        "refit",
+        frozen=True,  # its settings are in the others already: another one is another recipe
+        description="a method by name, which gives the other keys",
     )
-    keep_memory: Annotated[str | None, _as_written(bytes_of)] = None  # 2GB: of the weights, as they are saved
-    keep_latency: float | None = Field(None, gt=0, lt=1)  # of the dense model's time for one token
-    layers: Annotated[str | None, _as_written(named_layers)] = None  # 12-19,21: by hand, 0-based, ends included
-    select: Select = "cosine"
-    network: Network = "layer"
-    form: Form = "paper"
-    repair: Repair = "none"  # layer by layer, of the layers that are left, or of what stands in a span's place
-    search_budget: int = Field(1, ge=1)  # of the search with repair: times the usual tokens and trials
-    avoid_massive: bool = False
-    for_engines: Engines = []  # `for` in a recipe: only cuts that these engines read right
-    text: list[str] = []
-    dataset: str | None = None
-    synthetic_share: float = Field(0.0, ge=0, lt=1)  # of the windows, written by the model beside text or dataset
-    tokens: str | None = None  # calibration tokens that `lowrise compare` stored, made of the text or dataset above
-    bos: Bos = "auto"  # auto: windows begin with what the tokenizer puts in front of a text
-    samples: int = Field(128, gt=0, le=10**7)  # windows
-    length: int = Field(2048, gt=1, le=2**30)  # tokens a window, of calibration and of perplexity; capped by the model
-    calibration_length: int | None = Field(None, gt=1, le=2**30)  # of calibration alone; None: as `length`
-    seed: int = Field(0, ge=0, lt=2**63)
-    training: Training = Training()
-    merge_search: MergeSearch = MergeSearch()
-    heal: Heal | None = None  # None: nothing is trained after the cut
-    strict: bool = False  # a search that accepts nothing, or whose result collapses, ends with exit status 2
-    max_ram: str | None = None  # for training pairs, as 800M or 4G; None: half of what is free
-    eval_text: list[str] = []
-    windows: int | None = Field(None, gt=0)
-    speed: bool = False  # time generation, the dense model beside the compressed one
-    tasks: list[str] = []  # of lm-eval, or of task_dir
-    task_dir: str | None = None
-    limit: int | None = Field(None, gt=0)  # items of each task; None: all
-    fewshot: int | None = Field(None, ge=0)  # examples in front of each item; None: as the task says
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+    remove: str | None = Field(
+        "25%", description="net layers to remove: 8, or 25%; null: as many as the search's threshold lets go"
+    )
+    keep_parameters: Annotated[str | None, _as_written(count_of)] = Field(
+        None, description="parameters, as 1.1B: as many layers go as leave at most that"
+    )
+    keep_memory: Annotated[str | None, _as_written(bytes_of)] = Field(
+        None, description="bytes of the weights, as they are saved: 2GB"
+    )
+    keep_latency: float | None = Field(
+        None, gt=0, lt=1, description="share of the dense model's time for one token, timed first"
+    )
+    layers: Annotated[str | None, _as_written(named_layers)] = Field(
+        None, description="the layers that go, by hand, 0-based, ends included: 12-19,21"
+    )
+    select: Select = Field("cosine", description="the criterion: how layers are chosen")
+    network: Network = Field("layer", description="what is put back in a span's place")
+    form: Form = Field("paper", description="of ffn and swiglu: as published, or portable, which loads plainly")
+    repair: Repair = Field(
+        "none", description="layer by layer, of the layers that are left, or of what stands in a span's place"
+    )
+    search_budget: int = Field(1, ge=1, description="of the search with repair: times the usual tokens and trials")
+    avoid_massive: bool = Field(False, description="only spans without a layer that writes massive activations")
+    for_engines: Engines = Field([], description="`for` in a recipe: only cuts that these engines read right")
+    text: list[str] = Field([], description="files of calibration text")
+    dataset: str | None = Field(None, description="calibration text from `datasets`: NAME or NAME:CONFIG")
+    synthetic_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the windows, written by the model beside text or dataset"
+    )
+    tokens: str | None = Field(
+        None, description="calibration tokens that `lowrise compare` stored, made of the text or dataset above"
+    )
+    bos: Bos = Field("auto", description="auto: windows begin with what the tokenizer puts in front of a text")
+    samples: int = Field(128, gt=0, le=10**7, description="calibration windows")
+    length: int = Field(
+        2048, gt=1, le=2**30, description="tokens a window, of calibration and of perplexity; capped by the model"
+    )
+    calibration_length: int | None = Field(
+        None, gt=1, le=2**30, description="tokens a window, of calibration alone; null: as `length`"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="decides samples, initial weights and order")
+    training: Training = Field(Training(), description="how a network in a span's place is trained")
+    merge_search: MergeSearch = Field(MergeSearch(), description="the search of `laco`")
+    heal: Heal | None = Field(None, description="how the cut model is healed; null: nothing is trained after the cut")
+    strict: bool = Field(
+        False, description="a search that accepts nothing, or whose result collapses, ends with exit status 2"
+    )
+    max_ram: str | None = Field(None, description="bytes for training pairs, as 800M or 4G; null: half of what is free")
+    eval_text: list[str] = Field([], description="files of text to measure perplexity on")
+    windows: int | None = Field(None, gt=0, description="windows of each evaluation text, the first ones; null: all")
+    speed: bool = Field(False, description="time generation, the dense model beside the compressed one")
+    tasks: list[str] = Field([], description="of lm-eval, or of task_dir")
+    task_dir: str | None = Field(None, description="a folder of lm-eval task files")
+    limit: int | None = Field(None, gt=0, description="items of each task; null: all")
+    fewshot: int | None = Field(None, ge=0, description="examples in front of each item; null: as the task says")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format to compute in; auto: the model's own, float32 on CPU"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: the accelerator, if there is one")
+    trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
+    allow_pickle: bool = Field(False, description="open pickled weights, which can run code")
 
     @model_validator(mode="before")
     @classmethod

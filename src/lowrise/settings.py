@@ -34,21 +34,24 @@ class Strict(BaseModel):
 
 
 class Training(Strict):
-    """How a lightweight network is trained (LLM-Streamline, section 3.2 and appendix; METHODS 1.3).
+    """How a lightweight network is trained (LLM-Streamline, section 3.2 and appendix).
 
     The paper's batch (128 sequences of 2,048 tokens, one epoch over 30,000 sequences and more) makes a few hundred
     optimiser steps. A smaller token budget keeps those steps: `batch_tokens` and `epochs` left at None are chosen so.
     """
 
-    loss: Loss = "mse"  # mse: E‖f(x) - y‖²/d, as published; relative: E‖f(x) - y‖²/‖y‖², deaf to massive activations
-    learning_rate: float = Field(2e-4, gt=0, le=1)
-    min_learning_rate: float = Field(5e-5, ge=0, le=1)  # what the cosine has reached at the last step
-    weight_decay: float = Field(1e-3, ge=0)
-    warmup: float = Field(0.03, ge=0, lt=1)  # share of all steps
-    clip: float = Field(5.0, gt=0)  # largest gradient norm
-    batch_tokens: int | None = Field(None, gt=0)
-    epochs: int | None = Field(None, gt=0)
-    validation: float = Field(0.1, gt=0, lt=1)  # share of the windows held out
+    loss: Loss = Field(
+        "mse",
+        description="mse: E‖f(x) - y‖²/d, as published; relative: E‖f(x) - y‖²/‖y‖², deaf to massive activations",
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="the largest, of AdamW")
+    min_learning_rate: float = Field(5e-5, ge=0, le=1, description="what the cosine has reached at the last step")
+    weight_decay: float = Field(1e-3, ge=0, description="of AdamW")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of all steps")
+    clip: float = Field(5.0, gt=0, description="largest gradient norm")
+    batch_tokens: int | None = Field(None, gt=0, description="tokens of an optimiser step; null: by the token budget")
+    epochs: int | None = Field(None, gt=0, description="passes over the windows; null: by the token budget")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the windows held out")
 
     @model_validator(mode="after")
     def _rates_are_ordered(self) -> Self:
@@ -58,17 +61,27 @@ class Training(Strict):
 
 
 class MergeSearch(Strict):
-    """LaCo's search (arXiv 2402.11187, Algorithm 1; METHODS 2.2). Layers are 0-based; the defaults are the paper's."""
+    """LaCo's search (arXiv 2402.11187, Algorithm 1). Layers are 0-based; the defaults are the paper's."""
 
-    rule: Rule = "sum"  # what a merge makes of its layers: METHODS 2.1
-    norms: Norms = "keep"
-    combine: int = Field(4, ge=2)  # C, layers that become one
-    low: int = Field(1, ge=0)  # the lowest layer that a merge may begin at
-    high: int | None = Field(None, gt=0)  # where the layers that may be merged end; None: after the last one
-    interval: int = Field(2, ge=1)  # I, layers to go down after a merge
-    threshold: float | None = Field(None, gt=-1, le=1)  # T; None: 0.65, unless `remove` says how many layers go
-    representation: Representation = "flattened-final"
-    words: int = Field(16, ge=1)  # of each calibration sentence
+    rule: Rule = Field(
+        "sum",
+        description="what a merge makes of its layers: sum, the paper's; last, the last layer's matrices; "
+        "mean, their mean",
+    )
+    norms: Norms = Field("keep", description="keep the first layer's norms, or merge them too")
+    combine: int = Field(4, ge=2, description="C, layers that become one")
+    low: int = Field(1, ge=0, description="the lowest layer that a merge may begin at")
+    high: int | None = Field(
+        None, gt=0, description="where the layers that may be merged end; null: after the last one"
+    )
+    interval: int = Field(2, ge=1, description="I, layers to go down after a merge")
+    threshold: float | None = Field(
+        None, gt=-1, le=1, description="T, similarity; null: 0.65, unless `remove` says how many layers go"
+    )
+    representation: Representation = Field(
+        "flattened-final", description="whose similarity: flattened-final, as published, or per-token, before the norm"
+    )
+    words: int = Field(16, ge=1, description="words of each calibration sentence")
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
@@ -95,32 +108,50 @@ def current_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Heal(Strict):
-    """How the whole shallow model is trained to be the dense one again (METHODS 7). Texts are those of the recipe.
+    """How the whole shallow model is trained to be the dense one again. Texts are those of the recipe.
 
     What is None is chosen by the budget, by the size of the model and by what trains: `heal/defaults.py`.
     """
 
-    dense: str | None = None  # the model it learns from; None in `run`: the one that was cut
-    tokens: str = "2M"  # the budget: tokens trained on, repeated ones among them
-    objective: Objective = (
-        "kl"  # kl: KL(dense ‖ student); ce: next-token loss; mix: `mix` of the one, the rest the other
+    dense: str | None = Field(None, description="the model it learns from; null in `run`: the one that was cut")
+    tokens: str = Field("2M", description="the budget: tokens trained on, repeated ones among them")
+    objective: Objective = Field(
+        "kl", description="kl: KL(dense ‖ student); ce: next-token loss; mix: `mix` of the one, the rest the other"
     )
-    mix: float = Field(0.5, ge=0, le=1)  # share of kl in `mix`
-    temperature: float = Field(1.0, gt=0, le=100)  # of kl, times its square
-    train: Literal[Trained, "auto"] = "auto"  # auto: all up to 2B parameters, lora above
-    rank: int = Field(32, ge=1, le=2**14)  # of lora
-    alpha: int = Field(64, ge=1)  # of lora: its change counts alpha / rank
-    teacher: Literal[TeacherPlace, "auto"] = "auto"  # stored: what it says of the tokens lies on disk
-    learning_rate: float | None = Field(None, gt=0, le=1)
-    batch_tokens: int | None = Field(None, gt=0)  # of an optimiser step, over all processes
-    length: int | None = Field(None, gt=1, le=2**30)  # tokens a window, capped by the model
-    guard: str | None = None  # a text that training never sees; None: held-out writing of the dense model
-    chat: list[str] = []  # files of conversations, JSON lines; the loss is on the answers
-    synthetic_share: float = Field(0.0, ge=0, le=1)  # that the dense model writes itself beside the other sources
-    repeat: int = Field(4, ge=1)  # most times that a token is trained on
-    report_to: list[str] = []  # loggers of accelerate: tensorboard, wandb, trackio
-    checkpointing: bool = False  # compute activations twice instead of keeping them: less memory, a third slower
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # of what is computed; auto: bf16 on an accelerator
+    mix: float = Field(0.5, ge=0, le=1, description="share of kl in `mix`")
+    temperature: float = Field(1.0, gt=0, le=100, description="of kl, times its square")
+    train: Literal[Trained, "auto"] = Field(
+        "auto", description="which weights; auto: all up to 2B parameters, lora above"
+    )
+    rank: int = Field(32, ge=1, le=2**14, description="of lora")
+    alpha: int = Field(64, ge=1, description="of lora: its change counts alpha / rank")
+    teacher: Literal[TeacherPlace, "auto"] = Field(
+        "auto", description="resident: in memory; stored: what it says of the tokens lies on disk"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="the largest, of AdamW; null: by the size of the model and by what trains"
+    )
+    batch_tokens: int | None = Field(
+        None, gt=0, description="tokens of an optimiser step, over all processes; null: by the budget"
+    )
+    length: int | None = Field(
+        None, gt=1, le=2**30, description="tokens a window, capped by the model; null: by the budget"
+    )
+    guard: str | None = Field(
+        None, description="a text that training never sees; null: held-out writing of the dense model"
+    )
+    chat: list[str] = Field([], description="files of conversations, JSON lines; the loss is on the answers")
+    synthetic_share: float = Field(
+        0.0, ge=0, le=1, description="share that the dense model writes itself beside the other sources"
+    )
+    repeat: int = Field(4, ge=1, description="most times that a token is trained on")
+    report_to: list[str] = Field([], description="loggers of accelerate: tensorboard, wandb, trackio")
+    checkpointing: bool = Field(
+        False, description="compute activations twice instead of keeping them: less memory, a third slower"
+    )
+    precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+        "auto", description="of what is computed; auto: bf16 on an accelerator"
+    )
 
     @field_validator("tokens", mode="before")
     @classmethod

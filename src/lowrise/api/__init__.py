@@ -2,18 +2,20 @@
 
 models.py    open, wrap, Model                calibrating.py  calibrate, tokens
 planning.py  plan, apply                      measuring.py    measure
-healing.py   heal
-runs.py      run, compare                     progress.py     what is seen of long work
-../engines   check
+healing.py   heal                             exporting.py   export
+runs.py      run, compare                     pushing.py      push
+../engines   check                            progress.py     what is seen of long work
 stages.py    the pipeline's functions, called in one place
 """
 
 from lowrise.api.calibrating import calibrate, tokens
+from lowrise.api.exporting import export
 from lowrise.api.healing import heal
 from lowrise.api.measuring import measure
 from lowrise.api.models import Model, open, wrap
 from lowrise.api.planning import apply, plan
 from lowrise.api.progress import Event, LowriseWarning
+from lowrise.api.pushing import push
 from lowrise.api.runs import compare, run
 from lowrise.engines import check
 
@@ -25,10 +27,12 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "export",
     "heal",
     "measure",
     "open",
     "plan",
+    "push",
     "run",
     "tokens",
     "wrap",

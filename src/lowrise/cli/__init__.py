@@ -11,7 +11,7 @@ import typer
 
 # The modules add their commands as they are imported: in the order of `--help`.
 # isort: off
-from lowrise.cli import making, measuring, exporting, showing
+from lowrise.cli import making, measuring, exporting, sending, showing
 
 # isort: on
 from lowrise.cli.program import app
@@ -20,7 +20,7 @@ from lowrise.options import UsageError
 from lowrise.ranks import is_first
 from lowrise.streams import keep_streams
 
-__all__ = ["app", "exporting", "main", "making", "measuring", "showing"]
+__all__ = ["app", "exporting", "main", "making", "measuring", "sending", "showing"]
 
 _stopped: list[int] = []  # the exit status of a signal that came
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lowrise.cli.exporting import write_gguf_too
-from lowrise.cli.program import app, show, working
+from lowrise.cli.program import app, sending, show, working
 from lowrise.engines.gguf_checks import check_wish
 from lowrise.files import check_file, check_output
 from lowrise.inputs import inputs_of
@@ -26,8 +26,10 @@ from lowrise.options import (
     ModelArgument,
     OutFile,
     OutFolder,
+    Private,
     Quiet,
     RecipeFile,
+    ToHub,
     recipe_of,
     takes,
 )
@@ -46,17 +48,20 @@ def run(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    push: ToHub = None,
+    private: Private = False,
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, [*inputs_of(settings), recipe])
     check_wish(settings, out, gguf, force)
-    with working("run", quiet) as progress:
-        from lowrise import pipeline
+    with sending(out, push, private, force, quiet):
+        with working("run", quiet) as progress:
+            from lowrise import pipeline
 
-        results = pipeline.run(settings, out, force, progress, fresh)
-        write_gguf_too(out, gguf, force, progress)
-    show(results, as_json, out)
+            results = pipeline.run(settings, out, force, progress, fresh)
+            write_gguf_too(out, gguf, force, progress)
+        show(results, as_json, out)
 
 
 @app.command()
@@ -93,6 +98,8 @@ def apply(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    push: ToHub = None,
+    private: Private = False,
 ) -> None:
     """Do what a plan says, heal and write. All settings are the plan's; --text is for texts that have moved."""
     from lowrise.plan import read_plan
@@ -102,12 +109,13 @@ def apply(
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
     check_wish(settings, out, gguf, force)
-    with working("apply", quiet) as progress:
-        from lowrise import pipeline
+    with sending(out, push, private, force, quiet):
+        with working("apply", quiet) as progress:
+            from lowrise import pipeline
 
-        results = pipeline.apply(planned, settings, out, force, progress, fresh)
-        write_gguf_too(out, gguf, force, progress)
-    show(results, as_json, out)
+            results = pipeline.apply(planned, settings, out, force, progress, fresh)
+            write_gguf_too(out, gguf, force, progress)
+        show(results, as_json, out)
 
 
 @app.command()
@@ -123,14 +131,17 @@ def heal(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    push: ToHub = None,
+    private: Private = False,
 ) -> None:
     """Train a shallow model to be the dense one again; keep what made it better. Takes `accelerate launch -m`."""
     settings = recipe_of(recipe, given, healed=True, model=model)
     if is_first():
         check_output(out, force, [*inputs_of(settings), recipe])
-    with working("heal", quiet) as progress:
-        from lowrise.pipeline.healing import heal as heal_model
+    with sending(out, push, private, force, quiet):
+        with working("heal", quiet) as progress:
+            from lowrise.pipeline.healing import heal as heal_model
 
-        results = heal_model(settings, out, force, progress, fresh)
-    if results is not None:
-        show(results, as_json, out)
+            results = heal_model(settings, out, force, progress, fresh)
+        if results is not None:
+            show(results, as_json, out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lowrise.errors import printable
+from lowrise.errors import OutputError, printable
 from lowrise.ranks import is_first
 
 if TYPE_CHECKING:
@@ -33,6 +33,29 @@ def working(command: str, quiet: bool) -> Iterator[Reporter]:
     progress = Reporter(quiet, muted=not is_first())
     with progress.working(command):
         yield progress
+
+
+@contextmanager
+def sending(out: Path, name: str | None, private: bool, force: bool, quiet: bool) -> Iterator[None]:
+    """Around a command that writes the folder `out`: sends it to the hub at last, if that is asked for by name.
+
+    Raises OutputError before anything else where it could not be sent.
+    """
+    if name is None:
+        if private:
+            raise OutputError("--private", "--push, whose repository is private then", "none", "say --push ORG/NAME")
+        yield
+        return
+    from lowrise.pipeline.pushing import Push, check_push, push_folder
+    from lowrise.progress import Reporter
+
+    push = Push(name, private, force)
+    if is_first():
+        check_push(push)
+    yield
+    if is_first():
+        progress = Reporter(quiet)
+        progress.say(f"pushed to {push_folder(out, push, progress)}")
 
 
 def show(results: Results, as_json: bool, path: Path | None) -> None:

@@ -68,7 +68,7 @@ def check(folder: Path | str, engines: Sequence[str] = ()) -> list[Verdict]:
 def judge(engine: Engine, checkpoint: Checkpoint) -> Verdict:
     findings = _findings(engine, checkpoint)
     found = {finding.fate for finding in findings}
-    fate = next((fate for fate in _ORDER if fate in found), "opens")
+    fate: Fate = next((fate for fate in _ORDER if fate in found), "opens")
     because = dict.fromkeys(finding.because for finding in findings if finding.fate == fate)
     return Verdict(engine.name, engine.title, engine.version, fate, tuple(because))
 
@@ -115,7 +115,8 @@ def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) ->
 def _refuse_unknown(engine: Engine, model: Checkpoint) -> None:
     known = engine.of(model.family)
     refused = engine.families is not None and model.family not in engine.families
-    refused |= engine.architectures is not None and model.architecture not in engine.architectures
+    named = {model.architecture} - {None}  # a config in memory may not say it
+    refused |= engine.architectures is not None and not named <= engine.architectures
     if known and not refused and not model.own_code:
         return
     what = f"{model.architecture or 'a model'} ({model.family})"

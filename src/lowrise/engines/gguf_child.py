@@ -1,12 +1,16 @@
-"""A program that is waited for: what it printed, and no process left behind."""
+"""A program that is waited for: what it printed, and no process left behind, even of a parent that is killed."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+_ON_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG, https://man7.org/linux/man-pages/man2/prctl.2.html
 _PATIENCE = 5.0  # seconds from asking it to stop to killing it
 
 
@@ -39,6 +43,7 @@ def run_child(command: Sequence[str], given: str = "", more: Mapping[str, str] |
         encoding="utf-8",
         errors="replace",
         env={**os.environ, **(more or {})},
+        preexec_fn=_tied() if sys.platform == "linux" else None,
     )
     try:
         out, err = process.communicate(given)
@@ -51,3 +56,11 @@ def run_child(command: Sequence[str], given: str = "", more: Mapping[str, str] |
                 process.kill()
                 process.wait()
     return Ended(process.returncode, out, err)
+
+
+def _tied() -> Callable[[], object]:
+    """What a child calls before it begins, so that it ends with this process. The library is loaded here: in the child
+    nothing may be waited for.
+    """
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_ON_DEATH_OF_PARENT, signal.SIGKILL)

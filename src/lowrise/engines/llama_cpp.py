@@ -31,7 +31,7 @@ class EngineError(LowriseError):
 
 @dataclass(frozen=True)
 class Answer:
-    """tokens: what it wrote, greedily, an end of text not included. first: log-probabilities of the likeliest tokens
+    """tokens: what it wrote, greedily. first: log-probabilities of the likeliest tokens
     behind the prompt, natural log, by token.
     """
 
@@ -117,31 +117,33 @@ def _answered(request: Mapping[str, Any]) -> Answers:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(params)
-    answers = [_continued(server, prompt, request["tokens"]) for prompt in request["prompts"]]
-    tokenized = [_tokenized(server, text) for text in request["texts"]]
+    address = server.listening_address
+    answers = [_continued(address, prompt, request["tokens"]) for prompt in request["prompts"]]
+    tokenized = [_tokenized(address, text) for text in request["texts"]]
     return Answers(f"{PACKAGE} {xllamacpp.__version__}", answers, tokenized)
 
 
-def _continued(server: Any, prompt: Sequence[int], tokens: int) -> Answer:
-    asked = {"prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "logprobs": TOP, "cache_prompt": False}
-    found = server.handle_completions(asked)
-    if "choices" not in found:
-        raise RuntimeError(f"error: {json.dumps(found)}")
-    choice = found["choices"][0]
-    written = choice["logprobs"]["content"]
-    first = {one["id"]: one["logprob"] for one in written[0]["top_logprobs"]} if written else {}
-    ended = choice["finish_reason"] == "stop"
-    return Answer([one["id"] for one in written], first, ended)
+def _continued(address: str, prompt: Sequence[int], tokens: int) -> Answer:
+    asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "n_probs": TOP, "cache_prompt": False,
+             "return_tokens": True}  # fmt: skip
+    found = _posted(address, "completion", asked)
+    likeliest = found["completion_probabilities"][:1]
+    first = {one["id"]: one["logprob"] for one in likeliest[0]["top_logprobs"]} if likeliest else {}
+    return Answer(found["tokens"], first, found["stop_type"] != "limit")
 
 
-def _tokenized(server: Any, text: str) -> list[int]:
-    """By the endpoint that the server opens on loopback."""
+def _tokenized(address: str, text: str) -> list[int]:
+    asked = {"content": text, "add_special": True, "parse_special": False}
+    return [int(token) for token in _posted(address, "tokenize", asked)["tokens"]]
+
+
+def _posted(address: str, endpoint: str, asked: Mapping[str, Any]) -> Any:
+    """What the server that was opened on loopback answers: unlike its methods in Python, with token ids."""
     from urllib.request import Request, urlopen
 
-    body = json.dumps({"content": text, "add_special": True, "parse_special": False}).encode()
-    request = Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as answer:
-        return [int(token) for token in json.load(answer)["tokens"]]
+    request = Request(f"{address}/{endpoint}", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+    with urlopen(request) as answer:
+        return json.load(answer)
 
 
 def _threads() -> int:

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 from lowrise.errors import ModelError
 
 FULL, SLIDING, LINEAR, CONV = "full_attention", "sliding_attention", "linear_attention", "conv"
+CHUNKED = "chunked_attention"
 ROTATED, UNROTATED = "with rotation", "without rotation"
+EXPERTS, DENSE = "experts", "dense"
 Config = Mapping[str, Any]
 Kinds = tuple[str, ...]
 
@@ -41,6 +43,22 @@ class Period:
     def period(self, config: Config) -> int:
         said = config.get(self.setting) if self.setting is not None else None
         return said if type(said) is int and said > 0 else self.every
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """The layers whose numbers stand in the config's list `setting` are `marked`; without one, as `otherwise` says."""
+
+    setting: str
+    otherwise: Pattern
+    marked: str = FULL
+    rest: str = SLIDING
+
+    def kinds(self, config: Config, depth: int) -> Kinds | None:
+        numbers = config.get(self.setting)
+        if not isinstance(numbers, list | tuple):
+            return self.otherwise.kinds(config, depth)
+        return tuple(self.marked if i in numbers else self.rest for i in range(depth))
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,13 @@ TOLD: Mapping[str, Pattern] = {
     "qwen2": Listed(otherwise=Behind()),
     "qwen3": Listed(otherwise=Behind()),
     "qwen3_next": Listed(otherwise=Period(4, "full_attention_interval", FULL, LINEAR)),
+    "qwen3_5_text": Listed(otherwise=Period(4, "full_attention_interval", FULL, LINEAR)),
+    "qwen3_5_moe_text": Listed(otherwise=Period(4, "full_attention_interval", FULL, LINEAR)),
+    "gemma3n_text": Listed(otherwise=Period(5)),
+    "llama4_text": Listed(otherwise=Period(4, "no_rope_layer_interval", FULL, CHUNKED)),
+    "lfm2": Listed(),
+    "lfm2_moe": Listed(),
+    "granitemoehybrid": Listed(),
     "mistral": Throughout(usual=4096),
     "mixtral": Throughout(),
     "phi3": Throughout(),

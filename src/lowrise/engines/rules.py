@@ -58,7 +58,8 @@ class KindsFromNumbers:
 
     by: a clause, as in `llama.cpp takes every 6th layer …`. window: the config's word for a length in tokens, up to
     which the kinds compute the same; None: they never do. least: it cannot do with fewer layers than a period has.
-    fate: of a layer that is read as another kind, `refuses` where kinds have other tensors.
+    fate: of a layer that is read as another kind, `refuses` where kinds have other tensors. told: how transformers 5
+    tells them, if not as patterns.TOLD says of the family.
     """
 
     reads: Pattern
@@ -66,6 +67,7 @@ class KindsFromNumbers:
     window: str | None = None
     least: bool = False
     fate: Literal["wrong", "refuses"] = "wrong"
+    told: Pattern | None = None
 
     def judge(self, checkpoint: Checkpoint) -> Finding | None:
         depth = checkpoint.depth
@@ -74,7 +76,7 @@ class KindsFromNumbers:
             return Finding("refuses", f"it {self.by}, of which the config says nothing")
         if self._too_short(checkpoint, depth):
             return Finding("refuses", f"it {self.by}, and needs more than {depth} layers")
-        kinds = kinds_of(checkpoint.config, checkpoint.family, depth)
+        kinds = self._true(checkpoint)
         others = [i for i in range(depth) if kinds[i] != read[i]]
         if not others:
             return None
@@ -89,8 +91,11 @@ class KindsFromNumbers:
             read = self.reads.kinds(model.config, depth)
             return [] if read is None or self._too_short(model, depth) else [read]
 
-        kinds = kinds_of(model.config, model.family, model.depth)
-        return Restriction(f"{title} {self.by}", kinds, patterns)
+        return Restriction(f"{title} {self.by}", self._true(model), patterns)
+
+    def _true(self, checkpoint: Checkpoint) -> Kinds:
+        told = None if self.told is None else self.told.kinds(checkpoint.config, checkpoint.depth)
+        return kinds_of(checkpoint.config, checkpoint.family, checkpoint.depth) if told is None else told
 
     def _too_short(self, checkpoint: Checkpoint, depth: int) -> bool:
         return self.least and isinstance(self.reads, Period) and depth < self.reads.period(checkpoint.config)
@@ -131,27 +136,30 @@ class OfDepth:
     """Something that the engine takes from the number of layers, which the config says otherwise.
 
     read: (config, layers) → what the engine takes; true: what transformers does at that depth, of a model cut to it.
-    what: in words. Both are numbers or words, None where the config does not say.
+    what: in words. Both are numbers or words, None where the config does not say. fate: where they differ.
     """
 
     what: str
     read: Callable[[Any, int], float | str | None]
     true: Callable[[Any, int], float | str | None]
+    fate: Literal["wrong", "refuses"] = "wrong"
 
     def judge(self, checkpoint: Checkpoint) -> Finding | None:
         read, true = (part(checkpoint.config, checkpoint.depth) for part in (self.read, self.true))
         if _equal(read, true):
             return None
-        return Finding(
-            "wrong", f"it takes {self.what} from the {checkpoint.depth} layers: {_said(read)}, not {_said(true)}"
-        )
+        said = f"it takes {self.what} from the {checkpoint.depth} layers: {_said(read)}, not {_said(true)}"
+        return Finding(self.fate, said)
 
     def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
-        config = model.config
+        def right(depth: int) -> bool:
+            return _equal(self.read(model.config, depth), self.true(model.config, depth))
 
         def patterns(depth: int) -> Sequence[Kinds]:
-            return [(ALIKE,) * depth] if _equal(self.read(config, depth), self.true(config, depth)) else []
+            return [(ALIKE,) * depth] if right(depth) else []
 
+        if all(map(right, range(1, model.depth + 1))):
+            return None
         reason = f"{title} takes {self.what} from the number of layers"
         return Restriction(reason, (ALIKE,) * model.depth, patterns)
 
@@ -173,6 +181,45 @@ class FixedResidualScale:
         reason = f"{title} takes {self.setting} to be {self.fixed}, which no cut leaves as it is"
         kinds = (ALIKE,) * model.depth
         return Restriction(reason, kinds, lambda depth: [kinds] if depth == model.depth else [])
+
+
+@dataclass(frozen=True)
+class KnownWords:
+    """The engine knows these entries of a list alone, and takes any other for something else or fails on it.
+
+    Where transformers 5 writes others, no cut is read right.
+    """
+
+    setting: str
+    words: tuple[str, ...]
+    fate: Literal["wrong", "refuses"]
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        entries = checkpoint.config.get(self.setting)
+        others = [str(one) for one in entries if one not in self.words] if isinstance(entries, list | tuple) else []
+        return (
+            Finding(self.fate, f"it knows no {self.setting} {others[0]}, as transformers 5 writes it")
+            if others
+            else None
+        )
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        kinds = (ALIKE,) * model.depth
+        return Restriction(f"{title} does not know {self.setting} as transformers 5 writes it", kinds, lambda _: [])
+
+
+@dataclass(frozen=True)
+class SameNumbers(Unrestricted):
+    """The engine prefers a list of layer numbers, which must say what transformers 5 reads elsewhere."""
+
+    reads: Pattern
+    setting: str
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        read = self.reads.kinds(checkpoint.config, checkpoint.depth)
+        if read in (None, kinds_of(checkpoint.config, checkpoint.family, checkpoint.depth)):
+            return None
+        return Finding("refuses", f"it reads {self.setting}, which says other layers than layer_types")
 
 
 @dataclass(frozen=True)

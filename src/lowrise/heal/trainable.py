@@ -33,7 +33,9 @@ def prepare(
     if train == "lora":
         return _adapters(decoder, settings, seed)
     if train in ("network", "gaps"):
-        for layer in _networks(plan) if train == "network" else gaps(decoder, plan, dense):
+        for network in decoder.networks:
+            network.requires_grad_(True)
+        for layer in _networks(decoder, plan) if train == "network" else gaps(decoder, plan, dense):
             decoder.layers[layer].requires_grad_(True)
     if train == "tail":
         decoder.model.get_output_embeddings().requires_grad_(True)
@@ -68,8 +70,10 @@ def _adapters(decoder: Decoder, settings: Heal, seed: int) -> Callable[[], None]
     return merge
 
 
-def _networks(plan: Plan | None) -> list[int]:
-    """Layers of the shallow model that were trained in a span's place."""
+def _networks(decoder: Decoder, plan: Plan | None) -> list[int]:
+    """Layers of the shallow model that were trained in a span's place; none where networks stand outside of them."""
+    if decoder.networks:
+        return []
     edits = [] if plan is None else [edit for edit in plan.edits if isinstance(edit, Replace) and edit.in_a_layer]
     if plan is None or not edits:
         found = "no lowrise/plan.json beside the model" if plan is None else "a plan that puts nothing back"
@@ -85,7 +89,8 @@ def gaps(decoder: Decoder, plan: Plan | None, dense: Sequence[dict[str, Tensor]]
     Raises RecipeError where neither a plan nor the weights tell where that is.
     """
     if plan is not None:
-        kept = layers_left(plan.model.layers, plan.edits)
+        outside = {edit.start for edit in plan.edits if isinstance(edit, Replace) and not edit.in_a_layer}
+        kept = [layer for layer in layers_left(plan.model.layers, plan.edits) if layer not in outside]
         changed = [edit.start for edit in plan.edits if isinstance(edit, Merge | Replace)]
         sources: list[int | None] = [None if layer in changed else layer for layer in kept]
         if len(kept) != len(decoder):

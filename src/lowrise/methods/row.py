@@ -42,7 +42,8 @@ class Method:
         portable one.
 
     Of criteria. decides_number: it may say itself how many layers go, and has k None where no size is asked for.
-    one_span: it always answers one. takes_network: one, in whose place a network may stand.
+    one_span: it always answers one. takes_network: one, in whose place a network may stand. stays: so many of the first
+    and so many of the last layers it never takes out.
 
     Of repairs. special_tokens: its windows are overwritten by a special token each (`Windows.with_special_tokens`).
     on_networks: solves the last matrix of a trained network too, `(fitted, held_out: Gram, matrix (k, d)) ->
@@ -64,6 +65,7 @@ class Method:
     decides_number: bool = False
     one_span: bool = False
     takes_network: bool = False
+    stays: tuple[int, int] = (0, 0)
     special_tokens: bool = False
     on_networks: str | None = None
     parameters: str | None = None
@@ -86,12 +88,20 @@ class Method:
             raise ValueError(f"function of {self.name}: a criterion or a repair has one, a network none")
         if self.takes_network and not self.one_span:
             raise ValueError(f"{self.name} takes a network, but one_span is not said of it")
+        stays = self.stays
+        if not (isinstance(stays, tuple) and len(stays) == 2 and all(type(one) is int and one >= 0 for one in stays)):
+            raise ValueError(f"stays of {self.name} is {stays!r}, no two numbers of layers")
         unknown = [key for key in self.settings if key not in OF_SOME]
         if unknown:
             raise ValueError(f"settings of {self.name}: {unknown[0]!r} is none of {', '.join(OF_SOME)}")
         if not isinstance(self.summary, str) or not isinstance(self.paper, str | None):
             raise ValueError(f"summary and paper of {self.name} are not text")
         self.sentence([0])
+
+    def staying(self, layers: int) -> list[int]:
+        """Of a model's layers, those that it never takes out."""
+        first, last = self.stays
+        return [layer for layer in range(layers) if layer < first or layer >= layers - last]
 
     def sentence(self, layers: list[int], *, reading: bool = False) -> str:
         """What it did to these layers, from the lowest up. reading: in what they read alone."""

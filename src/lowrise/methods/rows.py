@@ -67,6 +67,7 @@ OWN = (
         paper="https://arxiv.org/abs/2402.02834",
         function="lowrise.select.taylor:choose",
         check="lowrise.select.taylor:check",
+        stays=(4, 2),
     ),
     Method(
         name="tail",
@@ -76,6 +77,7 @@ OWN = (
         function="lowrise.select.tail:choose",
         looks_at="nothing",
         one_span=True,
+        stays=(0, 1),
     ),
     Method(
         name="random",
@@ -92,6 +94,7 @@ OWN = (
         function="lowrise.select.refit_search:choose",
         settings=("search_budget",),
         check="lowrise.select.refit_search:check",
+        stays=(1, 0),
     ),
     Method(
         name="repaired-span",
@@ -101,6 +104,7 @@ OWN = (
         settings=("search_budget",),
         check="lowrise.select.refit_search:check",
         one_span=True,
+        stays=(1, 0),
     ),
     Method(
         name="lorp",
@@ -110,6 +114,7 @@ OWN = (
         function="lowrise.select.lorp:choose",
         looks_at="states",
         check="lowrise.select.lorp:check",
+        stays=(1, 1),
     ),
     Method(
         name="given",

@@ -29,6 +29,18 @@ def hub_files(trust_remote_code: bool, allow_pickle: bool) -> list[str]:
     return [*_HUB_FILES, *(_CODE if trust_remote_code else ()), *(("*.bin",) if allow_pickle else ())]
 
 
+def files_to_send(folder: Path, weights: list[Path]) -> list[str]:
+    """Of a checkpoint's folder, what belongs on the hub, as paths in it: what a loader opens, what else comes along
+    with a base's weights, the card, and lowrise's records. Code only where config.json refers to it.
+    """
+    config = read_json(folder / "config.json", ModelError, "JSON", "fetch the model again", lenient=True)
+    with_code = isinstance(config, dict) and bool(config.get("auto_map"))
+    patterns = ("config.json", "*.safetensors.index.json", "README.md", *_COMPANIONS, *(_CODE if with_code else ()))
+    found = [*weights, *(file for file in folder.iterdir() if _fits(file.name, patterns))]
+    found += [*(folder / _TEMPLATE_FOLDER).glob("*.jinja"), *(folder / "lowrise").rglob("*")]
+    return sorted(str(file.relative_to(folder)) for file in found if file.is_file() and not file.name.startswith("."))
+
+
 def refuse_adapter(folder: Path, source: str) -> None:
     """Raises ModelError for a folder with an adapter, which transformers would lay over the weights as it loads."""
     file = folder / "adapter_config.json"

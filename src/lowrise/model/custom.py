@@ -9,8 +9,8 @@ from typing import Any
 
 from lowrise.errors import ModelError
 from lowrise.model import networks
-from lowrise.model.decoder import Decoder
-from lowrise.model.wrappers import CAUSAL, auto_class
+from lowrise.model.decoder import CUSTOM_TYPE, Decoder
+from lowrise.model.wrappers import CAUSAL, auto_class_of
 
 _TEMPLATE = '''"""Opens this checkpoint: {model} with {what} (made by lowrise).
 
@@ -23,7 +23,7 @@ from .{networks} import SpanNetwork, attach
 
 
 class LowriseConfig({config}):
-    model_type = "lowrise-{family}"
+    model_type = "{custom_type}{family}"
 
 
 class LowriseForCausalLM({model}):
@@ -42,6 +42,7 @@ _SEVERAL = """\
         for network, one in zip(self.span_networks, config.span_networks):
             attach(self.get_submodule(one["layers"]), network, one["position"])"""
 NETWORKS_FILE = "lowrise_networks"
+_OWN_CLASSES = ("LowriseConfig", "LowriseForCausalLM")  # of `_TEMPLATE`
 
 
 def write_custom_model(decoder: Decoder, folder: Path) -> None:
@@ -54,9 +55,11 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         {"settings": network.settings, "layers": decoder.layers_path, "position": position}
         for network, position in zip(decoder.networks, decoder.network_positions, strict=True)
     ]
-    classes = (type(model.config), type(model))
-    kind, auto = model.config.model_type, auto_class(model.config).__name__
+    classes = (_stock(type(model.config)), _stock(type(model)))
+    kind = _stock_type(model.config)
+    auto = CAUSAL if decoder.config is model.config else auto_class_of(kind).__name__
     names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": kind, "auto": auto}
+    names["custom_type"] = CUSTOM_TYPE
     imports = [_import(one) for one in classes]
     if len(places) > 1:
         imports.insert(0, "from torch.nn import ModuleList")
@@ -71,7 +74,7 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
     shutil.copyfile(networks.__file__, folder / f"{NETWORKS_FILE}.py")
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["model_type"] = f"lowrise-{kind}"
+    config["model_type"] = f"{CUSTOM_TYPE}{kind}"
     config["architectures"] = ["LowriseForCausalLM"]
     config["auto_map"] = {
         "AutoConfig": "modeling_lowrise.LowriseConfig",
@@ -81,10 +84,32 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def write_stock_type(decoder: Decoder, folder: Path) -> None:
+    """Of a saved model that was opened with networks already: config.json as its stock class would have it, so that
+    what follows reads it as such.
+    """
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config["model_type"].startswith(CUSTOM_TYPE):
+        own = {"model_type": _stock_type(decoder.model.config), "architectures": [_stock(type(decoder.model)).__name__]}
+        left_out = ("auto_map", "span_network", "span_networks")
+        stock = {name: value for name, value in config.items() if name not in left_out}
+        file.write_text(json.dumps(stock | own, indent=2) + "\n", encoding="utf-8")
+
+
 def _what(places: list[dict[str, Any]]) -> str:
     if places[0]["settings"]["kind"] != "linear":
         return "a lightweight network in a removed span's place"
     return f"{'linear maps' if len(places) > 1 else 'a linear map'} of the residual stream where layers are gone"
+
+
+def _stock(of: type) -> type:
+    """Without the class that a checkpoint with networks of its own puts before it."""
+    return of.__mro__[1] if of.__name__ in _OWN_CLASSES else of
+
+
+def _stock_type(config: Any) -> str:
+    return str(config.model_type).removeprefix(CUSTOM_TYPE)
 
 
 def _import(of: type) -> str:

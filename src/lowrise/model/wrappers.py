@@ -37,9 +37,12 @@ def wrapper_class(config: Any) -> str | None:
 
 def auto_class(config: Any) -> Any:
     """The auto class of transformers that opens the whole model of `config`."""
-    if wrapper_class(config) is None:
-        return AutoModelForCausalLM
-    with_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForCausalLM if wrapper_class(config) is None else auto_class_of(config.model_type)
+
+
+def auto_class_of(kind: str) -> Any:
+    """The one that opens multimodal models of this type."""
+    with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return AutoModelForImageTextToText if with_images else AutoModelForMultimodalLM
 
 

@@ -65,7 +65,8 @@ def cut_and_heal(
         remove(place)
         cut(plain, place, partial(check_texts, recipe, settings))
     taught = settings.model_copy(update={"dense": settings.dense or recipe.model})
-    healing = recipe.model_copy(update={"model": str(place), "heal": taught})
+    trusted = recipe.trust_remote_code or not recipe.loads_plainly  # the modelling file of the cut is our own
+    healing = recipe.model_copy(update={"model": str(place), "heal": taught, "trust_remote_code": trusted})
     results = heal(healing, out, force, progress, fresh, Cut(recipe, command))
     assert results is not None  # of the first process, and there is no other
     remove(place)
@@ -77,11 +78,6 @@ def _check_recipe(recipe: Recipe, settings: Heal) -> None:
     if not is_alone():
         expected, remedy = "one process", "cut first, then `accelerate launch -m lowrise heal`"
         raise RecipeError("--heal", expected, "several, started by a launcher", remedy)
-    if not recipe.loads_plainly:
-        found = f"{recipe.preset}, whose output needs its own modelling file"
-        portable = any("form" in row.settings for row in recipe.methods)
-        remedy = "make the cut with --form portable" if portable else "choose another method, or leave --heal out"
-        raise RecipeError("--heal", "a method whose output loads plainly", found, remedy)
     if settings.train == "network" and recipe.network == "none":
         expected, found = "a method that puts a trained network back", f"{recipe.preset}, which puts nothing back"
         raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
@@ -95,8 +91,9 @@ def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
     if settings.dense in (None, recipe.model):
         check_training_tokens(opened, settings, recipe)
         return
-    check_same_tokens(recipe, settings.dense)
-    other = open_from(recipe.model_copy(update={"model": settings.dense}))
+    dense = recipe.model_copy(update={"model": settings.dense})
+    check_same_tokens(recipe, dense)
+    other = open_from(dense)
     check_training_tokens(other, settings, recipe)
     other.decoder.release()
 

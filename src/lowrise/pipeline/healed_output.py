@@ -37,6 +37,13 @@ class Cut:
     command: Literal["run", "apply"]
 
 
+def dense_of(recipe: Recipe, cut: Cut | None) -> Recipe:
+    """How the dense model is opened: a modelling file that our own cut brings says nothing of what the user trusts."""
+    assert recipe.heal is not None
+    trusted = (recipe if cut is None else cut.recipe).trust_remote_code
+    return recipe.model_copy(update={"model": recipe.heal.dense, "trust_remote_code": trusted})
+
+
 def with_kept_weights(run: Run, done: Standing, ready: Ready) -> OpenModel:
     """The shallow model, opened anew, with the weights that are to be kept."""
     with run.clock.stage("open"):
@@ -72,9 +79,7 @@ def write_healed(
         if run.recipe.strict:
             refuse_collapse(results, {})
         if run.recipe.speed:
-            assert run.recipe.heal is not None
-            again = open_from(run.recipe.model_copy(update={"model": run.recipe.heal.dense}))
-            results = with_speed(run, results, decoder, again.decoder)
+            results = with_speed(run, results, decoder, open_from(dense_of(run.recipe, cut)).decoder)
         results = results.but(
             memory=results.memory | until_written,
             command="heal" if cut is None else cut.command,

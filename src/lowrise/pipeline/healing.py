@@ -15,7 +15,7 @@ from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel, layers_of
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
-from lowrise.pipeline.healed_output import Cut, with_kept_weights, write_healed
+from lowrise.pipeline.healed_output import Cut, dense_of, with_kept_weights, write_healed
 from lowrise.pipeline.healing_steps import (
     Models,
     check_vocabularies,
@@ -50,9 +50,9 @@ def heal(
     settings = _settings(recipe)
     recipe = recipe.model_copy(update={"heal": settings})
     check_healing(settings)
-    assert settings.dense is not None
-    check_same_tokens(recipe, settings.dense)
-    _check_depths(recipe, settings.dense)
+    dense = dense_of(recipe, cut)
+    check_same_tokens(recipe, dense)
+    _check_depths(recipe, dense)
     accelerator = start(settings, recipe.device)
     if recipe.device == "auto":
         recipe = recipe.model_copy(update={"device": str(accelerator.device)})
@@ -80,11 +80,13 @@ def _settings(recipe: Recipe) -> Heal:
     return settings
 
 
-def _check_depths(recipe: Recipe, dense: str) -> None:
-    how = {"trust_remote_code": recipe.trust_remote_code, "allow_pickle": recipe.allow_pickle}
-    ours, theirs = (layers_of(str(source), **how) for source in (recipe.model, dense))
+def _check_depths(recipe: Recipe, dense: Recipe) -> None:
+    ours, theirs = (
+        layers_of(str(one.model), trust_remote_code=one.trust_remote_code, allow_pickle=one.allow_pickle)
+        for one in (recipe, dense)
+    )
     if ours >= theirs:
-        expected = f"a model of fewer layers than {dense}, which has {theirs}"
+        expected = f"a model of fewer layers than {dense.model}, which has {theirs}"
         raise ModelError(recipe.model, expected, f"{ours}", "name the shallow model first, the dense one by --dense")
 
 
@@ -92,7 +94,7 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     recipe, progress, first = run.recipe, run.progress, accelerator.is_main_process
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress) if first else NO_TASKS
-    models = _open(run, settings)
+    models = _open(run, cut)
     student, dense = models.student, models.dense
     begin_work(run, student, dense=dense)
     check_tasks(tasks, dense, recipe.bos)
@@ -111,13 +113,12 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     return write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
 
 
-def _open(run: Run, settings: Heal) -> Models:
+def _open(run: Run, cut: Cut | None) -> Models:
     with run.clock.stage("open"):
-        student = open_from(run.recipe)
-        dense = open_from(run.recipe.model_copy(update={"model": settings.dense}))
+        student, dense = open_from(run.recipe), open_from(dense_of(run.recipe, cut))
     check_vocabularies(student, dense)
+    refuse_network(dense.decoder)
     for opened in (student, dense):
-        refuse_network(opened.decoder)
         tell_notes(opened, run.progress)
     return Models(student, dense, plan_beside(student, dense), student.decoder.dtype)
 

@@ -35,8 +35,7 @@ def check_models(models: Models) -> None:
     """Raises ModelError for a student that cannot learn from this dense model."""
     student, dense = models.student, models.dense
     source, theirs = student.record.source, dense.record.source
-    for opened in (student, dense):
-        refuse_network(opened.decoder)
+    refuse_network(dense.decoder)
     refuse_other_tokenizer(student.tokenizer, dense.tokenizer, source, f"dense, {theirs}")
     check_vocabularies(student, dense)
     if len(student.decoder) >= len(dense.decoder):

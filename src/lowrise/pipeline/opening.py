@@ -19,6 +19,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, open_model, open_tokenizer
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
+from lowrise.pipeline.restricting import check_allowed
 from lowrise.pipeline.sizing import fewest_layers, naming_size, net_layers
 from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
@@ -50,11 +51,13 @@ def tell_notes(opened: OpenModel, progress: Reporter) -> None:
         progress.warn(note)
 
 
-def check_same_tokens(recipe: Recipe, dense: str) -> None:
+def check_same_tokens(recipe: Recipe, dense: Recipe, option: str = "--dense") -> None:
     """Refuse to compare models that do not read the same tokens; only their tokenizers are opened."""
-    how = {"trust_remote_code": recipe.trust_remote_code, "allow_pickle": recipe.allow_pickle}
-    ours, theirs = (open_tokenizer(str(source), **how) for source in (recipe.model, dense))
-    refuse_other_tokenizer(ours, theirs, str(recipe.model), f"--dense {dense}")
+    ours, theirs = (
+        open_tokenizer(str(one.model), trust_remote_code=one.trust_remote_code, allow_pickle=one.allow_pickle)
+        for one in (recipe, dense)
+    )
+    refuse_other_tokenizer(ours, theirs, str(recipe.model), f"{option} {dense.model}")
 
 
 def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> None:
@@ -81,7 +84,7 @@ def layers_to_take_out(run: Run, opened: OpenModel) -> int | None:
     recipe = run.recipe
     refuse_network(opened.decoder)
     begin_work(run, opened)
-    fewest = fewest_layers(recipe, len(opened.decoder))
+    fewest = fewest_layers(recipe, opened.decoder)
     if fewest is not None:
         check_wishes(recipe, opened.decoder, fewest)  # before anything is timed
     return check_wishes(recipe, opened.decoder, _net_layers(run, opened))
@@ -94,6 +97,7 @@ def check_wishes(recipe: Recipe, decoder: Decoder, net: int | None) -> int | Non
     with naming_size(recipe):
         if check is not None:
             load(check)(decoder, recipe, k)
+        check_allowed(recipe, decoder, net)
         if recipe.network == "none":
             check_repair(decoder, recipe.repair)
         elif k is not None:

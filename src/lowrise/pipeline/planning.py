@@ -19,6 +19,13 @@ from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import HeldOutLoss, check_repairs, held_out_windows, special_tokens
+from lowrise.pipeline.restricting import (
+    check_plan_allowed,
+    refuse_not_allowed,
+    restriction_record,
+    restrictions_of,
+    tell_restriction,
+)
 from lowrise.pipeline.sizing import naming_size
 from lowrise.plan import SETTINGS, Drop, Merge, Plan, Replace, check_plan_fits, load_plainly, network_edit
 from lowrise.planned import settings_of, true_to_edits
@@ -44,13 +51,17 @@ def plan_edits(
     kept = _kept(run, len(decoder))
     if kept is not None:
         plan, seen = kept
+        tell_restriction(plan, run.progress)
         on = _measured_on(recipe, tokens, fitted_on, plan.edits)
         dense = plan.scores.get("held_out", {}).get("dense")
         return plan, seen, None if on is None else HeldOutLoss(decoder, on, run.clock, dense)
     warned = len(run.progress.warnings)
-    selection = Selection(decoder, k, recipe, tokens, special_tokens(opened), run.progress, run.work)
+    given = (decoder, k, recipe, tokens, special_tokens(opened), run.progress, run.work)
+    selection = Selection(*given, restrictions=restrictions_of(decoder, recipe.for_engines))
     choice = _choose(selection, run.clock)
+    refuse_not_allowed(selection, choice)
     edits = _edits(recipe, choice)
+    _check_cut(decoder, edits)
     on = _measured_on(recipe, tokens, fitted_on, edits)
     held_out_loss, noted = None, {}
     if on is not None:
@@ -70,7 +81,9 @@ def plan_edits(
         parameters_after=parameters_after(decoder, edits),
         loads_plainly=load_plainly(edits),
         versions=_made_with(decoder),
+        restriction=restriction_record(selection.cuts, choice),
     )
+    tell_restriction(plan, run.progress)
     value = {"plan": plan.model_dump(), "seen": selection.seen is not None, "warnings": run.progress.warnings[warned:]}
     run.work.keep("plan", value, what="the plan")
     return plan, selection.seen, held_out_loss
@@ -117,6 +130,18 @@ def _edits(recipe: Recipe, choice: Choice) -> Sequence[Drop | Replace | Merge]:
     return [network_edit(start, stop, *how) for start, stop in choice.spans]
 
 
+def _check_cut(decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> None:
+    """Raises ModelError where layers that are left would not be those that they were."""
+    gone = {
+        layer
+        for edit in edits
+        for layer in range(edit.start + (isinstance(edit, Merge) or getattr(edit, "in_a_layer", False)), edit.stop)
+    }
+    kept = [layer for layer in range(len(decoder)) if layer not in gone]
+    if gone and kept:
+        decoder.check_cut(kept)
+
+
 def _loss_after(held_out_loss: HeldOutLoss, decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> float | None:
     """What plain drops lead to; what is trained or repaired is known once that is done."""
     drops = [edit for edit in edits if isinstance(edit, Drop) and edit.repair == "none"]
@@ -137,13 +162,15 @@ def _warn_of_writers(criterion: str, choice: Choice, writers: list[int], progres
         )
 
 
-def check_plan(plan: Plan, opened: OpenModel) -> None:
+def check_plan(plan: Plan, opened: OpenModel, for_engines: Sequence[str] | None = None) -> None:
     """Raises PlanError or ModelError for what cannot be done to this model, or what the page could not read of the
-    plan, before anything is computed.
+    plan, before anything is computed. for_engines: None for those that the plan was made for.
     """
     refuse_network(opened.decoder)
     check_plan_fits(plan, opened.record)
+    check_plan_allowed(plan, opened.decoder, for_engines)
     scores_of(plan)
+    _check_cut(opened.decoder, plan.edits)
     check_repairs(opened.decoder, plan.edits)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from lowrise.measure.layer_time import decode_times
 from lowrise.methods import method
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
+from lowrise.pipeline.restricting import allowed_numbers
 from lowrise.plan import Drop, network_edit
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, layers_to_remove
@@ -49,7 +50,7 @@ def net_layers(recipe: Recipe, opened: OpenModel, progress: Reporter) -> int | N
     layers = len(opened.decoder)
     wish = _wish(recipe, opened, progress)
     if wish is not None:
-        n = _smallest(wish, layers)
+        n = _smallest(wish, layers, allowed_numbers(recipe, opened.decoder))
         progress.say(f"{wish.option}: {n} of {layers} layers go, {wish.in_words(n)} left")
         return n
     if recipe.remove is None and method("criterion", recipe.select).decides_number:
@@ -79,18 +80,20 @@ def naming_size(recipe: Recipe) -> Iterator[None]:
         raise RecipeError(option, error.expected, found, "ask for more, or choose another preset") from error
 
 
-def fewest_layers(recipe: Recipe, layers: int) -> int | None:
+def fewest_layers(recipe: Recipe, decoder: Decoder) -> int | None:
     """Net layers that must go at least for a time to be kept, whatever time a layer takes; None without such a wish.
 
     A layer takes 1/L of the time at most. Raises RecipeError for a time that no cut can reach.
     """
     if recipe.keep_latency is None:
         return None
+    layers, numbers = len(decoder), allowed_numbers(recipe, decoder)
     fewest = max(1, math.ceil((1 - recipe.keep_latency) * layers - 1e-9))
-    if fewest >= layers:
-        expected = f"a time that can be reached: with one layer left, at least {_time_in_words(1 / layers)}"
-        raise RecipeError(size_option(recipe), expected, "less", "ask for more")
-    return fewest
+    if fewest > numbers[-1]:
+        least = layers - numbers[-1]
+        expected = f"a time that can be reached: with {_layers_in_words(least)} left, at least "
+        raise RecipeError(size_option(recipe), expected + _time_in_words(least / layers), "less", "ask for more")
+    return next(n for n in numbers if n >= fewest)
 
 
 def _wish(recipe: Recipe, opened: OpenModel, progress: Reporter) -> _Wish | None:
@@ -123,15 +126,20 @@ def _time_in_words(share: float) -> str:
     return f"{share:.3f} of the dense model's time for a token"
 
 
-def _smallest(wish: _Wish, layers: int) -> int:
-    most = layers - 1
+def _layers_in_words(left: int) -> str:
+    return "one layer" if left == 1 else f"{left} layers"
+
+
+def _smallest(wish: _Wish, layers: int, numbers: Sequence[int]) -> int:
+    """numbers: of layers that may go."""
+    most = numbers[-1]
     if wish.left(0).most <= wish.most:
         expected = f"less than the dense model has, {wish.in_words(0)}"
         raise RecipeError(wish.option, expected, "a size that it has already", "ask for less")
     if wish.left(most).most > wish.most:
-        expected = f"a size that can be reached: with one layer left, {wish.in_words(most)}"
+        expected = f"a size that can be reached: with {_layers_in_words(layers - most)} left, {wish.in_words(most)}"
         raise RecipeError(wish.option, expected, "less", "ask for more")
-    return next(n for n in range(1, layers) if wish.left(n).most <= wish.most)
+    return next(n for n in numbers if wish.left(n).most <= wish.most)
 
 
 def _parameters_left(decoder: Decoder, recipe: Recipe, n: int) -> _Left:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from lowrise.errors import RecipeError
 from lowrise.observe.stream import Observation
-from lowrise.select.choice import Choice, lowest, spans_of
+from lowrise.restriction import AllowedCuts
+from lowrise.select.choice import Choice, lowest_allowed, spans_of
 from lowrise.select.selection import Selection
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_by_influence(selection.observation, selection.count, selection.recipe.avoid_massive)
+    return choose_by_influence(selection.observation, selection.count, selection.recipe.avoid_massive, selection.cuts)
 
 
-def choose_by_influence(observation: Observation, k: int, avoid_massive: bool) -> Choice:
+def choose_by_influence(
+    observation: Observation, k: int, avoid_massive: bool, cuts: AllowedCuts | None = None
+) -> Choice:
     """The k layers of the lowest block influence, as published.
 
-    avoid_massive: among the layers that do not write massive activations. Raises RecipeError where fewer are left.
+    avoid_massive: among the layers that do not write massive activations. cuts: of the cuts that are allowed the one of
+    the least total. Raises RecipeError where fewer are left.
     """
     influence = (1 - observation.similarity.cosine(1)).tolist()
     writers = observation.massive.writers()
@@ -30,11 +34,11 @@ def choose_by_influence(observation: Observation, k: int, avoid_massive: bool) -
             f"{len(may_go)} beside the writers {writers}",
             "remove fewer layers, or leave --avoid-massive out",
         )
-    layers = lowest(influence, k, may_go)
+    layers, cost = lowest_allowed(influence, k, may_go, cuts or AllowedCuts(len(influence)), "total block influence")
     scores = {
         "criterion": "block-influence",
         "layers": layers,
         "influence": influence,
         "massive_activations": observation.massive.data(),
     }
-    return Choice(spans_of(layers), scores)
+    return Choice(spans_of(layers), scores, cost=cost)

@@ -9,6 +9,20 @@ from typing import Any
 
 from lowrise.errors import RecipeError
 from lowrise.plan import Merge
+from lowrise.restriction import AllowedCuts
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The best cut that there would be without restrictions, beside the one that was chosen.
+
+    score: what of them is compared; chosen, best: its values. spans: of that best cut.
+    """
+
+    score: str
+    chosen: float
+    best: float
+    spans: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -16,13 +30,15 @@ class Choice:
     """spans: [start, stop) of the original layers, in order, never adjacent. scores: for the plan, plain JSON.
 
     merges: what is to be done where spans are neither dropped nor replaced, one for each of them; None: they are.
-    way_out: what to do where a criterion by states has chosen a layer that writes massive activations.
+    way_out: what to do where a criterion by states has chosen a layer that writes massive activations. cost: of
+    restrictions, where the criterion knows it.
     """
 
     spans: list[tuple[int, int]]
     scores: dict[str, Any]
     merges: list[Merge] | None = None
     way_out: str = "--avoid-massive keeps it"
+    cost: Cost | None = None
 
 
 def spans_of(layers: Iterable[int]) -> list[tuple[int, int]]:
@@ -65,6 +81,61 @@ def no_span_without(writers: Sequence[int], n: int) -> RecipeError:
         f"writers {writers} in every span",
         "remove fewer layers, or leave --avoid-massive out",
     )
+
+
+def lowest_allowed(
+    values: Sequence[float], k: int, may_go: Sequence[int], cuts: AllowedCuts, score: str
+) -> tuple[list[int], Cost | None]:
+    """As `lowest`, and what was paid for it: of the sets of k layers that are allowed the one of the least total.
+
+    score: what a total of `values` is called. Raises RecipeError where no k layers of those that may go are allowed.
+    """
+    best = lowest(values, k, may_go)
+    if not cuts.restricted:
+        return best, None
+    found = cuts.least(values, k, stays=[layer for layer in range(cuts.layers) if layer not in may_go])
+    if found is None:
+        raise none_allowed(cuts, k)
+    chosen, unrestricted = (math.fsum(values[layer] for layer in layers) for layers in (found, best))
+    return lowest(values, k, found), Cost(score, chosen, unrestricted, spans_of(best))
+
+
+def lowest_span(
+    values: Sequence[float], k: int, may_go: Sequence[int], cuts: AllowedCuts, score: str
+) -> tuple[int, Cost | None]:
+    """Where the allowed span of k layers with the lowest of `values`, which are by start, begins; and what was paid for
+    it. Raises RecipeError where none of those that may go is allowed.
+    """
+    (best,) = lowest(values, 1, may_go)
+    if not cuts.restricted:
+        return best, None
+    allowed = {*cuts.spans(k)} & {*may_go}
+    if not allowed:
+        raise none_allowed(cuts, k)
+    (found,) = lowest(values, 1, allowed)
+    return found, Cost(score, values[found], values[best], [(best, best + k)])
+
+
+def none_allowed(cuts: AllowedCuts, k: int) -> RecipeError:
+    """What is answered where no k of the layers that a criterion would take are an allowed cut."""
+    return RecipeError(
+        "--remove",
+        f"layers whose cut can be expressed: {'; '.join(cuts.reasons)}",
+        f"no {k} of those that may go",
+        "remove another number of layers, or choose another preset",
+    )
+
+
+def breaks(cuts: AllowedCuts, spans: Iterable[tuple[int, int]]) -> list[str]:
+    """Reasons why these spans cannot go; none where they can."""
+    gone = {layer for start, stop in spans for layer in range(start, stop)}
+    return cuts.broken([layer for layer in range(cuts.layers) if layer not in gone])
+
+
+def not_allowed(where: str, cuts: AllowedCuts, spans: list[tuple[int, int]], remedy: str) -> RecipeError:
+    """Of spans that cannot go."""
+    reasons = "; ".join(breaks(cuts, spans))
+    return RecipeError(where, f"layers whose cut can be expressed: {reasons}", f"{as_text(spans)} to go", remedy)
 
 
 def lowest(values: Sequence[float] | Mapping[int, float], k: int, among: Iterable[int]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
 from lowrise.recipe import Recipe
-from lowrise.select.choice import Choice, spans_of
+from lowrise.select.choice import Choice, breaks, not_allowed, spans_of
 from lowrise.select.selection import Selection
 from lowrise.sizes import named_layers
 
@@ -24,4 +24,11 @@ def check(decoder: Decoder, recipe: Recipe, k: int | None) -> None:
 
 
 def choose(selection: Selection) -> Choice:
-    return Choice(spans_of(named_layers(str(selection.recipe.layers))), {"criterion": "given"})
+    """Raises RecipeError where the layers that are named are not allowed, naming those that are nearest."""
+    named, cuts = named_layers(str(selection.recipe.layers)), selection.cuts
+    spans = spans_of(named)
+    if breaks(cuts, spans):
+        near = cuts.least([layer not in named for layer in range(cuts.layers)], len(named))
+        remedy = "name another number of them" if near is None else f"nearest are {','.join(map(str, near))}"
+        raise not_allowed("--layers", cuts, spans, remedy)
+    return Choice(spans, {"criterion": "given"})

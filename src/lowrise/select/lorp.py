@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from lowrise.errors import RecipeError
+from lowrise.methods import method
 from lowrise.model.decoder import Decoder
 from lowrise.observe.stream import Observation
 from lowrise.recipe import Recipe
-from lowrise.select.choice import Choice, spans_of
+from lowrise.restriction import AllowedCuts
+from lowrise.select.choice import Choice, none_allowed, spans_of
 from lowrise.select.selection import Selection
 
 _CLUSTERS = ((1.0, 2), (0.7, 3), (-math.inf, 4))  # from this locality on, so many
@@ -28,25 +30,28 @@ _CLUSTERS = ((1.0, 2), (0.7, 3), (-math.inf, 4))  # from this locality on, so ma
 
 def check(decoder: Decoder, _recipe: Recipe, k: int | None) -> None:
     """Raises RecipeError for more layers than there are between the first and the last."""
-    most = len(decoder) - 2
+    most = len(decoder) - sum(method("criterion", "lorp").stays)
     if k is not None and k > most:
         expected = f"at most {most} layers, for lorp keeps the first and the last"
         raise RecipeError("--remove", expected, f"{k}", "remove fewer layers, or choose another criterion")
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_by_locality(selection.observation, selection.count)
+    return choose_by_locality(selection.observation, selection.count, selection.cuts)
 
 
-def choose_by_locality(observation: Observation, k: int) -> Choice:
-    """k layers as published, but for k-means: it starts from each layer in turn, not at random."""
+def choose_by_locality(observation: Observation, k: int, cuts: AllowedCuts | None = None) -> Choice:
+    """k layers as published, but for k-means: it starts from each layer in turn, not at random.
+
+    cuts: only layers are taken with which an allowed cut can still be reached. Raises RecipeError where there is none.
+    """
     # what is not a number is like nothing: a layer whose states failed is not the one to drop
     cosines = observation.similarity.pairs()[:-1, :-1].nan_to_num(nan=-1.0)
     layers = len(cosines)
     locality = _locality(cosines)
     labels = clusters(cosines, min(next(count for least, count in _CLUSTERS if locality >= least), layers))
     redundancy = [_mean(cosines[layer, other] for other in _like(labels, layer)) for layer in range(layers)]
-    gone = _allocate(cosines, labels, redundancy, k)
+    gone = _allocate(labels, redundancy, k, cuts or AllowedCuts(layers), cosines)
     scores = {
         "criterion": "lorp",
         "layers": gone,
@@ -98,18 +103,32 @@ def _k_means(points: Tensor, count: int) -> list[int]:
     return best
 
 
-def _allocate(cosines: Tensor, labels: list[int], redundancy: list[float], k: int) -> list[int]:
+def _allocate(labels: list[int], redundancy: list[float], k: int, cuts: AllowedCuts, cosines: Tensor) -> list[int]:
     """The layers that go, in the order in which they are taken."""
     layers = len(labels)
+    stays = method("criterion", "lorp").staying(layers)
     waiting = {
         label: sorted(
-            (layer for layer in range(1, layers - 1) if labels[layer] == label),
+            (layer for layer in range(layers) if labels[layer] == label and layer not in stays),
             key=lambda layer: (-redundancy[layer], layer),
         )
         for label in sorted(set(labels))
     }
-    gone = [queue.pop(0) for queue in waiting.values() if queue][:k]
+    gone = list[int]()
+
+    def following() -> dict[int, int]:
+        """By cluster, its most redundant layer that may go next."""
+        may_go = cuts.removable(k, gone, stays)
+        first = {label: next((layer for layer in queue if layer in may_go), None) for label, queue in waiting.items()}
+        return {label: layer for label, layer in first.items() if layer is not None}
+
+    for label in waiting:  # one of each first
+        if len(gone) < k and label in (found := following()):
+            gone.append(found[label])
     while len(gone) < k:
+        found = following()
+        if not found:
+            raise none_allowed(cuts, k)
         left = {
             label: _mean(
                 cosines[one, other]
@@ -117,10 +136,9 @@ def _allocate(cosines: Tensor, labels: list[int], redundancy: list[float], k: in
                 for other in range(one + 1, layers)
                 if labels[one] == labels[other] == label and one not in gone and other not in gone
             )
-            for label, queue in waiting.items()
-            if queue
+            for label in found
         }
-        gone.append(waiting[max(left, key=lambda label: left[label])].pop(0))
+        gone.append(found[max(left, key=lambda label: left[label])])
     return gone
 
 

@@ -9,11 +9,13 @@ from typing import Any
 from lowrise.calibration.sentences import Sentences
 from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
+from lowrise.model.same_architecture import layer_groups
 from lowrise.plan import Merge
 from lowrise.progress import Bar, Reporter
 from lowrise.quality import is_collapse
 from lowrise.recipe import Recipe
-from lowrise.select.choice import Choice
+from lowrise.restriction import AllowedCuts
+from lowrise.select.choice import Choice, none_allowed
 from lowrise.select.journal import Journal
 from lowrise.select.selection import Selection
 from lowrise.select.stack import Stack, Trial
@@ -31,6 +33,7 @@ class Search:
     edits: list[Merge] = field(default_factory=list)
     dense_loss: float = 0.0  # both stay 0 where nothing is merged
     loss: float = 0.0
+    not_allowed: int = 0  # merges that were not tried since settings or engines could not express what they leave
 
     @property
     def accepted(self) -> list[dict[str, Any]]:
@@ -66,6 +69,8 @@ class Search:
         """
         for span in self.skipped:
             progress.say(f"layers [{span['start']}, {span['stop']}) are of several kinds: not tried")
+        if self.not_allowed:
+            progress.say(f"{self.not_allowed} merges would leave what cannot be expressed: not tried")
         similarities = [trial["similarity"] for trial in self.trials]
         gone = sum(edit.stop - edit.start - 1 for edit in self.edits)
         if self.verdict == "nothing":
@@ -111,7 +116,13 @@ def choose(selection: Selection) -> Choice:
     """The merges; RecipeError, with `strict`, where none is found or the output is lost."""
     recipe, progress = selection.recipe, selection.progress
     search = merge_search(
-        selection.decoder, selection.sentences, recipe.merge_search, selection.k, progress, selection.work
+        selection.decoder,
+        selection.sentences,
+        recipe.merge_search,
+        selection.k,
+        progress,
+        selection.work,
+        selection.cuts,
     )
     search.tell(progress, recipe.strict, repaired=recipe.repair != "none")
     spans = [(edit.start, edit.stop) for edit in search.edits]
@@ -143,23 +154,27 @@ def merge_search(
     remove: int | None,
     progress: Reporter,
     work: Work | None = None,
+    cuts: AllowedCuts | None = None,
 ) -> Search:
     """Search for merges: all that pass the threshold, or, with `remove`, the most similar ones. Changes nothing.
 
-    work: keeps what was tried, with `remove` round by round.
+    work: keeps what was tried, with `remove` round by round. cuts: merges are tried that are allowed by themselves, or,
+    with `remove`, with which an allowed cut can still be reached; of fewer than C layers where none of C is.
 
-    Raises RecipeError where settings and model do not fit, and when layers of several kinds stop `remove` short.
+    Raises RecipeError where settings and model do not fit, and when layers of several kinds, or cuts that are not
+    allowed, stop `remove` short.
     """
     check_settings(settings, len(decoder), remove)
+    allowed = _Allowed(cuts or AllowedCuts(len(decoder)), remove, staying(decoder, settings))
     high = settings.high if settings.high is not None else len(decoder)
     stack, journal = Stack(decoder, sentences, settings), Journal(work)
     search = Search(settings.threshold if settings.threshold is not None or remove else PAPER_THRESHOLD)
     if remove is None:
         with progress.bar("collapsing", high - settings.combine - settings.low + 1) as bar:
-            _by_threshold(stack, settings, high, search, bar, journal)
+            _by_threshold(stack, settings, high, search, bar, journal, allowed)
     else:
         with progress.bar("collapsing", remove) as bar:
-            _by_size(stack, settings, high, remove, search, bar, journal)
+            _by_size(stack, settings, high, remove, search, bar, journal, allowed)
         search.threshold = math.nextafter(min(trial["similarity"] for trial in search.accepted), -math.inf)
     if search.accepted:
         search.dense_loss, search.loss = stack.losses()
@@ -171,14 +186,49 @@ def merge_search(
     return search
 
 
-def _by_threshold(stack: Stack, settings: MergeSearch, high: int, search: Search, bar: Bar, journal: Journal) -> None:
+@dataclass(frozen=True)
+class _Allowed:
+    """remove: layers that go in all; None: as many as pass the threshold. stays: layers that no merge takes in."""
+
+    cuts: AllowedCuts
+    remove: int | None
+    stays: list[int]
+
+    def merge(self, stack: Stack, layer: int, count: int) -> bool:
+        if not self.cuts.restricted:
+            return True
+        gone = stack.gone_with(layer, count)
+        if self.remove is None:
+            return self.cuts.allows([one for one in range(self.cuts.layers) if one not in gone])
+        return self.cuts.extends(gone, self.remove, self.stays)
+
+
+def staying(decoder: Decoder, settings: MergeSearch) -> list[int]:
+    """Layers that no merge can take into the one before them: outside the range, or of another kind than that one."""
+    groups, high = layer_groups(decoder), settings.high if settings.high is not None else len(decoder)
+    return [
+        layer for layer in range(len(decoder)) if not settings.low < layer < high or groups[layer] != groups[layer - 1]
+    ]
+
+
+def _by_threshold(
+    stack: Stack,
+    settings: MergeSearch,
+    high: int,
+    search: Search,
+    bar: Bar,
+    journal: Journal,
+    allowed: _Allowed,
+) -> None:
     """Algorithm 1, line by line: from the top down, C layers at a time, keep every merge above the threshold."""
     assert search.threshold is not None
     layer = high - settings.combine
     while layer >= settings.low:
         count = min(settings.combine, len(stack.layers) - layer)
         before, accepted = layer, False
-        if stack.same_group(layer, count):
+        if not allowed.merge(stack, layer, count):
+            search.not_allowed += 1
+        elif stack.same_group(layer, count):
             known = journal.known(1)
             trial = stack.attempt(layer, count, *(known or ()))
             if known is None:
@@ -196,7 +246,14 @@ def _by_threshold(stack: Stack, settings: MergeSearch, high: int, search: Search
 
 
 def _by_size(
-    stack: Stack, settings: MergeSearch, high: int, remove: int, search: Search, bar: Bar, journal: Journal
+    stack: Stack,
+    settings: MergeSearch,
+    high: int,
+    remove: int,
+    search: Search,
+    bar: Bar,
+    journal: Journal,
+    allowed: _Allowed,
 ) -> None:
     """Until `remove` layers are gone: try every merge of C layers in [low, high), accept the most similar one.
 
@@ -209,11 +266,10 @@ def _by_size(
         end = next(i for i, mix in enumerate(stack.layers) if mix.stop == high) + 1
         count = min(settings.combine, remove + 1, end - settings.low)
         best: tuple[Trial, dict[str, Any]] | None = None
-        layers = range(settings.low, end - count + 1)
-        candidates = [layer for layer in layers if stack.same_group(layer, count)]
-        for layer in layers:
-            if layer not in candidates:
-                search.skip(stack, layer, count)
+        candidates = _candidates(stack, settings.low, end, count, search, allowed)
+        while allowed.cuts.restricted and not candidates and count > 2:
+            count -= 1
+            candidates = _candidates(stack, settings.low, end, count, search, allowed)
         known = journal.known(len(candidates))
         similarities = []
         for number, layer in enumerate(candidates):
@@ -224,6 +280,8 @@ def _by_size(
                 best = trial, entry
         if known is None:
             journal.keep(similarities)
+        if best is None and allowed.cuts.restricted:
+            raise none_allowed(allowed.cuts, allowed.remove or 0)
         if best is None:
             left = f"no {count} adjacent layers of one kind when {remove} were still to go"
             raise RecipeError("--remove", "layers that can be merged", left, "combine fewer at a time, or remove fewer")
@@ -232,3 +290,13 @@ def _by_size(
         stack.accept(trial)
         remove -= count - 1
         bar.advance(0, f"similarity {trial.similarity:.4f}", steps=count - 1)
+
+
+def _candidates(stack: Stack, low: int, end: int, count: int, search: Search, allowed: _Allowed) -> list[int]:
+    """Current layers of [low, end) that `count` can be merged from."""
+    layers = range(low, end - count + 1)
+    alike = [layer for layer in layers if stack.same_group(layer, count)]
+    for layer in layers:
+        if layer not in alike:
+            search.skip(stack, layer, count)
+    return [layer for layer in alike if allowed.merge(stack, layer, count)]

@@ -9,15 +9,18 @@ ones. So the last word has a whole repair, on the same tokens: of the layers tha
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from lowrise.calibration import Windows
+from lowrise.methods import method
 from lowrise.model.decoder import Decoder
 from lowrise.model.refittable import refit_support
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Bar, Reporter
 from lowrise.recipe import Recipe
-from lowrise.select.choice import Choice, as_text, choice_of_rounds, lowest, round_of, spans_of
+from lowrise.restriction import AllowedCuts
+from lowrise.select.choice import Choice, as_text, choice_of_rounds, lowest, none_allowed, round_of, spans_of
 from lowrise.select.journal import Journal
 from lowrise.select.refit_trials import Search, Trial
 from lowrise.select.selection import Selection
@@ -43,10 +46,10 @@ def choose_span(selection: Selection) -> Choice:
     return choose_span_by_refit(*_of(selection))
 
 
-def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work]:
+def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work, AllowedCuts]:
     """What both searches take."""
     effort, progress, work = selection.recipe.search_budget, selection.progress, selection.work
-    return selection.decoder, *selection.split, selection.count, effort, progress, work
+    return selection.decoder, *selection.split, selection.count, effort, progress, work, selection.cuts
 
 
 def choose_by_refit(
@@ -57,6 +60,7 @@ def choose_by_refit(
     effort: int,
     progress: Reporter,
     work: Work | None = None,
+    cuts: AllowedCuts | None = None,
 ) -> Choice:
     """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
     the one that is missed less once it is repaired.
@@ -68,7 +72,9 @@ def choose_by_refit(
     (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding positions; at
     last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `refit_support` finds that
     writes cannot be solved, trials are drops. work: keeps the numbers of every round, whose best trial is made again.
+    cuts: only layers are tried with which an allowed cut can still be reached. Raises RecipeError where there is none.
     """
+    cuts = cuts or AllowedCuts(len(decoder))
     fitted, deciding = _spent(windows, held_out, effort)
     shortlist = SHORTLIST * effort
     finalists: list[dict[str, Any]] = []
@@ -76,11 +82,12 @@ def choose_by_refit(
     with ActivationStore() as store:
         with progress.bar("searching", _trials(len(decoder), k, shortlist)) as bar:
             search = Search(decoder, fitted, deciding, store)
-            alone, _ = _tried(search, list(range(1, len(decoder))), bar, journal, moves=False)
+            alone, _ = _tried(search, _may_go(cuts, k), bar, journal, moves=False)
             known = {layer: trial.divergence for layer, trial in alone.items()}
-            rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal)
+            rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal, cuts)
             layers = [one["removed"] for one in rounds]
-            long = _one_gap(search, len(decoder), k, shortlist, known, bar, journal) if k > 1 else layers
+            long = _one_gap(search, k, shortlist, known, bar, journal, cuts) if k > 1 else None
+            long = layers if long is None else long
         scores = choice_of_rounds("repaired", search.dense_loss, rounds).scores
         if sorted(long) != sorted(layers):
             finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, progress, journal)
@@ -89,6 +96,14 @@ def choose_by_refit(
             scores["loss"]["after"] = finalists[best]["loss"]
     tokens = {"fitted": fitted.tokens, "held_out": deciding.tokens}
     return Choice(spans_of(scores["layers"]), {**scores, "finalists": finalists, "tokens": tokens})
+
+
+def _may_go(cuts: AllowedCuts, k: int, gone: Collection[int] = ()) -> list[int]:
+    """Layers that can go next, never the first one. Raises RecipeError where there are none."""
+    found = cuts.removable(k, gone, method("criterion", "repaired").staying(cuts.layers))
+    if not found:
+        raise none_allowed(cuts, k)
+    return found
 
 
 def _trials(layers: int, k: int, shortlist: int) -> int:
@@ -112,13 +127,21 @@ def _tried(
 
 
 def _one_by_one(
-    search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar, journal: Journal
+    search: Search,
+    layers: int,
+    k: int,
+    shortlist: int,
+    alone: dict[int, float],
+    bar: Bar,
+    journal: Journal,
+    cuts: AllowedCuts,
 ) -> list[dict[str, Any]]:
     """k rounds, each without the layer that the ones before left missed least. alone: what each adds, tried first."""
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     known, reached = dict(alone), 0.0  # what each added when it was tried last
     for _ in range(k):
-        trials, kept = _tried(search, sorted(lowest(known, shortlist, known)), bar, journal)
+        may_go = _may_go(cuts, k, [one["removed"] for one in rounds])
+        trials, kept = _tried(search, sorted(lowest(known, shortlist, may_go)), bar, journal)
         divergences = {layer: trial.divergence for layer, trial in trials.items()}
         (gone,) = lowest(divergences, 1, divergences)
         search.remove([gone], search.trials([gone], None)[gone] if kept else trials[gone])
@@ -132,33 +155,55 @@ def _one_by_one(
 
 
 def _one_gap(
-    search: Search, layers: int, k: int, shortlist: int, alone: dict[int, float], bar: Bar, journal: Journal
-) -> list[int]:
+    search: Search,
+    k: int,
+    shortlist: int,
+    alone: dict[int, float],
+    bar: Bar,
+    journal: Journal,
+    cuts: AllowedCuts,
+) -> list[int] | None:
     """k > 1 layers: the span of k that is missed least or, if that is missed less, that of k - 1 and one layer more.
+    None where no such cut is allowed.
 
     By their trials, of which that of the one layer more moves neurons, so that it is a little ahead.
     """
-    whole, missed, _ = _best_span(search, k, shortlist, bar, journal)
-    shorter, trial, kept = _best_span(search, k - 1, shortlist, bar, journal)
+    allowed = {n: _spans(cuts, n, k) for n in (k, k - 1)}
+    if allowed[k]:
+        whole, missed, _ = _best_span(search, k, shortlist, bar, journal, allowed[k])
+    if not allowed[k - 1]:
+        return list(whole) if allowed[k] else None
+    shorter, trial, kept = _best_span(search, k - 1, shortlist, bar, journal, allowed[k - 1])
     if kept:
         trial = search.span(shorter.start, shorter.stop)
     search.again()
     search.remove(shorter, trial)
-    left = [layer for layer in range(1, layers) if layer not in shorter]
+    left = _may_go(cuts, k, shorter)
     trials, _ = _tried(search, sorted(lowest(alone, shortlist, left)), bar, journal)
     divergences = {layer: trial.divergence for layer, trial in trials.items()}
     (more,) = lowest(divergences, 1, divergences)
+    if not allowed[k]:
+        return [*shorter, more]
     (best,) = lowest([divergences[more], missed.divergence], 1, range(2))
     return [[*shorter, more], list(whole)][best]
 
 
-def _best_span(search: Search, n: int, shortlist: int, bar: Bar, journal: Journal) -> tuple[range, Trial, bool]:
+def _spans(cuts: AllowedCuts, n: int, k: int) -> list[int]:
+    """Where spans of n layers begin, without the first layer, with which an allowed cut of k can be reached."""
+    stays = method("criterion", "repaired").staying(cuts.layers)
+    starts = range(1, cuts.layers - n + 1)
+    return [start for start in starts if cuts.extends(range(start, start + n), k, stays)]
+
+
+def _best_span(
+    search: Search, n: int, shortlist: int, bar: Bar, journal: Journal, starts: Sequence[int]
+) -> tuple[range, Trial, bool]:
     """The span of n that is missed least, its trial, and whether that was kept; as many are tried as are on the
-    shortlist, those of the highest cosine between input and output.
+    shortlist, those of the highest cosine between input and output. starts: where it may begin, at least one.
     """
     unlike = search.unlike(n)
     divergences: dict[int, float] = {}
-    for start in lowest(unlike, shortlist, unlike):
+    for start in lowest(unlike, shortlist, starts):
         trial, kept = _span(search, start, start + n, journal)
         divergences[start] = trial.divergence
         bar.advance(search.positions, f"{n} layers from {start}")
@@ -205,16 +250,21 @@ def choose_span_by_refit(
     effort: int,
     progress: Reporter,
     work: Work | None = None,
+    cuts: AllowedCuts | None = None,
 ) -> Choice:
     """The span of k layers, without the first, that the layer before it bridges best. Changes nothing.
 
     Tokens and numbers as of `choose_by_refit`, and trials are drops where they are there. On disk lie the dense model's
     states; in memory one batch, two matrices' sums, one changed matrix, and the dense model's likeliest tokens at the
-    deciding positions. work: keeps every trial.
+    deciding positions. work: keeps every trial. cuts: only allowed spans are tried. Raises RecipeError where there is
+    none.
     """
     journal = Journal(work)
     fitted, deciding = _spent(windows, held_out, effort)
-    starts = range(1, len(decoder) - k + 1)
+    cuts = cuts or AllowedCuts(len(decoder))
+    starts = cuts.spans(k, method("criterion", "repaired-span").staying(len(decoder)))
+    if not starts:
+        raise none_allowed(cuts, k)
     losses: dict[int, float] = {}
     divergences: dict[int, float] = {}
     with ActivationStore() as store, progress.bar("searching", len(starts)) as bar:
@@ -228,8 +278,8 @@ def choose_span_by_refit(
         "criterion": "repaired-span",
         "span": k,
         "bridged": search.writes,
-        "divergences": [None, *divergences.values()],
-        "losses": [None, *losses.values()],
+        "divergences": [divergences.get(start) for start in range(len(decoder) - k + 1)],
+        "losses": [losses.get(start) for start in range(len(decoder) - k + 1)],
         "loss": {"dense": search.dense_loss, "after": losses[best]},
         "tokens": {"fitted": fitted.tokens, "held_out": deciding.tokens},
     }

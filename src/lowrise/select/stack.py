@@ -60,6 +60,11 @@ class Stack:
         start, stop = self.layers[layer].start, self.layers[layer + count - 1].stop
         return len(set(self._groups[start:stop])) == 1
 
+    def gone_with(self, layer: int, count: int) -> set[int]:
+        """Of the original's layers, those that are gone once the current `layer`..`layer + count - 1` are merged."""
+        merged = range(self.layers[layer].start + 1, self.layers[layer + count - 1].stop)
+        return {one for mix in self.layers for one in range(mix.start + 1, mix.stop)} | {*merged}
+
     @torch.no_grad()
     def attempt(self, layer: int, count: int, known: float | None = None) -> Trial:
         """Merge the current layers `layer`..`layer + count - 1` and run from there on; the current model stays.

@@ -12,14 +12,16 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.errors import RecipeError
 from lowrise.exact import exact_sum
+from lowrise.methods import method
 from lowrise.model.decoder import Decoder
 from lowrise.observe.loss import losses_by_piece
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
-from lowrise.select.choice import Choice, lowest, spans_of
+from lowrise.restriction import AllowedCuts
+from lowrise.select.choice import Choice, lowest_allowed, spans_of
 from lowrise.select.selection import Selection
 
-_FIRST, _LAST = 4, 2
+_FIRST, _LAST = method("criterion", "taylor").stays
 
 
 def check(decoder: Decoder, _recipe: Recipe, k: int) -> None:
@@ -28,7 +30,7 @@ def check(decoder: Decoder, _recipe: Recipe, k: int) -> None:
 
 
 def choose(selection: Selection) -> Choice:
-    return choose_by_taylor(selection.decoder, selection.windows, selection.count, selection.progress)
+    return choose_by_taylor(selection.decoder, selection.windows, selection.count, selection.progress, selection.cuts)
 
 
 def layers_that_may_go(layers: int, k: int) -> range:
@@ -42,8 +44,10 @@ def layers_that_may_go(layers: int, k: int) -> range:
     return may_go
 
 
-def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, progress: Reporter) -> Choice:
-    """The k layers of the least importance. Changes nothing.
+def choose_by_taylor(
+    decoder: Decoder, windows: Windows, k: int, progress: Reporter, cuts: AllowedCuts | None = None
+) -> Choice:
+    """The k layers of the least importance; cuts: in all, of the cuts that are allowed. Changes nothing.
 
     L is the mean next-token loss of all windows, so gradients are summed over batches before their absolute value is
     taken. That takes one gradient of all layers, as large as they are and of their dtype; within a batch layers are
@@ -62,8 +66,9 @@ def choose_by_taylor(decoder: Decoder, windows: Windows, k: int, progress: Repor
         / windows.targets
         for pair in zip(parameters, gradients, strict=True)
     ]
-    layers = lowest(importance, k, may_go)
-    return Choice(spans_of(layers), {"criterion": "taylor", "layers": layers, "importance": importance})
+    layers, cost = lowest_allowed(importance, k, may_go, cuts or AllowedCuts(len(decoder)), "total importance")
+    scores = {"criterion": "taylor", "layers": layers, "importance": importance}
+    return Choice(spans_of(layers), scores, cost=cost)
 
 
 def _add_gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from itertools import islice
 
 import torch
@@ -46,11 +47,11 @@ class Trials:
         return self._student.layers
 
     @torch.no_grad()
-    def losses(self, bar: Bar, note: str) -> dict[int, float]:
-        """Mean next-token cross-entropy (natural log) without each of the layers that are left, by layer."""
+    def losses(self, bar: Bar, note: str, may_go: Collection[int]) -> dict[int, float]:
+        """Mean next-token cross-entropy (natural log) without each of the layers that may go, by layer."""
         found: dict[int, float] = {}
         best: int | None = None
-        for layer in reversed(self.layers):
+        for layer in sorted(may_go, reverse=True):
             total = 0.0
             for batch, ids in enumerate(self._batches):
                 total += self._trial(batch, ids, layer, best)

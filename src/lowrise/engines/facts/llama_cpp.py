@@ -6,8 +6,27 @@ from collections.abc import Callable
 from typing import Any
 
 from lowrise.engines.facts.rows import Engine, by_source, rows
-from lowrise.engines.patterns import FULL, LINEAR, ROTATED, UNROTATED, AtDepth, Period
-from lowrise.engines.rules import FixedResidualScale, KindsFromNumbers, NeedsFile, NoWindow, OfDepth, OnlyWith
+from lowrise.engines.patterns import (
+    CHUNKED,
+    DENSE,
+    EXPERTS,
+    FULL,
+    LINEAR,
+    ROTATED,
+    UNROTATED,
+    AtDepth,
+    Numbered,
+    Period,
+)
+from lowrise.engines.rules import (
+    FixedResidualScale,
+    KindsFromNumbers,
+    KnownWords,
+    NeedsFile,
+    NoWindow,
+    OfDepth,
+    OnlyWith,
+)
 
 _RUNTIME = "src/models/{}.cpp"
 _PLAIN = "reads settings that follow a cut; the number of layers only names the model's size"
@@ -24,6 +43,21 @@ def _gemma_scale(published: int) -> Callable[[Any, int], float | None]:
         return float(hidden // heads) if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
 
     return read
+
+
+def _sharing(config: Any, depth: int) -> int | None:
+    """The first layer that takes keys and values from another one."""
+    shared = config.get("num_kv_shared_layers", 15)
+    return depth - shared if isinstance(shared, int) else None
+
+
+def _compressed_at(config: Any, depth: int) -> str:
+    lite = depth in (26, 27) or (depth == 48 and config.get("vocab_size") == 128256)
+    return "no" if lite else "yes"
+
+
+def _compressed(config: Any, _depth: int) -> str:
+    return "no" if config.get("q_lora_rank") is None else "yes"
 
 
 def _gemma_true(config: Any, _depth: int) -> float | None:
@@ -43,7 +77,12 @@ _FACTS = [
             "gpt2": "gpt2", "gpt_neox": "gptneox", "falcon": "falcon", "bloom": "bloom", "stablelm": "stablelm",
             "minicpm3": "minicpm3", "gpt_oss": "openai-moe", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
             "arcee": "arcee", "apertus": "apertus", "seed_oss": "seed-oss", "ernie4_5": "ernie4-5",
-            "hunyuan_v1_dense": "hunyuan-dense", "lfm2": "lfm2", "qwen3_next": "qwen3next",
+            "hunyuan_v1_dense": "hunyuan-dense", "lfm2": "lfm2", "lfm2_moe": "lfm2moe", "qwen3_next": "qwen3next",
+            "qwen3_5_text": "qwen35", "qwen3_5_moe_text": "qwen35moe", "gemma3n_text": "gemma3n",
+            "llama4_text": "llama4", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2", "glm4_moe": "glm4-moe",
+            "granitemoehybrid": "granite-hybrid", "jamba": "jamba", "falcon_h1": "falcon-h1", "mamba": "mamba",
+            "mamba2": "mamba2", "falcon_mamba": "mamba", "minimax_m2": "minimax-m2", "ernie4_5_moe": "ernie4-5-moe",
+            "ministral3": "mistral3", "dbrx": "dbrx", "mpt": "mpt", "gpt_bigcode": "starcoder", "bitnet": "bitnet",
         },
         _PLAIN,
         _RUNTIME,
@@ -93,14 +132,55 @@ _FACTS = [
         "leaves every 4th layer without rope, by its number",
     ),
     *rows(
-        ["qwen3_next"],
+        ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"],
         KindsFromNumbers(
             Period(4, "full_attention_interval", FULL, LINEAR),
             "takes the last layer of each period for full attention, by its number",
             fate="refuses",
         ),
-        "src/models/qwen3next.cpp: load_arch_hparams; conversion/qwen.py: Qwen3NextModel.set_gguf_parameters",
+        "src/models/{qwen3next,qwen35,qwen35moe}.cpp: load_arch_hparams; conversion/qwen.py: set_gguf_parameters",
         "takes the last layer of each `full_attention_interval` for full attention, by its number",
+    ),
+    *rows(
+        ["gemma3n_text"],
+        KindsFromNumbers(Period(5), "takes every 5th layer for full attention, by its number"),
+        "src/models/gemma3n.cpp: load_arch_hparams, set_swa_pattern; src/llama-model-loader.cpp: get_key_or_arr",
+        "takes every 5th layer for full attention, by its number; the list that its converter writes is not read",
+    ),
+    *rows(
+        ["gemma3n_text"],
+        OfDepth("where keys and values begin to be shared", lambda *_: 20, _sharing),
+        "src/models/gemma3n.cpp: load_arch_hparams, n_layer_kv_from_start = 20",
+        "shares keys and values from layer 20 on, however many there are",
+    ),
+    *rows(
+        ["llama4_text"],
+        KindsFromNumbers(Period(4, None, FULL, CHUNKED), "takes every 4th layer for full attention, by its number"),
+        "src/models/llama4.cpp: load_arch_hparams, set_swa_pattern, n_no_rope_layer_step",
+        "takes every 4th layer for full attention without rope, by its number",
+    ),
+    *rows(
+        ["llama4_text"],
+        KindsFromNumbers(
+            Period(1, "interleave_moe_layer_step", EXPERTS, DENSE),
+            "takes the last layer of each interleave_moe_layer_step for one of experts",
+            fate="refuses",
+            told=Numbered("moe_layers", Period(1, "interleave_moe_layer_step", EXPERTS, DENSE), EXPERTS, DENSE),
+        ),
+        "src/models/llama4.cpp: load_arch_tensors, n_moe_layer_step",
+        "takes the last layer of each `interleave_moe_layer_step` for one of experts",
+    ),
+    *rows(
+        ["deepseek_v2", "deepseek_v3"],
+        OfDepth("whether queries are compressed", _compressed_at, _compressed, fate="refuses"),
+        "src/models/deepseek2.cpp: load_arch_hparams, is_lite",
+        "takes stacks of 26 and 27 layers for models without q_lora_rank, all others for models with it",
+    ),
+    *rows(
+        ["granitemoehybrid"],
+        KnownWords("layer_types", ("attention", "mamba"), "refuses"),
+        "conversion/granite.py: GraniteHybridModel.get_attn_layers",
+        "its converter knows `attention` in layer_types; transformers 5 writes `full_attention`",
     ),
     *rows(
         ["gemma2"],

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from lowrise.engines.facts.rows import Engine, Fact, by_source, rows
-from lowrise.engines.patterns import FULL, LINEAR, Letters, Period
-from lowrise.engines.rules import KindsFromNumbers, NeedsKinds, NoWindow, OnlyWith, RopeInOldWords
+from lowrise.engines.patterns import CONV, FULL, LINEAR, Letters, Listed, Numbered, Period
+from lowrise.engines.rules import (
+    KindsFromNumbers,
+    KnownWords,
+    NeedsKinds,
+    NoWindow,
+    OnlyWith,
+    RopeInOldWords,
+    SameNumbers,
+)
 
 _PATH = "mlx_lm/models/{}.py"
 _PLAIN = "reads settings that follow a cut"
@@ -17,9 +25,14 @@ _THETAS: dict[str, float | None] = {
     "olmo3": None, "olmoe": 10_000, "exaone4": None, "smollm3": 10_000, "glm": 10_000, "minicpm3": 1e6,
     "starcoder2": 100_000, "gpt_oss": 150_000, "qwen2_moe": 1e6, "qwen3_moe": None, "apertus": None,
     "seed_oss": 10_000, "ernie4_5": None, "hunyuan_v1_dense": 10_000, "helium": None, "deepseek_v3": 10_000,
-    "qwen3_next": None,
+    "qwen3_next": None, "deepseek_v2": 10_000, "falcon_h1": 1e11, "minimax_m2": None, "ernie4_5_moe": None,
+    "bitnet": 10_000,
 }  # fmt: skip
-_FILES = {"mistral": "llama", "gemma3": "gemma3_text"}  # MODEL_REMAPPING, and what a wrapper takes
+_FILES = {
+    "mistral": "llama",
+    "gemma3": "gemma3_text",
+    "minimax_m2": "minimax",
+}  # MODEL_REMAPPING, and what a wrapper takes
 _ROPE_SAYS = "reads rope_theta and rope_scaling, the words of transformers 4"
 
 
@@ -39,7 +52,12 @@ _FACTS = [
             "gpt2": "gpt2", "gpt_neox": "gpt_neox", "stablelm": "stablelm", "minicpm3": "minicpm3",
             "gpt_oss": "gpt_oss", "qwen2_moe": "qwen2_moe", "qwen3_moe": "qwen3_moe", "apertus": "apertus",
             "seed_oss": "seed_oss", "ernie4_5": "ernie4_5", "hunyuan_v1_dense": "hunyuan_v1_dense",
-            "helium": "helium", "lfm2": "lfm2", "qwen3_next": "qwen3_next", "deepseek_v3": "deepseek_v3",
+            "helium": "helium", "lfm2": "lfm2", "qwen3_next": "qwen3_next", "deepseek_v2": "deepseek_v2",
+            "deepseek_v3": "deepseek_v3", "glm4_moe": "glm4_moe", "lfm2_moe": "lfm2_moe", "jamba": "jamba",
+            "granitemoehybrid": "granitemoehybrid", "olmo_hybrid": "olmo_hybrid", "falcon_h1": "falcon_h1",
+            "mamba": "mamba", "mamba2": "mamba2", "falcon_mamba": "mamba", "minimax_m2": "minimax",
+            "ernie4_5_moe": "ernie4_5_moe", "ministral3": "ministral3", "dbrx": "dbrx", "gpt_bigcode": "gpt_bigcode",
+            "bitnet": "bitnet",
         },
         _PLAIN,
         _PATH,
@@ -84,9 +102,21 @@ _FACTS = [
         "reads layer_types, and needs a layer of each kind",
     ),
     *rows(
-        ["lfm2"],
+        ["granitemoehybrid"],
+        KnownWords("layer_types", ("attention", "mamba"), "refuses"),
+        "mlx_lm/models/granitemoehybrid.py: GraniteMoeHybridLayer.__init__",
+        "knows `attention` and `mamba` in layer_types; transformers 5 writes `full_attention` and `linear_attention`",
+    ),
+    *rows(
+        ["lfm2", "lfm2_moe"],
+        SameNumbers(Numbered("full_attn_idxs", Listed(), FULL, CONV), "full_attn_idxs"),
+        "mlx_lm/models/{lfm2,lfm2_moe}.py: ModelArgs.__post_init__",
+        "takes full_attn_idxs, where there is one, before layer_types",
+    ),
+    *rows(
+        ["lfm2", "lfm2_moe"],
         NeedsKinds(("full_attention", "conv")),
-        "mlx_lm/models/lfm2.py: Lfm2Model.__init__",
+        "mlx_lm/models/{lfm2,lfm2_moe}.py: Lfm2Model.__init__",
         "reads layer_types, and needs a layer of each kind",
     ),
     *rows(
@@ -111,6 +141,7 @@ _FACTS = [
     _rope("gemma3", RopeInOldWords(1e6, local=10_000)),
     _rope("gemma3_text", RopeInOldWords(1e6, local=10_000)),
     _rope("glm4", RopeInOldWords(None)),
+    _rope("glm4_moe", RopeInOldWords(None)),
     _rope("stablelm", RopeInOldWords(None)),
     _rope("phi", RopeInOldWords(10_000, usual_share=0.4)),
     _rope("phi3", RopeInOldWords(10_000)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowrise.engines.facts.rows import Engine, Fact, by_source
-from lowrise.engines.rules import RopeInOldWords, V5Tokenizer
+from lowrise.engines.rules import KnownWords, RopeInOldWords, V5Tokenizer
 
 _PATH = "src/transformers/models/{0}/configuration_{0}.py"
 _READS_KINDS = "reads layer_types and no_rope_layers as transformers 5 does"
@@ -16,11 +16,13 @@ _THETAS = {
     "hunyuan_v1_dense": 10_000, "lfm2": 1e6, "llama": 10_000, "mistral": 10_000,
     "mixtral": 1e6, "olmo": 10_000, "olmo2": 10_000, "olmo3": 10_000, "olmoe": 10_000, "qwen2": 10_000,
     "qwen2_moe": 10_000, "qwen3": 10_000, "qwen3_moe": 10_000, "seed_oss": 10_000, "smollm3": 2e6,
-    "starcoder2": 10_000,
+    "starcoder2": 10_000, "bitnet": 500_000, "ernie4_5_moe": 500_000, "falcon_h1": 100_000, "granitemoeshared": 10_000,
+    "granitemoehybrid": 10_000, "llama4_text": 500_000,
 }  # fmt: skip
 _RULES = {family: RopeInOldWords(theta) for family, theta in _THETAS.items()} | {
     "gemma3": RopeInOldWords(1e6, local=10_000),
     "gemma3_text": RopeInOldWords(1e6, local=10_000),
+    "gemma3n_text": RopeInOldWords(1e6, local=10_000),
     "glm": RopeInOldWords(10_000, usual_share=0.5),
     "glm4": RopeInOldWords(10_000, usual_share=0.5),
     "glm4_moe": RopeInOldWords(10_000, usual_share=0.5),
@@ -32,8 +34,11 @@ _RULES = {family: RopeInOldWords(theta) for family, theta in _THETAS.items()} | 
     "gpt_neox": RopeInOldWords(10_000, word="rotary_emb_base", share="rotary_pct", usual_share=0.25),
 }
 # families whose folder there has another name
-_FOLDERS = {"gemma3_text": "gemma3"}
-_WITHOUT_ROPE = ("gpt2", "gptj", "opt", "bloom")
+_FOLDERS = {"gemma3_text": "gemma3", "gemma3n_text": "gemma3n", "llama4_text": "llama4"}
+_WITHOUT_ROPE = (
+    *("gpt2", "gptj", "opt", "bloom", "mpt", "gpt_bigcode", "biogpt", "xglm", "codegen"),
+    *("jamba", "mamba", "mamba2", "falcon_mamba"),
+)
 
 _FACTS = [
     *by_source({family: _FOLDERS.get(family, family) for family in (*_RULES, *_WITHOUT_ROPE)}, _READS_KINDS, _PATH),
@@ -45,6 +50,12 @@ _FACTS = [
             "reads rope_theta and rope_scaling, not rope_parameters",
         )
         for family, rule in _RULES.items()
+    ),
+    Fact(
+        "granitemoehybrid",
+        KnownWords("layer_types", ("attention", "mamba"), "wrong"),
+        "src/transformers/models/granitemoehybrid/modeling_granitemoehybrid.py: GraniteMoeHybridDecoderLayer.__init__",
+        "takes whatever is not `mamba` in layer_types for attention; transformers 5 writes `linear_attention`",
     ),
 ]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lowrise.engines.facts.rows import Engine, by_source, rows
-from lowrise.engines.patterns import Period
+from lowrise.engines.patterns import DENSE, EXPERTS, Numbered, Period
 from lowrise.engines.rules import AllOrNoneSlide, Float32, KindsFromNumbers
 
 # registry.py: _TRANSFORMERS_SUPPORTED_MODELS
 _BY_TRANSFORMERS = (
-    "arcee", "glm", "gpt_neox", "hunyuan_v1_dense", "olmo", "olmo2", "olmo3", "phi", "seed_oss", "smollm3",
-    "starcoder2",
+    "arcee", "glm", "gpt_bigcode", "gpt_neox", "hunyuan_v1_dense", "olmo", "olmo2", "olmo3", "phi", "seed_oss",
+    "smollm3", "starcoder2",
 )  # fmt: skip
 _PATH = "vllm/model_executor/models/{}.py"
 
@@ -25,6 +25,11 @@ _FACTS = [
             "minicpm3": "minicpm", "gpt_oss": "gpt_oss", "qwen2_moe": "qwen2_moe", "qwen3_moe": "qwen3_moe",
             "apertus": "apertus", "ernie4_5": "ernie45", "lfm2": "lfm2", "qwen3_next": "qwen3_next",
             "deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v2", "glm4_moe": "glm4_moe",
+            "lfm2_moe": "lfm2_moe", "qwen3_5_text": "qwen3_5", "qwen3_5_moe_text": "qwen3_5",
+            "gemma3n_text": "gemma3n", "llama4_text": "llama4", "granitemoehybrid": "granitemoehybrid",
+            "granitemoeshared": "granitemoeshared", "jamba": "jamba", "olmo_hybrid": "olmo_hybrid",
+            "falcon_h1": "falcon_h1", "mamba": "mamba", "mamba2": "mamba2", "falcon_mamba": "mamba",
+            "minimax_m2": "minimax_m2", "ernie4_5_moe": "ernie45_moe", "ministral3": "mistral", "dbrx": "dbrx",
         },
         "reads settings that follow a cut: layer_types where kinds of layers differ",
         _PATH,
@@ -39,6 +44,17 @@ _FACTS = [
         KindsFromNumbers(Period(2), "gives a window to every layer of an even number", "sliding_window"),
         "vllm/model_executor/models/gpt_oss.py: OAIAttention.__init__, layer_idx % 2",
         "gives a window to every layer of an even number, whatever layer_types says",
+    ),
+    *rows(
+        ["llama4_text"],
+        KindsFromNumbers(
+            Period(1, "interleave_moe_layer_step", EXPERTS, DENSE),
+            "takes the last layer of each interleave_moe_layer_step for one of experts",
+            fate="refuses",
+            told=Numbered("moe_layers", Period(1, "interleave_moe_layer_step", EXPERTS, DENSE), EXPERTS, DENSE),
+        ),
+        "vllm/model_executor/models/llama4.py: Llama4DecoderLayer.__init__",
+        "takes the last layer of each `interleave_moe_layer_step` for one of experts",
     ),
     *rows(
         ["qwen2", "qwen3"],
