@@ -144,6 +144,21 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     assert "AutoModelForImageTextToText.from_pretrained" in card
 
 
+def test_a_search_leaves_the_layers_that_vision_features_are_added_to(
+    main: Main, text_file: Path, tmp_path: Path
+) -> None:
+    base, out = multimodal.save(tmp_path / "qwen3_vl", "qwen3_vl"), tmp_path / "plan.json"
+    common = ["--text", text_file, "--out", out, "--samples", "10", "--length", "32"]
+    status, _, errors = main("plan", base, "--preset", "block-influence", "--remove", "3", *common)
+    assert status == 0, errors
+    gone = {layer for edit in json.loads(out.read_text())["edits"] for layer in range(edit["start"], edit["stop"])}
+    assert len(gone) == 3 and gone.isdisjoint({0, 1})
+    assert "deepstack_visual_indexes" in errors
+    status, _, errors = main("plan", base, "--layers", "0,3", "--text", text_file, "--out", tmp_path / "other.json")
+    assert (status, errors.count("\n")) == (2, 1), errors
+    assert "deepstack_visual_indexes" in errors
+
+
 def test_a_network_in_its_published_form_stands_in_the_models_own_class(
     main: Main, text_file: Path, tmp_path: Path
 ) -> None:
