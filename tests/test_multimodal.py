@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, Blip2Config, Blip2ForConditionalGeneration
 
 import lowrise
 import multimodal
@@ -95,6 +95,16 @@ class TestWrapper:
         loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "cut")
         assert type(loaded) is type(dense)
         assert torch.equal(logits(loaded, given), logits(dense, given))
+
+
+def test_a_model_that_asks_for_an_image_is_refused() -> None:
+    text = {"model_type": "opt", **tiny.FAMILIES["opt"][1]}
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Blip2Config(
+        text_config=text, qformer_config={**small, "encoder_hidden_size": 32}, vision_config={**small, "image_size": 28}
+    )
+    with pytest.raises(ModelError, match=r"token ids alone.*pixel_values"):
+        Decoder(Blip2ForConditionalGeneration(config).eval())
 
 
 @pytest.mark.parametrize("gone", [(0, 2), (1, 3), (1, 2)])
