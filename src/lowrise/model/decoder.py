@@ -10,7 +10,7 @@ one, from any h[l] on, with those arguments.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -277,9 +277,9 @@ class Decoder:
 
         hook = self.layers[0].register_forward_hook(look)
         try:
-            try_ids(self.base, self.device, self.where)
-        except _ProbedError:
-            pass
+            for module in (self.base,) if self.config is self.model.config else (self.model, self.base):
+                with suppress(_ProbedError):
+                    try_ids(module, self.device, self.where)
         finally:
             hook.remove()
         if not seen:
