@@ -21,7 +21,9 @@ from lowrise.pipeline.opening import check_wishes
 from lowrise.pipeline.restricting import allowed_numbers, in_words
 from lowrise.pipeline.sizing import fewest_layers, net_layers
 from lowrise.plan import Drop, Merge, Replace, read_plan
+from lowrise.planned import true_to_edits
 from lowrise.progress import Reporter
+from lowrise.provenance import RestrictionRecord
 from lowrise.recipe import build_recipe
 from lowrise.restriction import AllowedCuts, Restriction
 from lowrise.select.angular import choose_by_angle
@@ -311,6 +313,8 @@ class TestCommands:
         for sentence in made.restriction.sentences():
             assert " ".join(sentence.split()) in " ".join(err.split())
             assert sentence[1:] in card.replace("\\", "")
+        fewer = made.model_copy(update={"edits": [Drop(start=0, stop=1)]})
+        assert true_to_edits(fewer).restriction == RestrictionRecord(reasons=record["reasons"])
         made.edits[:] = [Drop(start=0, stop=1), Drop(start=2, stop=3)]
         file.write_text(made.to_json())
         refused = main("apply", tiny_folder, file, "--text", text_file, "--out", tmp_path / "out", "--quiet")
