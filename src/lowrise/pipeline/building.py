@@ -106,33 +106,34 @@ def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None)
     repaired = Repaired([]) if windows is None else repair_model(run, plan, opened, windows)
     fits = repaired.fits
     gone: list[int] = []  # that are still there
-    for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
-        progress.say(describe(edit))
-        assert windows is not None or edit.repair == "none"
-        if isinstance(edit, Merge) and edit.repair == "none":
-            mix(decoder, edit)
-        if not isinstance(edit, Replace):
-            gone += range(edit.start + edit.put_back, edit.stop)
-            continue
-        assert windows is not None
+    with decoder.several_cuts():
+        for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
+            progress.say(describe(edit))
+            assert windows is not None or edit.repair == "none"
+            if isinstance(edit, Merge) and edit.repair == "none":
+                mix(decoder, edit)
+            if not isinstance(edit, Replace):
+                gone += range(edit.start + edit.put_back, edit.stop)
+                continue
+            assert windows is not None
+            if gone:
+                decoder.take_out(gone)
+                gone = []
+            with clock.stage("pairs"):
+                pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
+            with clock.stage("training"):
+                trainee = make_trainee(decoder, edit, plan.calibration.seed)
+                kept = run.work.part(f"span-{edit.start}")
+                curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, progress, kept))
+            if edit.repair != "none":
+                with clock.stage("repair"):
+                    fit = refit_output_matrix(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
+                tell_fits([fit], plan.model.layers, progress)
+                fits.append(fit)
+            del pairs
+            trainee.install()
         if gone:
             decoder.take_out(gone)
-            gone = []
-        with clock.stage("pairs"):
-            pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
-        with clock.stage("training"):
-            trainee = make_trainee(decoder, edit, plan.calibration.seed)
-            kept = run.work.part(f"span-{edit.start}")
-            curves.append(train(decoder, trainee, pairs, edit.training, plan.calibration.seed, progress, kept))
-        if edit.repair != "none":
-            with clock.stage("repair"):
-                fit = refit_output_matrix(decoder, trainee, edit, pairs, len(held_out_windows(run.recipe, windows)))
-            tell_fits([fit], plan.model.layers, progress)
-            fits.append(fit)
-        del pairs
-        trainee.install()
-    if gone:
-        decoder.take_out(gone)
     attach_networks(decoder, left, repaired.networks)
     sentence = describe_repair(plan.edits, fits)
     if sentence is not None:
