@@ -1,7 +1,7 @@
 """Trains a small model of each family from nothing, so that what is then chosen and repaired is trained layers.
 
     python benchmarks/train_small.py FAMILY [FAMILY ...] --text A.txt --text B.txt --out DIR
-        [--layers 12] [--width 128] [--vocabulary 2048] [--minutes 40 | --tokens N] [--seed 0]
+        [--layers 12] [--width 128] [--vocabulary 2048] [--rows 16] [--minutes 40 | --tokens N] [--seed 0]
         [--presets streamline-none refit laco-mean] [--remove 2]
 
 FAMILY is a model type of transformers (gpt2, qwen3, olmo2, gemma2 …), a multimodal one too (gemma3, whose text is
@@ -149,8 +149,11 @@ def rate(done: float) -> float:
     return min(1.0, done / WARM) * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train(model: torch.nn.Module, ids: torch.Tensor, seconds: float, most: int | None) -> int:
-    """Adam with a cosine over `seconds`, or over `most` tokens where they are given; the number of tokens seen."""
+def train(model: torch.nn.Module, ids: torch.Tensor, batch: int, seconds: float, most: int | None) -> int:
+    """Adam with a cosine over `seconds`, or over `most` tokens where they are given; the number of tokens seen.
+
+    batch: rows of a step.
+    """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -159,7 +162,7 @@ def train(model: torch.nn.Module, ids: torch.Tensor, seconds: float, most: int |
     while (done := seen / most if most else (time.perf_counter() - started) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * rate(done)
-        starts = torch.randint(len(ids) - WINDOW, (ROWS,)).tolist()
+        starts = torch.randint(len(ids) - WINDOW, (batch,)).tolist()
         rows = torch.stack([ids[start : start + WINDOW] for start in starts])
         loss = model(input_ids=rows, labels=rows).loss
         optimizer.zero_grad()
@@ -204,7 +207,8 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=40)
     options.add_argument("--tokens", type=int, help="train on so many, however long it takes")
     options.add_argument("--presets", nargs="*", default=["streamline-none", "refit", "laco-mean"])
-    for name, value in {"layers": 12, "width": 128, "vocabulary": 2048, "seed": 0, "remove": 2}.items():
+    sizes = {"layers": 12, "width": 128, "vocabulary": 2048, "rows": ROWS, "seed": 0, "remove": 2}
+    for name, value in sizes.items():
         options.add_argument(f"--{name}", type=int, default=value)
     asked = options.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -224,7 +228,7 @@ def main() -> None:
         model = small(family, asked.layers, asked.width, asked.vocabulary)
         count = sum(p.numel() for p in model.parameters())
         print(f"{family}: {count:,} parameters, {len(ids):,} tokens, {len(held):,} held out", flush=True)
-        trained = train(model, ids, 60 * asked.minutes, asked.tokens)
+        trained = train(model, ids, asked.rows, 60 * asked.minutes, asked.tokens)
         before = perplexity(model.eval(), held)
         print(f"{trained:,} tokens seen, held-out perplexity {before:.2f}", flush=True)
         model.save_pretrained(asked.out / family)

@@ -75,13 +75,8 @@ def test_help_says_what_it_is_for_and_does_nothing(
 
 def test_each_is_run_here() -> None:
     """But for those that only download."""
-    assert {program.stem for program in PROGRAMS} == {
-        *RUNS,
-        "fetch_demo_model",
-        "fetch_gemma_model",
-        "llama_cpp",
-        "transformers4",
-    }
+    downloads = {"fetch_demo_model", "fetch_gemma_model", "transformers4", "llama_cpp"}
+    assert {program.stem for program in PROGRAMS} == {*RUNS, *downloads}
 
 
 def given(arguments: list[str], model: Path, text: Path, out: Path) -> list[str]:
