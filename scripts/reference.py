@@ -322,10 +322,12 @@ def python() -> list[str]:
     for name in sorted(lowrise.__all__, key=lambda name: (name[0].isupper(), name)):
         home = lowrise._ELSEWHERE.get(name, "lowrise.api")
         hidden = ["_", *(f"{inner}$" for inner in INNER if name == "Model")]
-        shown = "members: false" if name in RECORDS else f"filters: {json.dumps([f'!^{one}' for one in hidden])}"
-        parts += [f"## `lowrise.{name}`", f"::: {home}.{name}\n    options:\n      {shown}"]
+        members = "members: false" if name in RECORDS else f"filters: {json.dumps([f'!^{one}' for one in hidden])}"
+        parts.append(f"::: {home}.{name}\n    options:\n      heading: lowrise.{name}\n      {members}")
         if name in RECORDS:
-            parts.append(f"Its keys, as attributes: [file formats](formats.md#{name.lower()}).")
+            parts.append(
+                f"Its keys, as attributes: [file formats](formats.md#{name.lower()}). `to_json()` gives its file."
+            )
     return parts
 
 

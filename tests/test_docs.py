@@ -107,5 +107,5 @@ def test_every_entry_of_the_log_is_in_its_index() -> None:
 
 
 def slug(heading: str) -> str:
-    """As Python-Markdown makes it, and GitHub but for repeated dashes."""
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+    """As GitHub makes it, and the site."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")

@@ -175,7 +175,7 @@ def test_mlp_layer_types_follow() -> None:
 
 def test_what_ties_a_layer_to_its_position_is_refused_by_the_difference() -> None:
     decoder = Decoder(tiny.model("gpt2", scale_attn_by_inverse_layer_idx=True))
-    with pytest.raises(ModelError, match="scaling is .* but a fresh load of the new config gives"):
+    with pytest.raises(ModelError, match=r"scaling is .* but a fresh load of the new config gives"):
         _ = decoder.restrictions
 
 

@@ -49,6 +49,8 @@ def reason(error: BaseException) -> str:
 
 
 class LowriseError(Exception):
+    """Every error that lowrise raises on purpose. Its text is one line; exit_status is what the command ends with."""
+
     exit_status = 1
 
 

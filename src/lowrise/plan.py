@@ -322,6 +322,7 @@ class Plan(_Strict):
         return self.model.source.rstrip("/").rpartition("/")[2] or self.model.source
 
     def to_json(self) -> str:
+        """The text of a plan file."""
         return json.dumps(self.model_dump(), indent=2) + "\n"
 
 

@@ -36,10 +36,12 @@ class Windows:
 
     @property
     def length(self) -> int:
+        """Tokens a window."""
         return int(self.ids.shape[1])
 
     @property
     def tokens(self) -> int:
+        """In all windows."""
         return self.ids.numel()
 
     @property

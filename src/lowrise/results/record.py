@@ -23,6 +23,7 @@ class Record(BaseModel):
         return {"format": FORMAT, **written} if "format" in fields else written
 
     def to_json(self, indent: int | None = 2) -> str:
+        """The text of its file."""
         return json.dumps(self.model_dump(), indent=indent)
 
     def given(self) -> dict[str, Any]:
