@@ -1,0 +1,1 @@
+"""What the documentation is made with: `scripts/reference.py` and mkdocs.yml use it."""
