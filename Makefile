@@ -25,6 +25,7 @@ test-slow: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python scripts/fetch_gemma_model.py
 	$(BIN)/python scripts/transformers4.py
+	$(BIN)/python scripts/llama_cpp.py
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
@@ -61,4 +62,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/heal.py
 
 clean:
-	rm -rf $(VENV) .demo .transformers4 .engines build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 .engines .llama-cpp build site .pytest_cache .mypy_cache .ruff_cache

@@ -1,10 +1,18 @@
-"""Trains a small model of a family from nothing: what is then chosen and repaired is trained layers, not random ones.
+"""Trains a small model of each family from nothing, so that what is then chosen and repaired is trained layers.
 
-    python benchmarks/train_small.py FAMILY --text A.txt --text B.txt --out DIR
-        [--layers 12] [--width 128] [--vocabulary 2048] [--minutes 40] [--seed 0]
+    python benchmarks/train_small.py FAMILY [FAMILY ...] --text A.txt --text B.txt --out DIR
+        [--layers 12] [--width 128] [--vocabulary 2048] [--rows 16] [--minutes 40 | --tokens N] [--seed 0]
+        [--presets streamline-none refit laco-mean] [--remove 2]
 
-FAMILY is a model type of transformers (gpt2, qwen3, olmo2, gemma2 …). The tokenizer is a byte-level BPE of the same
-text; the last twentieth of each file is held out. Then, say, `lowrise compare DIR --presets refit,replaceme …`.
+FAMILY is a model type of transformers (gpt2, qwen3, olmo2, gemma2 …), a multimodal one too (gemma3, whose text is
+trained, beside a small vision tower that is not). The tokenizer is a byte-level BPE of the same text; the last
+twentieth of each file is held out. Each model lies in DIR/FAMILY then. It is cut by every preset, saved, and read
+again, and the table says the held-out perplexity before and after, or why it was refused. `--presets` alone cuts
+nothing: then, say, `lowrise compare DIR/FAMILY --presets refit,replaceme …`.
+
+One of each kind: lfm2 (hybrid: convolutions), qwen3_moe (every other layer a mixture of experts), glm4_moe and
+deepseek_v3 (all layers but the first two mixtures), gemma4_text and gemma3n_text (the last two layers take keys and
+values of others, and every layer has embeddings of its own), gemma3 (multimodal).
 """
 
 from __future__ import annotations
@@ -12,13 +20,80 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from common import table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+import lowrise
+from lowrise.errors import LowriseError
+from lowrise.model.wrappers import auto_class
 
 WINDOW, ROWS, PEAK, WARM = 256, 16, 2e-3, 0.03
+SAMPLES = 64  # calibration windows of a cut
+HEAD = 64
+
+
+def _types(every: int, others: str) -> Callable[[int, int], dict[str, Any]]:
+    """One of `every` layers, the last of each round, sees all tokens."""
+    return lambda layers, _: {
+        "layer_types": ["full_attention" if layer % every == every - 1 else others for layer in range(layers)]
+    }
+
+
+def _periodic(_: int, width: int) -> dict[str, Any]:
+    """Every other layer a mixture of eight experts, two for each token."""
+    return {"decoder_sparse_step": 2, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": width}
+
+
+def _boundary(_: int, width: int) -> dict[str, Any]:
+    """All layers but the first two, likewise."""
+    groups = {"first_k_dense_replace": 2, "n_group": 1, "topk_group": 1}
+    return {**groups, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": width}
+
+
+def _latent(layers: int, width: int) -> dict[str, Any]:
+    """With attention over a common space of keys and values."""
+    sizes = {"q_lora_rank": None, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 48, "v_head_dim": 64}
+    return _boundary(layers, width) | sizes | {"head_dim": 16}
+
+
+def _sharing(layers: int, width: int) -> dict[str, Any]:
+    """Every other layer sees all tokens; the last two take keys and values of the last of their kind before them, and
+    embeddings are made for every layer, each of a quarter of the width.
+    """
+    types = _types(2, "sliding_attention")(layers, width)
+    return types | {"sliding_window": 64, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": width // 4}
+
+
+def _wider_heads(layers: int, width: int) -> dict[str, Any]:
+    """With heads of twice the size in the layers that see all tokens."""
+    return _sharing(layers, width) | {"global_head_dim": 2 * HEAD}
+
+
+def _several_streams(layers: int, width: int) -> dict[str, Any]:
+    """With four streams, of which a layer reads one."""
+    return _sharing(layers, width) | {"laurel_rank": 16, "activation_sparsity_pattern": [0.0] * layers}
+
+
+# What a family needs beside sizes, of so many layers and that width.
+SPECIAL: dict[str, Callable[[int, int], dict[str, Any]]] = {
+    "lfm2": _types(3, "conv"),
+    "qwen3_moe": _periodic,
+    "glm4_moe": _boundary,
+    "deepseek_v3": _latent,
+    "gemma4_text": _wider_heads,
+    "gemma3n_text": _several_streams,
+}
+TOWER = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+# The text of a multimodal family, and what else it is made of.
+MULTIMODAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", {"vision_config": {**TOWER, "image_size": 32, "patch_size": 8}, "mm_tokens_per_image": 4})
+}
 
 
 def tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -32,28 +107,41 @@ def tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def small(family: str, layers: int, width: int, vocabulary: int) -> torch.nn.Module:
-    """Heads of 64; a gated MLP has 8/3 of the width, any other 4."""
-    heads = max(1, width // 64)
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=1024,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        tie_word_embeddings=True,
-    )
-    for name, value in {"num_key_value_heads": heads, "head_dim": 64, "query_pre_attn_scalar": 64}.items():
-        if hasattr(config, name):
-            setattr(config, name, value)
-    if hasattr(config, "intermediate_size"):
-        config.intermediate_size = 4 * width if family == "gpt_neox" else int(width * 8 / 3 / 64) * 64
-    made: torch.nn.Module = AutoModelForCausalLM.from_config(config)
-    return made
+def settings(family: str, layers: int, width: int, vocabulary: int) -> Any:
+    """The config of a small text model. Heads of 64; a gated MLP has 8/3 of the width, any other 4."""
+    heads = max(1, width // HEAD)
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "tie_word_embeddings": True,
+    }
+    default = AutoConfig.for_model(family)
+    known = {*default.to_dict(), *default.attribute_map}
+    gated = 4 * width if family == "gpt_neox" else int(width * 8 / 3 / 64) * 64
+    several = isinstance(default.to_dict().get("intermediate_size"), list)
+    own: dict[str, Any] = {
+        "num_key_value_heads": heads,
+        "head_dim": HEAD,
+        "query_pre_attn_scalar": HEAD,
+        "intermediate_size": [gated] * layers if several else gated,
+        "vocab_size_per_layer_input": vocabulary,
+    }
+    special = SPECIAL.get(family, lambda *_: {})(layers, width)
+    return AutoConfig.for_model(family, **{**sizes, **{name: own[name] for name in own if name in known}, **special})
+
+
+def small(family: str, layers: int, width: int, vocabulary: int) -> Any:
+    text, others = MULTIMODAL.get(family, (family, None))
+    config = settings(text, layers, width, vocabulary)
+    if others is not None:
+        config = AutoConfig.for_model(family, text_config=config.to_dict(), **others)
+    return auto_class(config).from_config(config)
 
 
 def rate(done: float) -> float:
@@ -61,17 +149,20 @@ def rate(done: float) -> float:
     return min(1.0, done / WARM) * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train(model: torch.nn.Module, ids: torch.Tensor, seconds: float) -> int:
-    """Adam with a cosine over `seconds`; the number of tokens seen."""
+def train(model: torch.nn.Module, ids: torch.Tensor, batch: int, seconds: float, most: int | None) -> int:
+    """Adam with a cosine over `seconds`, or over `most` tokens where they are given; the number of tokens seen.
+
+    batch: rows of a step.
+    """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.95))
     started, seen = time.perf_counter(), 0
-    while (done := (time.perf_counter() - started) / seconds) < 1:
+    while (done := seen / most if most else (time.perf_counter() - started) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * rate(done)
-        starts = torch.randint(len(ids) - WINDOW, (ROWS,)).tolist()
+        starts = torch.randint(len(ids) - WINDOW, (batch,)).tolist()
         rows = torch.stack([ids[start : start + WINDOW] for start in starts])
         loss = model(input_ids=rows, labels=rows).loss
         optimizer.zero_grad()
@@ -84,33 +175,70 @@ def train(model: torch.nn.Module, ids: torch.Tensor, seconds: float) -> int:
     return seen
 
 
+@torch.no_grad()
+def perplexity(model: Any, held: torch.Tensor) -> float:
+    """Over windows of the held-out tokens, the last partial one dropped."""
+    rows = held[: len(held) // WINDOW * WINDOW].view(-1, WINDOW)
+    loss = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(ROWS)) / len(rows)
+    return math.exp(loss)
+
+
+def cut(folder: Path, preset: str, remove: int, texts: list[Path], held: torch.Tensor) -> tuple[str, str, str]:
+    """(layers, perplexity, what goes) of the model in `folder` after `preset`, or why there is none."""
+    try:
+        model = lowrise.open(folder, device="cpu")
+        before = model.layers
+        how: dict[str, Any] = {"preset": preset, "remove": remove, "text": texts, "length": WINDOW, "samples": SAMPLES}
+        plan = lowrise.plan(model, **how)
+        lowrise.apply(model, plan, text=texts)
+        model.save(folder.parent / f"{folder.name}-{preset}", force=True)
+        again = lowrise.open(folder.parent / f"{folder.name}-{preset}", device="cpu")
+    except LowriseError as error:
+        return "", "refused", str(error)
+    gone = ", ".join(f"{edit.kind} {edit.start}–{edit.stop - 1}" for edit in plan.edits)
+    return f"{before} → {again.layers}", f"{perplexity(again.hf_model, held):.2f}", gone
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("family")
+    options.add_argument("family", nargs="+")
     options.add_argument("--text", action="append", required=True)
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--minutes", type=float, default=40)
-    for name, value in {"layers": 12, "width": 128, "vocabulary": 2048, "seed": 0}.items():
+    options.add_argument("--tokens", type=int, help="train on so many, however long it takes")
+    options.add_argument("--presets", nargs="*", default=["streamline-none", "refit", "laco-mean"])
+    sizes = {"layers": 12, "width": 128, "vocabulary": 2048, "rows": ROWS, "seed": 0, "remove": 2}
+    for name, value in sizes.items():
         options.add_argument(f"--{name}", type=int, default=value)
     asked = options.parse_args()
-    torch.manual_seed(asked.seed)
+    asked.out.mkdir(parents=True, exist_ok=True)
     texts = [Path(path).read_text(encoding="utf-8", errors="replace") for path in asked.text]
-    cuts = [len(text) * 19 // 20 for text in texts]
-    words = tokenizer([text[:cut] for text, cut in zip(texts, cuts, strict=True)], asked.vocabulary)
+    parts = [(text[: len(text) * 19 // 20], text[len(text) * 19 // 20 :]) for text in texts]
+    seen = [asked.out / f"trained-on-{number}.txt" for number in range(len(parts))]
+    for file, (part, _) in zip(seen, parts, strict=True):
+        file.write_text(part, encoding="utf-8")
+    words = tokenizer([part for part, _ in parts], asked.vocabulary)
     ids, held = (
-        torch.cat([torch.tensor(words.backend_tokenizer.encode(part).ids) for part in parts])
-        for parts in zip(*((text[:cut], text[cut:]) for text, cut in zip(texts, cuts, strict=True)), strict=True)
+        torch.cat([torch.tensor(words.backend_tokenizer.encode(part).ids) for part in half])
+        for half in zip(*parts, strict=True)
     )
-    model = small(asked.family, asked.layers, asked.width, asked.vocabulary)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(ids):,} tokens, {len(held):,} held out")
-    seen = train(model, ids, 60 * asked.minutes)
-    model.eval()
-    with torch.no_grad():
-        rows = held[: len(held) // WINDOW * WINDOW].view(-1, WINDOW)
-        loss = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(ROWS)) / len(rows)
-    print(f"{seen:,} tokens seen, held-out perplexity {math.exp(loss):.2f}")
-    model.save_pretrained(asked.out)  # type: ignore[operator]
-    words.save_pretrained(asked.out)
+    rows = []
+    for family in asked.family:
+        torch.manual_seed(asked.seed)
+        model = small(family, asked.layers, asked.width, asked.vocabulary)
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{family}: {count:,} parameters, {len(ids):,} tokens, {len(held):,} held out", flush=True)
+        trained = train(model, ids, asked.rows, 60 * asked.minutes, asked.tokens)
+        before = perplexity(model.eval(), held)
+        print(f"{trained:,} tokens seen, held-out perplexity {before:.2f}", flush=True)
+        model.save_pretrained(asked.out / family)
+        words.save_pretrained(asked.out / family)
+        for preset in asked.presets:
+            layers, after, what = cut(asked.out / family, preset, asked.remove, seen, held)
+            rows.append([family, f"{count:,}", preset, layers, f"{before:.2f}", after, what])
+            print(*rows[-1], sep=" | ", flush=True)
+    if rows:
+        print(table(["family", "parameters", "preset", "layers", "before", "after", "what was done"], rows))
 
 
 if __name__ == "__main__":

@@ -182,14 +182,24 @@ def compare(ours: Answers, theirs: Answers) -> Compared:
 def row(folder: Path, engine: str, ours: Answers, prompts: list[list[int]], tokens: int) -> list[str]:
     (verdict,) = check(folder, [engine])
     layers = _layers(folder)
+    last = [ours.version, f"{datetime.now(UTC):%Y-%m-%d}"]
     try:
         theirs = ENGINES[engine](folder, prompts, tokens)
     except (RuntimeError, LowriseError) as error:
         found = f"refuses: {one_line(str(error), 120)}"
-        return [folder.name, layers, engine, _said(verdict), found, "", ""]
+        return [folder.name, layers, engine, _said(verdict), found, "", "", *last]
     compared = compare(ours, theirs)
     equal = f"{compared.equal} of {compared.asked}"
-    return [folder.name, layers, theirs.version, _said(verdict), "opens", equal, f"{compared.first:.4f}"]
+    return [
+        folder.name,
+        layers,
+        f"{engine}, {theirs.version}",
+        _said(verdict),
+        "opens",
+        equal,
+        f"{compared.first:.4f}",
+        *last,
+    ]
 
 
 def _said(verdict: Verdict) -> str:
@@ -200,12 +210,24 @@ def _layers(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", ""))
 
 
-HEAD = ["folder", "layers", "engine", "`lowrise check`", "the engine", "greedy tokens", "first log-probability, max Δ"]
+HEAD = ["folder", "layers", "engine", "`lowrise check`", "the engine", "greedy tokens", "first log-probability, max Δ",
+        "against", "date"]  # fmt: skip
 
 
 def table(rows: list[list[str]]) -> str:
     lines = [HEAD, ["---"] * len(HEAD), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def with_rows(text: str, rows: list[list[str]]) -> str:
+    """The document with these rows in its table, in the place of older ones of the same folder and engine."""
+    inside = text.partition("<!-- answers: generated -->")[2].partition("<!-- answers: end -->")[0]
+    old = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in inside.splitlines() if line.startswith("|")
+    ]
+    new = {(line[0], line[2].split(",")[0]) for line in rows}
+    kept = [line for line in old[2:] if (line[0], line[2].split(",")[0]) not in new]
+    return replaced(text, "answers", table(sorted([*kept, *rows], key=lambda line: (line[0], line[2]))))
 
 
 def _prompts(folder: Path) -> list[list[int]]:
@@ -232,10 +254,8 @@ def main() -> None:
             print(f"{folder.name} in {engine}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print(table(rows))
     if given.write:
-        what = f"against {ours.version}, {given.tokens} tokens behind {len(PROMPTS)} prompts, all in float32"
-        when = f"{datetime.now(UTC):%Y-%m-%d}, {what}."
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(replaced(text, "answers", f"{when}\n\n{table(rows)}"), encoding="utf-8")
+        text = with_rows(DOCUMENT.read_text(encoding="utf-8"), rows)
+        DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def _tensors(made: Any, kind: str) -> Tensors:
 def cut(file: Path, folder: Path, gone: list[int]) -> Path:
     """The folder that lowrise writes without these layers."""
     opened = lowrise.open(file, device="cpu")
-    return lowrise.apply(opened, lowrise.plan(opened, layers=gone)).save(folder)
+    return lowrise.apply(opened, lowrise.plan(opened, lowrise.tokens(tiny.ids()), layers=gone)).save(folder)
 
 
 def copied(base: Path, folder: Path, target: Path) -> tuple[Path, Path]:

@@ -25,7 +25,7 @@ def found(decoder: Decoder, index: int = 2) -> tuple[BlockNames, ...]:
     return find_blocks(decoder.layer(index), h, calls[index])
 
 
-def experts_of(decoder: Decoder, index: int = 2) -> Experts:
+def experts_of(decoder: Decoder, index: int = 3) -> Experts:
     return next(one for one in blocks_of(decoder, index)[-1].writes if isinstance(one, Experts))
 
 
@@ -62,6 +62,32 @@ def test_a_shared_expert_is_multiplied_by_its_gate_and_routers_are_not_read() ->
     assert [read.matrices for read in mixture.reads] == [("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj")]
 
 
+def test_a_mixer_without_an_mlp_is_one_block() -> None:
+    (only,) = found(mixtures.decoder("mamba"))
+    assert [read.matrices for read in only.reads] == [("mixer.in_proj",)]
+    assert [write.module for write in only.writes] == ["mixer.out_proj"]
+
+
+def test_layers_of_several_kinds_are_found_each_by_itself() -> None:
+    decoder = mixtures.decoder("lfm2")
+    first = [blocks_of(decoder, index)[0].writes[0] for index in range(3)]
+    assert [write.matrix.parameter for write in first if not isinstance(write, Experts)] == [
+        "conv.out_proj.weight",
+        "conv.out_proj.weight",
+        "self_attn.out_proj.weight",
+    ]
+
+
+def test_what_a_layer_multiplies_by_is_its_own_number() -> None:
+    decoder = mixtures.decoder("gemma4_text")
+    assert not known_by_name(decoder)  # a matrix reads what the MLP writes
+    for index, layer in enumerate(decoder.layers):
+        factor = pytest.approx(float(layer.layer_scalar), rel=1e-4)
+        blocks = blocks_of(decoder, index)
+        assert len(blocks) == 3
+        assert all(block.norm is not None and block.norm.factor == factor == block.carry for block in blocks)
+
+
 def test_what_passes_a_norm_together_with_the_stream_is_no_write() -> None:
     blocks = found(mixtures.decoder("bert"))
     assert not any(block.writes for block in blocks)
@@ -79,19 +105,18 @@ def test_what_experts_are_given_makes_what_they_write(family: str) -> None:
         calls_of(experts.module, lambda args, kwargs: made.append(experts.made(args, kwargs)[0])),
     ):
         h, calls = decoder.embed(tiny.ids())
-        decoder.step(2, h, calls)
+        decoder.step(3, h, calls)
     weight = experts.module.get_parameter(experts.output)
     _, k, d = experts.shape
-    assert routed[0].given.shape == (2 * 48, k)
+    assert routed[0].given.shape == (48 * decoder.config.num_experts_per_tok, k)
     plain = sum_by_token(experts, routed[0], weight, 48) / experts.factor
-    assert made[0].shape == (48, d)
-    assert torch.allclose(plain, made[0], atol=1e-4)
+    assert torch.allclose(plain, made[0].view(-1, 48, d).sum(0), atol=1e-4)  # called once for all tokens, or for each
 
 
 @torch.no_grad()
 def test_what_an_expert_is_given_is_its_neurons_times_the_routers_weight() -> None:
     decoder = mixtures.decoder("mixtral")
-    mlp = decoder.layers[2].mlp
+    mlp = decoder.layers[3].mlp
     x = torch.randn(10, 32)
     _, weights, chosen = mlp.gate(x)
     routed = experts_of(decoder).routed(x, chosen, weights)

@@ -336,6 +336,29 @@ def test_run_names_the_engines_that_would_misread_its_output(main: Main, tmp_pat
         assert "Misread by llama.cpp" in (out / place).read_text(encoding="utf-8")
 
 
+def test_run_for_engines_makes_what_they_read_right(main: Main, tmp_path: Path, text_file: Path) -> None:
+    """Of eight layers the sixth is full: only the two behind it can go."""
+    import tiny
+
+    model, out = tiny.save(tmp_path / "model", "gemma3_text", num_hidden_layers=8), tmp_path / "out"
+    given = ["--preset", "streamline-none", "--remove", "1", "--text", text_file, "--eval-text", text_file]
+    given += ["--windows", "1", "--length", "32", "--samples", "4", "--device", "cpu", "--out", out, "--quiet"]
+    status, printed, err = main("run", model, *given, "--for", "llama.cpp,mlx")
+    assert (status, printed.splitlines()[-1]) == (0, f"written to {out}"), err
+    plan = json.loads((out / "lowrise" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["settings"]["for"] == ["llama.cpp", "mlx"]
+    assert plan["edits"][0]["start"] in (6, 7)
+    assert main("check", out, "--for", "llama.cpp,mlx")[0] == 0
+
+
+def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, tmp_path: Path) -> None:
+    import tiny
+
+    model = tiny.save(tmp_path / "model", "opt")
+    answer = main("run", model, "--for", "mlx", "--out", tmp_path / "out", "--remove", "1", "--quiet")
+    assert_one_line(*answer, ("--for mlx: expected a model that MLX reads, found OPTForCausalLM (opt)",))
+
+
 def test_check_by_the_command_line(main: Main, tmp_path: Path) -> None:
     config, layers, *_ = FOLDERS["gemma3-2-8-9-14"]
     folder = _folder(tmp_path / "made", config, layers)

@@ -126,7 +126,12 @@ class TestACut:
         fields[count] = ([gguf.GGUFValueType.UINT32], 4)
         assert list(made_gguf.contents(after).items()) == list(fields.items())
         assert (made.written, made.changed, made.fields) == ({}, [], [count])
-        assert torch.equal(logits(opened(tmp_path / "cut.gguf")), folder_logits(folder))
+        own, read = (
+            AutoModelForCausalLM.from_pretrained(folder).state_dict(),
+            opened(tmp_path / "cut.gguf").state_dict(),
+        )
+        assert own.keys() == read.keys()  # the folder's norms are in float16 too, where the file's matrices are
+        assert all(torch.equal(value, read[name].to(value.dtype)) for name, value in own.items())
 
     @pytest.mark.parametrize("kind", CHANGED)
     def test_what_changed_is_written_as_transformers_reads_it(self, cut: Cut, tmp_path: Path, kind: str) -> None:
@@ -171,7 +176,11 @@ class TestACut:
         base = made_gguf.save_gguf(tmp_path / "base.gguf")
         model = lowrise.open(base, device="cpu")
         edits = [{"kind": "merge", "start": 2, "stop": 4, "rule": "mean"}]
-        plan = lowrise.plan(model, layers=[2]).model_dump() | {"edits": edits, "layers_after": 5, "settings": None}
+        plan = lowrise.plan(model, lowrise.tokens(tiny.ids()), layers=[2]).model_dump() | {
+            "edits": edits,
+            "layers_after": 5,
+            "settings": None,
+        }
         lowrise.apply(model, lowrise.Plan.model_validate(plan | {"scores": {}})).save(tmp_path / "folder")
         made = lowrise.export(tmp_path / "folder", tmp_path / "cut.gguf")
         assert made.layers == [0, 1, 2, 4, 5]
@@ -210,7 +219,9 @@ class TestTypes:
         numbers = gguf.dequantize(written.data, written.tensor_type)
         if kind == "Q8_0":
             step = np.abs(ours.reshape(-1, 32)).max(axis=1, keepdims=True) / 127
-            assert (np.abs((numbers - ours).reshape(-1, 32)) <= 0.51 * step).all()
+            assert (
+                np.abs((numbers - ours).reshape(-1, 32)) <= 0.57 * step
+            ).all()  # half a step, and a scale in float16
             return
         dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
         assert np.array_equal(numbers, torch.from_numpy(ours).to(dtype).float().numpy())
@@ -323,9 +334,7 @@ class TestRefusals:
         with pytest.raises(ModelError, match=r"found lm_head\.weight"):
             lowrise.export(folder, tmp_path / "cut.gguf")
 
-    def test_a_reading_that_cannot_be_turned_round(
-        self, cut: Cut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_reading_that_cannot_be_turned_round(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from transformers import modeling_gguf_pytorch_utils as reading
 
         class Squared(reading.TensorProcessor):
@@ -333,7 +342,7 @@ class TestRefusals:
                 return reading.GGUFTensor(weights**2 if "ffn_down" in name else weights, name, {})
 
         monkeypatch.setitem(reading.TENSOR_PROCESSORS, "qwen2", Squared)
-        _, folder = cut("qwen2")
+        folder = made_gguf.cut(made_gguf.save_gguf(tmp_path / "base.gguf", "qwen2"), tmp_path / "folder", [0, 4])
         lowrise.export(folder, tmp_path / "untouched.gguf")
         made_gguf.change(folder, "model.layers.1.mlp.down_proj.weight")
         with pytest.raises(ModelError, match=r"blk\.1\.ffn_down\.weight: .*can be turned round"):
@@ -405,12 +414,12 @@ class TestCommand:
         assert (status, err) == (0, "")
         assert len(made_gguf.read(out).tensors) == 39
 
-    @pytest.mark.parametrize("at", [10, 2000, -100])
-    def test_a_base_that_is_cut_short(self, cut: Cut, tmp_path: Path, main: Main, at: int) -> None:
+    @pytest.mark.parametrize(("at", "says"), [(10, "bytes"), (2000, "in 2000 bytes"), (-100, "cut short")])
+    def test_a_base_that_is_cut_short(self, cut: Cut, tmp_path: Path, main: Main, at: int, says: str) -> None:
         base, folder = cut("llama")
         base.write_bytes(base.read_bytes()[:at])
         said = main("export", folder, "--gguf", tmp_path / "cut.gguf", "--quiet")
-        assert_one_line(*said, (base, "a GGUF file that is whole", "cut short" if at != 10 else "bytes"))
+        assert_one_line(*said, (base, "a GGUF file that is whole", says))
 
     @pytest.mark.parametrize(
         ("more", "says"),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import lowrise
 import made_gguf
 from refusals import Main, assert_one_line
+from warm import Warm
 
 # A converter that copies a file that was made beforehand. {more} comes before.
 _COPIES = """
@@ -28,13 +28,10 @@ _HALF = 'pathlib.Path(out).write_bytes(b"GGUF"); print("half", flush=True); impo
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder, and the GGUF file that a converter would make of it."""
-    import tiny
-
     place = tmp_path_factory.mktemp("converted")
     file = made_gguf.save_gguf(place / "right.gguf", "qwen2")
     folder = place / "folder"
-    made_gguf.model_of("qwen2").save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+    lowrise.open(file, device="cpu").save(folder)
     return folder, file
 
 
@@ -116,9 +113,9 @@ def test_stopped_in_the_middle(
     place.mkdir()
     out = place / "out.gguf"
     out.write_bytes(b"GGUF old")
-    command = [Path(sys.executable).with_name("lowrise"), "export", folder, "--gguf", out, "--force",
-               "--converter", converter(file, _HALF)]  # fmt: skip
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["export", folder, "--gguf", out, "--force", "--converter", converter(file, _HALF)]
+    with Path(os.devnull).open("wb") as nowhere:
+        process = Warm(command, nowhere.fileno(), nowhere.fileno())
     end = time.monotonic() + 200
     while not list(place.glob(".out.gguf.*.partial/out.gguf")):
         assert process.poll() is None

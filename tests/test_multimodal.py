@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+import lowrise
 import multimodal
 import tiny
 from lowrise.errors import ModelError
@@ -121,8 +122,8 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     main: Main, text_file: Path, tmp_path: Path, kind: str, preset: str
 ) -> None:
     base, out = multimodal.save(tmp_path / kind, kind), tmp_path / "out"
-    options = ["--layers", "3-4"] if preset == "streamline-none" else ["--remove", "2"]
-    status, _, errors = main("run", base, "--preset", preset, *options, "--text", text_file, "--out", out, *QUICK)
+    how = ["--preset", preset, "--remove", "2"]
+    status, _, errors = main("run", base, *how, "--text", text_file, "--out", out, *QUICK)
     assert status == 0, errors
     loaded = AutoModelForImageTextToText.from_pretrained(out).eval()
     assert loaded.config.text_config.num_hidden_layers == tiny.LAYERS - 2
@@ -136,4 +137,55 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     assert torch.isfinite(after).all()
     assert not torch.equal(logits(loaded, {**given, "pixel_values": -given["pixel_values"]}), after)
     if preset == "streamline-none":
-        assert torch.equal(after, logits(skipping(kind, 3, 4), given))
+        (edit,) = json.loads((out / "lowrise" / "plan.json").read_text())["edits"]
+        assert torch.equal(after, logits(skipping(kind, *range(edit["start"], edit["stop"])), given))
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: image-text-to-text" in card
+    assert "AutoModelForImageTextToText.from_pretrained" in card
+
+
+def test_a_network_in_its_published_form_stands_in_the_models_own_class(
+    main: Main, text_file: Path, tmp_path: Path
+) -> None:
+    base, out = multimodal.save(tmp_path / "llava", "llava"), tmp_path / "out"
+    how = ["--recipe", tmp_path / "recipe.yaml", "--remove", "2", "--text", text_file]
+    (tmp_path / "recipe.yaml").write_text("preset: streamline-ffn\ntraining: {epochs: 1}\n", encoding="utf-8")
+    status, _, errors = main("run", base, *how, "--out", out, *QUICK)
+    assert status == 0, errors
+    loaded = AutoModelForImageTextToText.from_pretrained(out, trust_remote_code=True).eval()
+    assert loaded.config.model_type == "lowrise-llava"
+    assert isinstance(loaded, type(multimodal.model("llava")))
+    old, new = multimodal.model("llava").state_dict(), loaded.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old if "vision" in name or "projector" in name)
+    assert torch.isfinite(logits(loaded, multimodal.with_image("llava"))).all()
+
+
+def test_a_model_in_memory_is_cut_and_saved_with_its_towers(text_file: Path, tmp_path: Path) -> None:
+    live = multimodal.model("smolvlm")
+    model = lowrise.wrap(live, tiny.tokenizer())
+    plan = lowrise.plan(model, layers=[1, 4], text=[text_file], samples=8, length=16)
+    lowrise.apply(model, plan).save(tmp_path / "saved")
+    assert model.hf_model is live
+    given = multimodal.with_image("smolvlm")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved").eval()
+    assert torch.equal(logits(loaded, given), logits(skipping("smolvlm", 1, 4), given))
+
+
+@pytest.mark.parametrize("train", ["all", "lora"])
+def test_healing_leaves_the_towers_as_they_are(text_file: Path, tmp_path: Path, train: str) -> None:
+    (tmp_path / "guard.txt").write_text(tiny.text(1500, 1), encoding="utf-8")
+    dense, student = (lowrise.wrap(multimodal.model("internvl"), tiny.tokenizer()) for _ in range(2))
+    lowrise.apply(student, lowrise.plan(student, layers=[3, 4], text=[text_file], samples=8, length=16))
+    before = {name: value.clone() for name, value in student.hf_model.state_dict().items()}
+    how = {
+        "text": text_file,
+        "guard": tmp_path / "guard.txt",
+        "objective": "ce",
+        "learning_rate": 0.003,
+        "batch_tokens": 240,
+    }
+    lowrise.heal(student, dense, tokens="1k", length=24, train=train, **how)
+    after = student.hf_model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("language_model.layers." in name for name in changed)
+    assert not {name for name in changed if "vision" in name or "projector" in name}

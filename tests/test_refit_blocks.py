@@ -116,7 +116,7 @@ def test_an_expert_that_no_token_comes_to_stays_and_is_counted(layerwise: Layerw
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layerwise", sorted(mixtures.FAMILIES), indirect=True)
+@pytest.mark.parametrize("layerwise", [*sorted(mixtures.FAMILIES), "gemma4_text", "lfm2"], indirect=True)
 def test_a_write_meets_held_out_tokens_as_it_says(layerwise: LayerwisePass) -> None:
     before = held_out_error(layerwise)
     found = refit_last_write(layerwise, lambda: held_out_error(layerwise))
@@ -126,7 +126,10 @@ def test_a_write_meets_held_out_tokens_as_it_says(layerwise: LayerwisePass) -> N
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "flex_olmo", "cohere2_moe", "mpt", "bert"])
+@pytest.mark.parametrize(
+    "family",
+    ["mixtral", "qwen2_moe", "flex_olmo", "cohere2_moe", "deepseek_v3", "llama4_text", "mamba", "lfm2", "bert"],
+)
 def test_held_out_error_is_never_worse_and_routers_are_left_alone(family: str) -> None:
     decoder = mixtures.decoder(family)
     kept = without(1, 3, 4)
@@ -141,6 +144,25 @@ def test_held_out_error_is_never_worse_and_routers_are_left_alone(family: str) -
         layer, _, path = name.partition(".")
         stays = "mlp.gate.weight" in path or "shared_expert_gate" in path or int(layer) not in kept
         assert torch.equal(value, before[name]) or not stays, name
+
+
+@torch.no_grad()
+def test_a_fold_maps_what_all_experts_make_together() -> None:
+    decoder = mixtures.decoder("mixtral")
+    a, out, target = plainly(decoder)
+    own, rest = down(decoder), target - out
+    made = (a @ own)[:-HELD_OUT].flatten(0, 1).double()
+    turn = torch.linalg.lstsq(made, made + rest[:-HELD_OUT].flatten(0, 1).double()).solution
+    (fit,) = repair(Student(decoder, without(3)), windows(64), HELD_OUT, "fold", QUIET)
+    assert torch.allclose(down(decoder), own @ turn.float(), atol=1e-4)
+    left = (rest + a @ own - a @ down(decoder))[-HELD_OUT:]
+    assert fit.after == pytest.approx(float(left.square().sum(-1).mean()), rel=1e-3)
+
+
+@torch.no_grad()
+def test_a_fold_for_directions_brings_them_together() -> None:
+    (fit,) = repair(Student(mixtures.decoder("qwen2_moe"), without(3)), windows(24), HELD_OUT, "fold-cosine", QUIET)
+    assert fit.after < fit.before
 
 
 @torch.no_grad()

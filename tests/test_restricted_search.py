@@ -7,12 +7,13 @@ import functools
 import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import lowrise as package
 import tiny
 from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
@@ -294,21 +295,25 @@ class TestCommands:
         return run
 
     @pytest.mark.usefixtures("restricted")
-    def test_the_plan_says_what_restricted_it_and_what_that_cost(
-        self, plan: Callable[..., Any], main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
+    def test_plan_and_card_say_what_restricted_it_and_what_that_cost(
+        self, main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
     ) -> None:
-        status, _, err, out = plan("--remove", 2)
+        given = ["--text", text_file, "--preset", "block-influence", "--remove", 2, "--length", 32, "--samples", 4]
+        status, _, err = main("run", tiny_folder, "--out", tmp_path / "cut", *given, "--device", "cpu")
         assert status == 0, err
-        record = json.loads(out.read_text())["restriction"]
-        made = read_plan(out)
+        file = tmp_path / "cut" / "lowrise" / "plan.json"
+        record, made = json.loads(file.read_text())["restriction"], read_plan(file)
         assert made.restriction is not None
         assert record["reasons"] == [in_pairs().reason]
         assert record["score"] == "total block influence"
         assert record["chosen"] >= record["unrestricted"]
-        assert all(" ".join(sentence.split()) in " ".join(err.split()) for sentence in made.restriction.sentences())
+        card = (tmp_path / "cut" / "README.md").read_text()
+        for sentence in made.restriction.sentences():
+            assert " ".join(sentence.split()) in " ".join(err.split())
+            assert sentence[1:] in card.replace("\\", "")
         made.edits[:] = [Drop(start=0, stop=1), Drop(start=2, stop=3)]
-        out.write_text(made.to_json())
-        refused = main("apply", tiny_folder, out, "--text", text_file, "--out", tmp_path / "out", "--quiet")
+        file.write_text(made.to_json())
+        refused = main("apply", tiny_folder, file, "--text", text_file, "--out", tmp_path / "out", "--quiet")
         assert_one_line(*refused, ("edits whose result can be expressed", in_pairs().reason))
 
     @pytest.mark.usefixtures("restricted")
@@ -333,6 +338,24 @@ def test_what_stands_after_edits() -> None:
         Replace(start=9, stop=11, network="ffn"),
     ]
     assert layers_kept(12, edits) == [0, 2, 3, 5, 6, 8, 11]
+
+
+def test_drops_and_merges_go_together(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
+    """What one of several leaves may be no model: a period of three that becomes one of two by a layer of each."""
+    taken: list[list[int]] = []
+    take_out = Decoder.take_out
+
+    def noted(decoder: Decoder, gone: Collection[int]) -> None:
+        taken.append(sorted(gone))
+        take_out(decoder, gone)
+
+    monkeypatch.setattr(Decoder, "take_out", noted)
+    model = package.open(tiny_folder, device="cpu")
+    plan = package.plan(model, layers=[1])
+    plan.edits[:] = [Drop(start=0, stop=1), Merge(start=2, stop=4), Drop(start=5, stop=6)]
+    package.apply(model, plan)
+    assert taken == [[0, 3, 5]]
+    assert model.layers == 3
 
 
 def test_engines_that_are_named_restrict_too() -> None:

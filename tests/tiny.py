@@ -15,7 +15,7 @@ from lowrise.calibration import Windows
 
 LAYERS = 6
 VOCABULARY = 300
-_COMMON = {
+COMMON = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": LAYERS,
@@ -25,7 +25,7 @@ _COMMON = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
-_GATED = {**_COMMON, "intermediate_size": 48, "num_key_value_heads": 2}
+_GATED = {**COMMON, "intermediate_size": 48, "num_key_value_heads": 2}
 _SLIDING = {"sliding_window": 8, "head_dim": 8}
 
 # family -> (config class, settings); sliding windows are shorter than the rows that tests run
@@ -36,9 +36,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", {**_GATED, "head_dim": 8}),
     "gemma2": ("Gemma2Config", {**_GATED, **_SLIDING, "query_pre_attn_scalar": 8}),
     "gemma3_text": ("Gemma3TextConfig", {**_GATED, **_SLIDING, "query_pre_attn_scalar": 8}),
-    "opt": ("OPTConfig", {**_COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32}),
-    "gpt2": ("GPT2Config", _COMMON),
-    "gpt_neox": ("GPTNeoXConfig", {**_COMMON, "intermediate_size": 48}),
+    "opt": ("OPTConfig", {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "gpt2": ("GPT2Config", COMMON),
+    "gpt_neox": ("GPTNeoXConfig", {**COMMON, "intermediate_size": 48}),
     "phi3": ("Phi3Config", {**_GATED, "sliding_window": 64}),
     "olmo2": ("Olmo2Config", _GATED),
 }

@@ -1,1 +1,1 @@
-"""What the documentation is made with: `scripts/reference.py` and mkdocs.yml use it."""
+"""Parts of the documentation that are made from the code."""

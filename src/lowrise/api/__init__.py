@@ -3,8 +3,8 @@
 models.py    open, wrap, Model                calibrating.py  calibrate, tokens
 planning.py  plan, apply                      measuring.py    measure
 healing.py   heal                             exporting.py   export
-runs.py      run, compare                     progress.py     what is seen of long work
-../engines   check
+runs.py      run, compare                     pushing.py      push
+../engines   check                            progress.py     what is seen of long work
 stages.py    the pipeline's functions, called in one place
 """
 
@@ -15,6 +15,7 @@ from lowrise.api.measuring import measure
 from lowrise.api.models import Model, open, wrap
 from lowrise.api.planning import apply, plan
 from lowrise.api.progress import Event, LowriseWarning
+from lowrise.api.pushing import push
 from lowrise.api.runs import compare, run
 from lowrise.engines import check
 
@@ -31,6 +32,7 @@ __all__ = [
     "measure",
     "open",
     "plan",
+    "push",
     "run",
     "tokens",
     "wrap",

@@ -36,6 +36,9 @@ def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],
     dense: Annotated[str | None, typer.Option("--dense", help="The model it was made from, measured too.")] = None,
+    draft_for: Annotated[
+        str | None, typer.Option("--draft-for", help="Try it as a draft of this dense model, too.", metavar="DENSE")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write results.json.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -44,11 +47,11 @@ def measure(
     """Layers, parameters, bytes, perplexity and tasks of a model, beside the dense one's if it is named."""
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
-        check_file(out, force, [*inputs_of(settings), dense])
+        check_file(out, force, [*inputs_of(settings), dense, draft_for])
     with working("measure", quiet) as progress:
         from lowrise import pipeline
 
-        results = pipeline.measure(settings, dense, progress)
+        results = pipeline.measure(settings, dense, progress, draft_for)
     if out is not None:
         write_file(out.resolve(), results.to_json() + "\n")
     show(results, as_json, out)

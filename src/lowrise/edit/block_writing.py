@@ -29,6 +29,9 @@ class BlockSolution:
     few: int
 
 
+NOTHING = BlockSolution(None, 0.0, 0.0, 0, 0)
+
+
 def refit_last_write(
     context: LayerContext, error: Callable[[], float], ridges: Sequence[float] = RIDGES
 ) -> BlockSolution:

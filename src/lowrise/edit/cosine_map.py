@@ -28,7 +28,7 @@ Tokens = tuple[Tensor, Tensor, Tensor]
 
 def repair(task: RepairTask) -> Repaired:
     """As fold, with the map for directions."""
-    return fold_gaps(task, _turned)
+    return fold_gaps(task, _turned, _turned_together)
 
 
 def _turned(layerwise: LayerwisePass, write: Write) -> Solution:
@@ -43,6 +43,19 @@ def _turned(layerwise: LayerwisePass, write: Write) -> Solution:
 
     found, before, after = cosine_map(lambda: tokens(held=False), lambda: tokens(held=True), own.shape[1])
     return Solution(exact(own @ found - own), None, before, after)
+
+
+def _turned_together(layerwise: LayerwisePass) -> Solution:
+    def tokens(held: bool) -> Iterator[Tokens]:
+        for number in layerwise.numbers(held=held):
+            made, out, target = (
+                layerwise.get(what, number).float().flatten(0, -2) for what in ("made", "out", "dense")
+            )
+            yield made, out, target
+
+    d = layerwise.decoder.hidden_size
+    found, before, after = cosine_map(lambda: tokens(held=False), lambda: tokens(held=True), d)
+    return Solution(exact(found - torch.eye(d, device=found.device)), None, before, after)
 
 
 def cosine_map(batches: Callable[[], Iterator[Tokens]], held_out: Callable[[], Iterator[Tokens]], d: int) -> tuple[

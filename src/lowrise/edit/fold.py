@@ -1,38 +1,57 @@
 """Fold, ReplaceMe's repair (arXiv 2505.02819): a linear map in the last layer before a gap, in closed form.
 
 The MLP's output matrix W becomes W·T, T (d, d), so that what leaves the layer meets h[stop], the dense model's state
-behind the gap.
+behind the gap. In a mixture of experts the last matrices of all of them, and of a shared one, become W·T alike, so that
+what they make together is mapped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from lowrise.edit.block_write import BlockWrite, watched
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
-from lowrise.edit.gram import Solution, fold
+from lowrise.edit.gram import Solution, fold, gather
 from lowrise.edit.layerwise import repair_layers
 from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.repair import gaps
 from lowrise.edit.write import Write, mlp_of
 from lowrise.edit.writing import sums
+from lowrise.exact import exact
+from lowrise.model.structure import known_by_name
 
 Solve = Callable[[LayerwisePass, Write], Solution]
+SolveMap = Callable[[LayerwisePass], Solution]
 
 
 def repair(task: RepairTask) -> Repaired:
     """T by least squares (equation 5)."""
-    return fold_gaps(task, lambda layerwise, write: fold(*sums(layerwise, write, None), write.own))
+    return fold_gaps(task, lambda layerwise, write: fold(*sums(layerwise, write, None), write.own), _least_squares)
 
 
-def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
+def _least_squares(layerwise: LayerwisePass) -> Solution:
+    tokens = (
+        (held, layerwise.get("made", number), layerwise.target(number).float() - layerwise.get("out", number).float())
+        for held in (False, True)
+        for number in layerwise.numbers(held=held)
+    )
+    d, device = layerwise.decoder.hidden_size, layerwise.decoder.device
+    grams = gather((d, d), device, ((held, made, missing, None) for held, made, missing in tokens))
+    return fold(*grams, torch.eye(d, device=device))
+
+
+def fold_gaps(task: RepairTask, solve: Solve, solve_map: SolveMap) -> Repaired:
     """Fold what `solve` finds into the layer before each gap, from the bottom up; a Fit for each.
 
     Dense model and student go through the layers side by side. On disk lie, of all tokens, one state of both and the
     inputs of one layer's MLP; in memory one batch, two matrices' sums and one layer's new matrix. solve: is called with
-    both models at the end of the gap, the student's layer not repaired, and gives the change of W (k, d).
+    both models at the end of the gap, the student's layer not repaired, and gives the change of W (k, d). solve_map:
+    the same where W is not known by name; gives T - 1, and in the store lie, of every batch, "made", what the layer's
+    last block makes, and "out", what leaves the layer.
     """
     student = task.student
     bottom, before_gaps = student.layers[0], [layer for layer, _ in gaps(student)]
@@ -48,7 +67,8 @@ def fold_gaps(task: RepairTask, solve: Solve) -> Repaired:
         if layer not in before_gaps:
             layerwise.pass_on()
             return None
-        found = _fold_layer(layerwise, solve)
+        named = known_by_name(layerwise.decoder)
+        found = _fold_layer(layerwise, solve) if named else _fold_block(layerwise, solve_map)
         return Fit(layer, stop, found.ridge, found.before, found.after)
 
     return Repaired(repair_layers(task, passed, step, mixed=False))
@@ -63,4 +83,24 @@ def _fold_layer(layerwise: LayerwisePass, solve: Solve) -> Solution:
     change: Tensor = solution.change
     layerwise.leave_layer(layerwise.update(write.matrix, write.own, change))
     layerwise.advance()
+    return solution
+
+
+def _fold_block(layerwise: LayerwisePass, solve_map: SolveMap) -> Solution:
+    """The same where the last block's matrices are several, each W of which becomes W·T."""
+    block = layerwise.blocks[-1]
+    for number, _, calls in layerwise.batches():
+        layerwise.dense(number, calls)
+        with watched(block) as rows:
+            out = layerwise.run(number, calls)()
+        write = BlockWrite(block, layerwise.parameter)
+        made = write.written(rows(write), out.shape[:-1].numel())
+        layerwise.put("made", number, made.view(out.shape))
+        layerwise.put("out", number, out)
+    solution = solve_map(layerwise)
+    for pack in BlockWrite(block, layerwise.parameter).packs():
+        write = BlockWrite(block, layerwise.parameter)
+        change = torch.cat([exact(write.plain(unit)) @ exact(solution.change) for unit in pack])
+        layerwise.set_weights(write.changed(pack, change, layerwise.decoder.dtype)[0])
+    layerwise.pass_student()
     return solution

@@ -7,11 +7,12 @@ tokens first, or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lowrise.edit.block_writing import refit_last_write
+from lowrise.edit.block_writing import NOTHING, refit_last_write
 from lowrise.edit.gram import RIDGES, Gram, Solution, gather, solve, weight_of
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.write import Write, mlp_of
@@ -24,24 +25,21 @@ STEPS = (1.0, 0.5, 0.25)
 
 def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tuple[Solution, Tensor | None]:
     """The MLP's write, solved by ridge regression; and its matrix's change (k, d) as rounded, None where a norm stands
-    behind it. In the store: as `runs` leaves it. For layers that are known by name: `write_anew` asks for no name.
+    behind it. In the store: as `runs` leaves it.
+
+    Where the layers are not known by name: the last block's (`edit/block_writing.py`), of which no change is told, and
+    nothing is solved where no matrix is known.
     """
+    if not known_by_name(context.decoder):
+        error = partial(held_out_error, context)
+        found = refit_last_write(context, error, ridges) if context.blocks[-1].writes else NOTHING
+        return Solution(torch.zeros(0, 0), found.ridge, found.before, found.after), None
     write = mlp_of(context.dense_layer, context.parameter)
     fit, held_out = sums(context, write, weight_of)
     solution = solve(fit, held_out, ridges)
     if write.norm is None:
         return solution, context.update(write.matrix, write.own, solution.change)
     return step(context, write, fit, solution, lambda: held_out_error(context)), None
-
-
-def write_anew(context: LayerContext, ridges: Sequence[float]) -> None:
-    """What the layer writes last, its MLP or another block, meets h[stop] as well as matrices can, whatever the family;
-    nothing changes where no matrix is known.
-    """
-    if known_by_name(context.decoder):
-        refit_write(context, ridges)
-    elif context.blocks[-1].writes:
-        refit_last_write(context, lambda: held_out_error(context), ridges)
 
 
 def step(context: LayerContext, write: Write, fit: Gram, solution: Solution, error: Callable[[], float]) -> Solution:

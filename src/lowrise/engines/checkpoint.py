@@ -11,7 +11,7 @@ from lowrise.errors import ModelError
 from lowrise.headers import safetensors_header
 from lowrise.reading import kind_of, read_json
 
-_DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_DEPTH = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _EXPECTED, _REMEDY = "the folder of a model", "give a folder with a config.json, as `lowrise run` writes it"
 
 
@@ -64,7 +64,7 @@ def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:
     config = inner if isinstance(inner, Mapping) else whole
     depth = next((config[name] for name in _DEPTH if type(config.get(name)) is int), None)
     if depth is None or not 0 < depth <= 10_000:
-        raise ModelError(where, "the number of decoder layers", f"{_DEPTH[0]} {depth}", "mend the config")
+        raise ModelError(where, "the number of decoder layers", f"num_hidden_layers {depth}", "mend the config")
     names = whole.get("architectures")
     architecture = names[0] if isinstance(names, list | tuple) and names and isinstance(names[0], str) else None
     return Checkpoint(

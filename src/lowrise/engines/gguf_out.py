@@ -157,7 +157,7 @@ def _converted(folder: Path, out: Path, converter: Path, wanted: Type, force: bo
 
 def _opened(folder: Path, progress: Reporter) -> OpenModel:
     with progress.stage("open"):
-        return open_model(str(folder), dtype="float32", device="cpu")
+        return open_model(str(folder), device="cpu")
 
 
 def _about(out: Path, planned: Content) -> dict[str, Any]:

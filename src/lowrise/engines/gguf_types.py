@@ -16,6 +16,7 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 _KEPT = ("F32", "F16", "BF16", "Q8_0")
 _SMALL = 32  # numbers in a block of Q8_0
 _LARGEST = 65504.0  # of a float16, as numbers are in F16 and the scales of blocks in Q8_0
+_STEP = {"F16": (2**-11, 2**-25), "BF16": (2**-8, 2**-134)}  # half of the last place: relative, and at least
 _STEPS = 127  # of a block of Q8_0, on either side of 0
 
 # Matrices that llama.cpp reads in F32 alone (its converter's list).
@@ -57,14 +58,16 @@ def check_range(name: str, numbers: Numbers, kind: str) -> None:
 
 
 def is_rounded(found: Numbers, numbers: Numbers, kind: str) -> bool:
-    """Whether `found` is what rounding `numbers` to the format gives, or as near."""
+    """Whether `found` is what rounding `numbers` to the format gives, or as near. Not for other formats."""
     if kind == "F32":
         return bool(np.array_equal(found, numbers))
     size = np.abs(numbers)
     if kind == "Q8_0":  # half a step, and what the scale is off as a float16
         blocks = size.reshape(-1, _SMALL).max(axis=-1, keepdims=True)
         allowed = (blocks * (0.5 / _STEPS + 2**-11) + 2**-18).repeat(_SMALL, axis=-1).reshape(numbers.shape)
-    else:
-        relative, least = {"F16": (2**-11, 2**-25), "BF16": (2**-9, 2**-134)}[kind]
+    elif kind in _STEP:
+        relative, least = _STEP[kind]
         allowed = size * relative + least
+    else:
+        return False
     return bool((np.abs(found - numbers) <= allowed * (1 + 2**-10)).all())

@@ -28,6 +28,8 @@ def prepare(
     Raises RecipeError where neither tells what is to be trained.
     """
     decoder.model.requires_grad_(train == "all")
+    for parameter in decoder.beside.values():
+        parameter.requires_grad_(False)
     if train == "lora":
         return _adapters(decoder, settings, seed)
     if train in ("network", "gaps"):
@@ -52,7 +54,11 @@ def _adapters(decoder: Decoder, settings: Heal, seed: int) -> Callable[[], None]
     from peft import LoraConfig, LoraModel
 
     config = LoraConfig(
-        r=adapter_rank(decoder, settings), lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear"
+        r=adapter_rank(decoder, settings),
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        exclude_modules=[name.rpartition(".")[0] for name in decoder.beside] or None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

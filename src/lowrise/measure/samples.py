@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lowrise.calibration.prefix import encode, leading_tokens
 from lowrise.calibration.written import end_tokens
@@ -26,6 +27,15 @@ def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[s
     """
     written = {}
     ends = end_tokens(decoder, tokenizer)
+    for prompt, ids in encoded_prompts(decoder, tokenizer, bos).items():
+        (chosen,) = continued(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), ends)
+        written[prompt] = tokenizer.decode(chosen, skip_special_tokens=True)
+    return written
+
+
+def encoded_prompts(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[str, Tensor]:
+    """Prompt → (1, tokens) int64, of those that the model can read."""
+    encoded = {}
     prefix = leading_tokens(tokenizer, bos)
     rows = decoder.model.get_input_embeddings().weight.shape[0]
     for prompt in PROMPTS:
@@ -34,9 +44,8 @@ def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[s
         except TextError:
             continue
         if ids.numel() and int(ids.max()) < rows and ids.shape[1] < decoder.max_length:
-            (chosen,) = continued(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), ends)
-            written[prompt] = tokenizer.decode(chosen, skip_special_tokens=True)
-    return written
+            encoded[prompt] = ids
+    return encoded
 
 
 def side_by_side(dense: dict[str, str], compressed: dict[str, str]) -> list[Sample]:

@@ -56,11 +56,16 @@ class WriteNames:
 
 @dataclass(frozen=True)
 class BlockNames:
-    """norm: the path of the one that what the writes make together passes before the stream is given it."""
+    """norm: the path of the one that what the writes make together passes before the stream is given it; behind: the
+    factor that comes then. carry: what is left in the end of the stream that enters the layer, a factor; None where it
+    is something else.
+    """
 
     reads: tuple[ReadNames, ...]
     writes: tuple[WriteNames, ...]
     norm: str | None = None
+    behind: float = 1.0
+    carry: float | None = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,15 @@ class Output:
 
 @dataclass(frozen=True)
 class Block:
-    """reads: one after the other; writes: linear in their matrices, added up, and through `norm` where there is one."""
+    """reads: one after the other; writes: linear in their matrices, added up, and through `norm` where there is one.
+
+    carry: as of `BlockNames`.
+    """
 
     reads: tuple[Read, ...]
     writes: tuple[Output | Experts, ...]
     norm: Norm | None
+    carry: float | None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -100,10 +109,11 @@ class Block:
 
 def block_of(layer: nn.Module, names: BlockNames) -> Block:
     """Of `layer`, which is of the kind that the names were found on."""
-    norm = None if names.norm is None else Norm(layer.get_submodule(names.norm), f"{names.norm}.weight")
-    return Block(
-        tuple(_read(layer, one) for one in names.reads), tuple(_write(layer, one) for one in names.writes), norm
-    )
+    reads, writes = (_read(layer, one) for one in names.reads), (_write(layer, one) for one in names.writes)
+    norm = None
+    if names.norm is not None:
+        norm = Norm(layer.get_submodule(names.norm), f"{names.norm}.weight", names.behind)
+    return Block(tuple(reads), tuple(writes), norm, names.carry)
 
 
 def linear(layer: nn.Module, path: str, factor: float = 1.0) -> Matrix:

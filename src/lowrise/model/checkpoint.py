@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from lowrise.errors import ProofError
 from lowrise.files import writing
+from lowrise.model.cached import disagreement, uncached_logits
 from lowrise.model.companions import copy_companions, forget_missing_code
 from lowrise.model.custom import write_custom_model, write_stock_type
 from lowrise.model.decoder import Decoder
@@ -48,13 +49,13 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
     gc.collect()
     loading = _Loading(folder, device, custom or remote)
     reloaded = loading.model(dtype)
-    _check_equal(before, _uncached(reloaded, ids))
+    _check_equal(before, uncached_logits(reloaded, ids))
     if compute != dtype:
         del reloaded
         gc.collect()
         reloaded = loading.model(compute)
-    if _disagreement(reloaded, ids) > _SAME.get(compute, _COARSE):
-        found = _disagreement(reloaded, many)
+    if disagreement(reloaded, ids) > _SAME.get(compute, _COARSE):
+        found = disagreement(reloaded, many)
         del reloaded
         gc.collect()
         _check_cached(found, _dense_disagreement(opened, many, compute))
@@ -75,16 +76,17 @@ def save_and_keep(opened: OpenModel, folder: Path, *, out: Path, dense: float) -
     before = _finite_logits(decoder.model, ids)
     write_model(opened, folder, out)
     reloaded = _Loading(folder, decoder.device, bool(decoder.networks)).model(opened.save_dtype)
-    _check_equal(before, _uncached(reloaded, ids))
-    if _disagreement(reloaded, ids) > _SAME.get(opened.save_dtype, _COARSE):
-        _check_cached(_disagreement(reloaded, _proof_ids(decoder, rows=8)), dense)
+    _check_equal(before, uncached_logits(reloaded, ids))
+    if disagreement(reloaded, ids) > _SAME.get(opened.save_dtype, _COARSE):
+        _check_cached(disagreement(reloaded, _proof_ids(decoder, rows=8)), dense)
 
 
 def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
     """Weights and all that a loader needs, into `folder`. out: the name that the user knows it by."""
     decoder = opened.decoder
     with writing(out):
-        decoder.model.save_pretrained(folder)
+        # a loader turns the names that files may have into the class's own by model type, which networks change
+        decoder.model.save_pretrained(folder, save_original_format=not decoder.networks)
         write_stock_type(decoder, folder)
         copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
         forget_missing_code(folder)
@@ -96,11 +98,11 @@ def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
 
 def own_disagreement(decoder: Decoder) -> float:
     """How far cached logits of a model are from its uncached ones, as a share of the largest one."""
-    return _disagreement(decoder.model, _proof_ids(decoder, rows=8))
+    return disagreement(decoder.model, _proof_ids(decoder, rows=8))
 
 
 def _finite_logits(model: Any, ids: Tensor) -> Tensor:
-    logits = _uncached(model, ids)
+    logits = uncached_logits(model, ids)
     if not torch.isfinite(logits).all():
         raise ProofError("the model's logits are not finite: the cut or the repair broke it")
     return logits
@@ -140,30 +142,6 @@ def _proof_ids(decoder: Decoder, rows: int) -> Tensor:
     return torch.randint(top, (rows, 16), generator=generator).to(decoder.device)
 
 
-@torch.no_grad()
-def _uncached(model: Any, ids: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float().cpu()
-    return logits
-
-
-@torch.no_grad()
-def _disagreement(model: Any, ids: Tensor) -> float:
-    """Most that logits of a token at a time through the cache differ from those of whole rows.
-
-    A share of the largest logit; 0 for a family that keeps nothing and reads everything again.
-    """
-    whole = _uncached(model, ids)
-    cache, rows = None, []
-    for column in ids.split(1, dim=1):
-        out = model(input_ids=column, past_key_values=cache, use_cache=True)
-        cache = getattr(out, "past_key_values", None)
-        if cache is None:
-            return 0.0
-        rows.append(out.logits.float().cpu())
-    largest = float(whole.abs().max())
-    return float((torch.cat(rows, dim=1) - whole).abs().max()) / largest if largest else 0.0
-
-
 def _dense_disagreement(opened: OpenModel, ids: Tensor, dtype: torch.dtype) -> float:
     """The same of the model that the checkpoint was made from, read again in that format."""
     dense = open_model(
@@ -173,4 +151,4 @@ def _dense_disagreement(opened: OpenModel, ids: Tensor, dtype: torch.dtype) -> f
         trust_remote_code=opened.trust_remote_code,
         allow_pickle=opened.allow_pickle,
     )
-    return _disagreement(dense.model, ids)
+    return disagreement(dense.model, ids)

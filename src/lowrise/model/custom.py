@@ -10,10 +10,11 @@ from typing import Any
 from lowrise.errors import ModelError
 from lowrise.model import networks
 from lowrise.model.decoder import CUSTOM_TYPE, Decoder
+from lowrise.model.wrappers import CAUSAL, auto_class
 
 _TEMPLATE = '''"""Opens this checkpoint: {model} with {what} (made by lowrise).
 
-    AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+    {auto}.from_pretrained(FOLDER, trust_remote_code=True)
 """
 
 {imports}
@@ -55,7 +56,8 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         for network, position in zip(decoder.networks, decoder.network_positions, strict=True)
     ]
     classes = (_stock(type(model.config)), _stock(type(model)))
-    names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": decoder.family}
+    kind, auto = _stock_type(model.config), auto_class(model.config).__name__
+    names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": kind, "auto": auto}
     names["custom_type"] = CUSTOM_TYPE
     imports = [_import(one) for one in classes]
     if len(places) > 1:
@@ -71,11 +73,11 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
     shutil.copyfile(networks.__file__, folder / f"{NETWORKS_FILE}.py")
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["model_type"] = f"{CUSTOM_TYPE}{decoder.family}"
+    config["model_type"] = f"{CUSTOM_TYPE}{kind}"
     config["architectures"] = ["LowriseForCausalLM"]
     config["auto_map"] = {
         "AutoConfig": "modeling_lowrise.LowriseConfig",
-        "AutoModelForCausalLM": "modeling_lowrise.LowriseForCausalLM",
+        **dict.fromkeys((CAUSAL, auto), "modeling_lowrise.LowriseForCausalLM"),
     }
     config |= {"span_network": places[0]} if len(places) == 1 else {"span_networks": places}
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -88,7 +90,7 @@ def write_stock_type(decoder: Decoder, folder: Path) -> None:
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     if config["model_type"].startswith(CUSTOM_TYPE):
-        own = {"model_type": decoder.family, "architectures": [_stock(type(decoder.model)).__name__]}
+        own = {"model_type": _stock_type(decoder.model.config), "architectures": [_stock(type(decoder.model)).__name__]}
         left_out = ("auto_map", "span_network", "span_networks")
         stock = {name: value for name, value in config.items() if name not in left_out}
         file.write_text(json.dumps(stock | own, indent=2) + "\n", encoding="utf-8")
@@ -103,6 +105,10 @@ def _what(places: list[dict[str, Any]]) -> str:
 def _stock(of: type) -> type:
     """Without the class that a checkpoint with networks of its own puts before it."""
     return of.__mro__[1] if of.__name__ in _OWN_CLASSES else of
+
+
+def _stock_type(config: Any) -> str:
+    return str(config.model_type).removeprefix(CUSTOM_TYPE)
 
 
 def _import(of: type) -> str:

@@ -9,8 +9,9 @@ one, from any h[l] on, with those arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from lowrise.errors import ModelError, PlanError
-from lowrise.model.layer import Layer, LayerArguments
+from lowrise.errors import ModelError, PlanError, ProofError
+from lowrise.model.cut import Origin, compare, origin_of, take_out
+from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
-from lowrise.model.periods import marks
-from lowrise.model.splice import check_against_stock, renumber, settle_periods, splice_config
+from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
+from lowrise.model.probing import unknown_rows
+from lowrise.model.restricting import restrictions_of
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
-from lowrise.model.support import refuse_config, refuse_stack
+from lowrise.model.support import difference_of_cut, prove, refusal
 from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
@@ -36,10 +39,10 @@ _ACCELERATOR_BATCH_TOKENS = 8192
 class _Recorder(nn.Module):
     """Stands in a layer's place, notes its call and passes the stream on, or `inject` instead of it."""
 
-    def __init__(self, layer: nn.Module, as_tuple: bool, inject: Tensor | None = None) -> None:
+    def __init__(self, layer: nn.Module, form: Form, inject: Tensor | None = None) -> None:
         super().__init__()
         self._layer = (layer,)  # in a tuple: not a submodule of ours
-        self._as_tuple, self._inject = as_tuple, inject
+        self._form, self._inject = form, inject
         self.stream: Tensor | None = None
         self.call: LayerArguments | None = None
 
@@ -56,8 +59,7 @@ class _Recorder(nn.Module):
         else:
             stream = kwargs.pop("hidden_states")
         self.stream, self.call = stream, LayerArguments(args, kwargs)
-        out = stream if self._inject is None else self._inject
-        return (out,) if self._as_tuple else out
+        return self._form.returned(stream if self._inject is None else self._inject)
 
 
 class Decoder:
@@ -70,12 +72,14 @@ class Decoder:
         self.model = model
         self.where = where
         self.config: Any = model.config.get_text_config(decoder=True)
-        refuse_config(self.config, where)
         self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
         self._owner: nn.Module = model.get_submodule(owner)
-        refuse_stack(self.config, self.layers, where)
-        self._layers_return_tuple = self._probe()
+        self.rows: dict[str, str] = {}  # of settings that follow the layers and are not in the table of kinds
+        self._origin: Origin | None = None  # of a stack that was cut and not yet compared
+        self._more_cuts = False
+        self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
+        self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
     # -- what it is -------------------------------------------------------------------------------------------
@@ -90,6 +94,15 @@ class Decoder:
         """The model without its head, which token ids are given to."""
         base: nn.Module = self.model.base_model
         return self._owner if base is self.model and isinstance(self._owner, PreTrainedModel) else base
+
+    @property
+    def beside(self) -> dict[str, nn.Parameter]:
+        """By name, what token ids alone do not pass: the towers of other inputs, in a multimodal model."""
+        if self.config is self.model.config:
+            return {}
+        modules = (self._owner, self.model.get_output_embeddings(), *self.networks)
+        own = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+        return {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) not in own}
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -114,11 +127,6 @@ class Decoder:
     @property
     def family(self) -> str:
         return str(self.config.model_type).removeprefix(CUSTOM_TYPE)
-
-    @property
-    def restrictions(self) -> list[Restriction]:
-        """Cuts that the family's settings can express."""
-        return restrictions_of_images(self.model.config, len(self))
 
     @property
     def hidden_size(self) -> int:
@@ -158,7 +166,29 @@ class Decoder:
 
     def layer(self, index: int) -> Layer:
         """A view of one layer as it stands now."""
-        return Layer(self.layers[index], index, self.config, self.where)
+        return Layer(self.layers[index], index, self.config, self.where, self.form)
+
+    @cached_property
+    def restrictions(self) -> list[Restriction]:
+        """Cuts that its settings can express, where they cannot express all. A trial cut is made and compared first.
+
+        Raises ModelError naming the difference where layers that are left compute something else.
+        """
+        self.rows.update(unknown_rows(self.model, self.layers_path, self.where))
+        found = restrictions_of_images(self.model.config, len(self))
+        found += restrictions_of(self.model, self.layers_path, self.where, self.rows, found)
+        prove(self, found)
+        return found
+
+    def check_cut(self, kept: Sequence[int]) -> None:
+        """Raises ModelError naming the difference between the model with these layers alone and what they compute."""
+        if (len(self), *kept) in self._sound_cuts:
+            return
+        broken = [restriction.reason for restriction in self.restrictions if not restriction.allows(kept)]
+        found = broken[0] if broken else difference_of_cut(self, kept)
+        if found is not None:
+            raise refusal(self, found, kept)
+        self._sound_cuts.add((len(self), *kept))
 
     # -- running parts of it ----------------------------------------------------------------------------------
 
@@ -175,7 +205,8 @@ class Decoder:
                 base(**kwargs)
         stream = recorders[0].stream
         assert stream is not None
-        return stream, [recorder.call for recorder in recorders if recorder.call is not None]
+        calls = [recorder.call for recorder in recorders if recorder.call is not None]
+        return self.form.ours(stream), with_lent_states(calls)
 
     def step(
         self, layer: int, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
@@ -211,7 +242,8 @@ class Decoder:
     @contextmanager
     def _recorders(self, inject: Tensor | None = None) -> Iterator[list[_Recorder]]:
         real = list(self.layers)
-        recorders = [_Recorder(layer, self._layers_return_tuple, inject) for layer in real]
+        injected = None if inject is None else self.form.theirs(inject)
+        recorders = [_Recorder(layer, self.form, injected) for layer in real]
         stack = self.layers
         setattr(self._owner, self._attribute, nn.ModuleList(recorders))
         try:
@@ -219,13 +251,25 @@ class Decoder:
         finally:
             setattr(self._owner, self._attribute, stack)
 
+    @contextmanager
+    def skipping(self, gone: Collection[int]) -> Iterator[None]:
+        """The layers `gone` pass the stream on as it is, for a while."""
+        stack = self.layers
+        mixed = [_Recorder(layer, self.form) if index in gone else layer for index, layer in enumerate(stack)]
+        setattr(self._owner, self._attribute, nn.ModuleList(mixed))
+        try:
+            yield
+        finally:
+            setattr(self._owner, self._attribute, stack)
+
     @torch.no_grad()
-    def _probe(self) -> bool:
-        """Whether layers return a tuple or a list: asked of the first one, which is then not followed by the others."""
-        seen: list[bool] = []
+    def _probe(self) -> Form:
+        """What layers return: asked of the first one, which is then not followed by the others."""
+        seen: list[Form] = []
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
 
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append(isinstance(output, tuple | list))
+            seen.append(form_of(output, ids))
             raise _ProbedError
 
         hook = self.layers[0].register_forward_hook(look)
@@ -239,24 +283,68 @@ class Decoder:
             raise ModelError(self.where, "decoder layers that token ids pass", "others", "choose another model")
         return seen[0]
 
+    @torch.no_grad()
+    def run(self, ids: Tensor) -> tuple[Tensor, list[LayerArguments]]:
+        """ids (batch, tokens) → (logits, the layers' calls as they come), all by the model itself."""
+        calls: list[LayerArguments] = []
+
+        def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rest = args[1:] if args else ()
+            named = {name: value for name, value in kwargs.items() if args or name != "hidden_states"}
+            calls.append(LayerArguments(rest, named))
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self.layers]
+        try:
+            return self.model(input_ids=ids, use_cache=False).logits, calls
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     # -- changing it ------------------------------------------------------------------------------------------
 
     def drop(self, start: int, stop: int) -> None:
         """Take layers [start, stop) out, in place; indices and per-layer settings follow."""
+        if not 0 <= start < stop <= len(self):
+            raise ValueError(f"cannot drop [{start}, {stop}) of {len(self)} layers")
+        self.take_out(range(start, stop))
+
+    def take_out(self, gone: Collection[int]) -> None:
+        """Take these layers out at once, as `drop` does: settings may have no words for what some of them leave."""
         layers = self.layers
-        kept = [index for index in range(len(layers)) if not start <= index < stop]
-        if not 0 <= start < stop <= len(layers) or not kept:
-            raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
+        kept = [index for index in range(len(layers)) if index not in gone]
+        if not kept:
+            raise ValueError(f"cannot take all {len(layers)} layers out")
         for one in restrictions_of_images(self.model.config, len(layers)):
             if not one.allows(kept):
-                found = f"layers [{start}, {stop}) among what is to go"
-                raise ModelError(self.where, "a cut that leaves these layers", f"{found}: {one.reason}", "take others")
-        before = marks(self.config)
-        splice_config(self.config, kept)
-        setattr(self._owner, self._attribute, nn.ModuleList([layers[index] for index in kept]))
-        renumber(self.layers)
-        settle_periods(self.model, self.layers, self.layers_path, before, self.where)
-        check_against_stock(self.model, self.layers, self.layers_path)
+                among = f"layers {', '.join(map(str, sorted(gone)))} among what is to go"
+                raise ModelError(self.where, "a cut that leaves these layers", f"{among}: {one.reason}", "take others")
+        if self._origin is None:
+            self._origin = origin_of(self.model, self.layers_path)
+        vars(self).pop("restrictions", None)
+        take_out(self.model, self.layers_path, kept, self._origin, self.rows)
+        if not self._more_cuts:
+            self._compare_cut()
+
+    @contextmanager
+    def several_cuts(self) -> Iterator[None]:
+        """What is dropped meanwhile is compared at the end: not all that it passes through can be expressed.
+
+        Raises ProofError there, as `drop` does elsewhere.
+        """
+        self._more_cuts = True
+        try:
+            yield
+        finally:
+            self._more_cuts = False
+        if self._origin is not None:
+            self._compare_cut()
+
+    def _compare_cut(self) -> None:
+        assert self._origin is not None
+        origin, self._origin = self._origin, None
+        found = compare(self.model, self.layers_path, origin, self.where)
+        if found is not None:
+            raise ProofError(f"{found}: this family ties its layers to their position in a way lowrise does not know")
 
     def attach(self, network: SpanNetwork, position: int) -> None:
         """Let `network` act on the residual stream before layer `position` (after the last one if equal to L).

@@ -9,98 +9,46 @@ read after something was written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lowrise.model.blocks import BlockNames, ExpertsNames, ReadNames, WriteNames
-from lowrise.model.experts import close, experts_of, sum_by_token
+from lowrise.model.blocks import BlockNames, ReadNames, WriteNames
+from lowrise.model.experts import close
 from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.norms import Norm
-
-TIMES = 256.0  # so many times as much a module makes when it is tried; within what float16 can hold
+from lowrise.model.tracing import TIMES, Call, Trial, calls_in, is_norm
 
 ROUTERS = frozenset({"router"})  # in the words of families
 
 
-@dataclass
-class _Call:
-    """A module that was called once. given, made: (tokens, ·), float32; own: of `made` what is linear in a matrix.
-
-    place: its number in the order of calls. Of experts that are called once for every token and expert, `given`,
-    `made` and `own` are of so many tokens.
-    """
-
-    path: str
-    place: int
-    given: Tensor
-    made: Tensor
-    own: Tensor | None = None
-    experts: ExpertsNames | None = None
-
-
 @dataclass(frozen=True)
 class _Written:
-    """factor: (tokens,), by which what a call makes is multiplied before the stream, or `norm`, is given it."""
+    """factor: (tokens,), by which what a call makes is multiplied before the stream, or `norm`, is given it; behind: by
+    which what the norm makes is.
+    """
 
-    call: _Call
+    call: Call
     factor: Tensor
     norm: str | None = None
+    behind: float = 1.0
 
 
-@dataclass
-class _Trial:
-    """A layer that is run with some of its modules silent. h: (1, tokens, hidden), what enters it."""
-
-    layer: Layer
-    h: Tensor
-    arguments: LayerArguments
-    silent: set[str] = field(default_factory=set)
-
-    @property
-    def tokens(self) -> int:
-        return int(self.h.shape[1])
-
-    def run(
-        self, louder: str = "", more: Tensor | None = None, watch: Collection[str] = ()
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(what leaves the layer, what the modules `watch` are given), (tokens, d).
-
-        louder: the module that makes `more` in addition, or, without it, TIMES as much.
-        """
-        seen: dict[str, Tensor] = {}
-
-        def add(out: Tensor) -> Tensor:
-            return TIMES * out if more is None else out + more.view_as(out).to(out.dtype)
-
-        with ExitStack() as stack:
-            for path in watch:
-                stack.enter_context(_watched(self._module(path), path, seen))
-            for path in self.silent:
-                stack.enter_context(_changed(self._module(path), torch.zeros_like))
-            if louder:
-                stack.enter_context(_changed(self._module(louder), add))
-            out = self.layer.call(self.h, self.arguments)
-        return _flat(out), seen
-
-    def _module(self, path: str) -> nn.Module:
-        return self.layer.module.get_submodule(path)
+# A write's place, and the norm behind it with the factor that comes then.
+_Placed = tuple[int, WriteNames, tuple[str | None, float]]
 
 
 @torch.no_grad()
 def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[BlockNames, ...]:
     """The blocks of `layer`, in the order in which they read; none where nothing is found.
 
-    h: (1, tokens, hidden), what enters it. What does not write as said above is left out; where that, or anything else,
-    comes behind the last block that is found, an empty one stands for it.
+    h: (1, tokens, …, hidden), what enters it. What does not write as said above is left out; where that, or anything
+    else, comes behind the last block that is found, an empty one stands for it.
     """
-    calls = _calls(layer, h, arguments)
-    norms = [call for call in calls if _is_norm(layer.module.get_submodule(call.path))]
-    trial = _Trial(layer, h, arguments)
+    calls = calls_in(layer, h, arguments)
+    norms = [call for call in calls if is_norm(layer.module.get_submodule(call.path))]
+    trial = Trial(layer, h, arguments)
     written: list[_Written] = []
     for call in sorted(calls, key=lambda call: -call.place):
         if call.own is not None and call.own.shape[-1] == h.shape[-1]:
@@ -109,74 +57,33 @@ def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[Blo
                 written.append(found)
                 trial.silent.add(call.path)
     written = [one for one in written if one.norm is None or _is_alone(trial, one.norm, written, norms)]
+    carry = _carry(trial, written)
     trial.silent.clear()
-    found = _blocks(_reads(calls, written, norms, h), _writes(layer, calls, written))
-    last = {write.module for block in found[-1:] for write in block.writes}
+    writes = _writes(layer, calls, written)
+    blocks = tuple(replace(block, carry=carry) for block in _blocks(_reads(calls, written, norms, h), writes))
+    last = {write.module for block in blocks[-1:] for write in block.writes}
     if all(_is_last(trial, one, calls) for one in written if one.call.path in last):
-        return found
-    return (*found, BlockNames((), ()))
+        return blocks
+    return (*blocks, BlockNames((), ()))
 
 
-# -- what is called -------------------------------------------------------------------------------------------
+def is_read_again(layer: Layer, h: Tensor, arguments: LayerArguments, path: str) -> bool:
+    """Whether a matrix of the layer is given something else when the linear module at `path` makes more.
 
-
-def _calls(layer: Layer, h: Tensor, arguments: LayerArguments) -> list[_Call]:
-    """Of modules that are called once, in order; what they are given and make as it is with all others unchanged."""
-    seen: dict[str, list[_Call]] = {}
-
-    def looking(path: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            given = args[0] if args else next(iter(kwargs.values()), None)
-            if not isinstance(given, Tensor) or not isinstance(out, Tensor):
-                return
-            call = _Call(path, sum(map(len, seen.values())), _flat(given), _flat(out))
-            _tell(call, module, (args, kwargs), h.shape)
-            seen.setdefault(path, []).append(call)
-
-        return look
-
-    with ExitStack() as stack:
-        for path, module in layer.module.named_modules():
-            if path and (_is_norm(module) or any(True for _ in module.parameters(recurse=False))):
-                hook = module.register_forward_hook(looking(path), with_kwargs=True)
-                stack.callback(hook.remove)
-        layer.call(h, arguments)
-    return [calls[0] for calls in seen.values() if len(calls) == 1]
-
-
-def _tell(call: _Call, module: nn.Module, how: tuple[tuple[Any, ...], dict[str, Any]], shape: torch.Size) -> None:
-    """Note what of the call's output is linear in a matrix, or in the matrices of experts. shape: of the stream."""
-    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
-    if isinstance(weight, Tensor) and weight.dim() == 2:
-        matrix = (weight.T if isinstance(module, nn.Linear) else weight).float()
-        if matrix.shape == (call.given.shape[-1], call.made.shape[-1]):
-            own = call.given @ matrix
-            call.own = own if close(own if bias is None else own + bias.float(), call.made) else None
-        return
-    _, tokens, d = shape
-    for experts in experts_of(module, call.path, d):
-        try:
-            routed, (made, biases) = experts.routed(*how[0], **how[1]), experts.made(*how)
-        except (TypeError, RuntimeError):
-            continue
-        by_token = made.float().view(-1, tokens, d).sum(0)
-        if close(made.float() + biases.float(), call.made) and close(
-            sum_by_token(experts, routed, module.get_parameter(experts.output), tokens), by_token
-        ):
-            call.own = made.float()
-            reads = experts.reads if experts.reads_alike(*how) else ()
-            call.experts = ExpertsNames(call.path, experts.shape[0], experts.output, reads, experts.input_first)
-            return
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower() and all(value.dim() == 1 for value in module.parameters())
+    h, arguments: as of `find_blocks`.
+    """
+    calls = calls_in(layer, h, arguments)
+    one = next((call for call in calls if call.path == path), None)
+    if one is None or one.own is None:
+        return False
+    later = [call for call in calls if call.place > one.place and call.own is not None]
+    return _are_given_else(Trial(layer, h, arguments), one, later)
 
 
 # -- what is written ------------------------------------------------------------------------------------------
 
 
-def _written(trial: _Trial, call: _Call, norms: list[_Call]) -> _Written | None:
+def _written(trial: Trial, call: Call, norms: list[Call]) -> _Written | None:
     """How what `call` makes comes to the stream: as it is, times a factor, or through one of `norms`, of those behind
     it.
     """
@@ -191,7 +98,8 @@ def _written(trial: _Trial, call: _Call, norms: list[_Call]) -> _Written | None:
     for path in watch:
         factor = _factor(behind[path] - before[path], by_token)
         if factor is not None:
-            return _Written(call, factor, path) if _is_plain(trial, path, before[path], out) else None
+            norm = _behind(trial, path, before[path], out)
+            return None if norm is None else _Written(call, factor, path, norm)
     return None
 
 
@@ -199,24 +107,39 @@ def _factor(more: Tensor, made: Tensor) -> Tensor | None:
     """(tokens,): by which `made` (tokens, d) is multiplied in `more`, nan where nothing is made; None where that is
     something else.
     """
+    if more.shape != made.shape:  # a stream that is several
+        return None
     factor = (more * made).sum(-1) / made.square().sum(-1)
     return factor if close(factor.nan_to_num().unsqueeze(-1) * made, more) else None
 
 
-def _is_plain(trial: _Trial, path: str, y: Tensor, out: Tensor) -> bool:
-    """Whether the norm makes v·y/rms(y) of what it is given and the stream takes that as it is. out: of the layer."""
+def _behind(trial: Trial, path: str, y: Tensor, out: Tensor) -> float | None:
+    """By which the stream takes what the norm makes, v·y/rms(y) of what it is given; None where either is something
+    else. out: what leaves the layer.
+    """
     module = trial.layer.module.get_submodule(path)
     if [name for name, _ in module.named_parameters()] != ["weight"]:
-        return False
+        return None
     norm = Norm(module, f"{path}.weight")
     weight = trial.layer.parameter(norm.parameter)
     made, scaled = norm.of(y, weight), y * norm.scale(weight)
-    louder, _ = trial.run(path)
     length = (made.norm(dim=-1) / scaled.norm(dim=-1)).nan_to_num().unsqueeze(-1)
-    return close(length * scaled, made) and close(louder - out, (TIMES - 1) * made)
+    louder, _ = trial.run(path)
+    factor = _factor(louder - out, (TIMES - 1) * made) if close(length * scaled, made) else None
+    constant = None if factor is None else _constant(factor)
+    return None if constant is None else _as_written(trial.layer, constant)
 
 
-def _is_alone(trial: _Trial, norm: str, written: list[_Written], norms: list[_Call]) -> bool:
+def _carry(trial: Trial, written: list[_Written]) -> float | None:
+    """By which what enters the layer is multiplied on its way to the end of it."""
+    trial.silent = {one.call.path for one in written}
+    out, _ = trial.run()
+    factor = _factor(out, trial.h.flatten(0, -2).float())
+    constant = None if factor is None else _constant(factor)
+    return None if constant is None else _as_written(trial.layer, constant)
+
+
+def _is_alone(trial: Trial, norm: str, written: list[_Written], norms: list[Call]) -> bool:
     """Whether the norm is given nothing but what is written through it."""
     trial.silent = {one.call.path for one in written if one.norm == norm}
     _, seen = trial.run(watch=[norm])
@@ -224,18 +147,22 @@ def _is_alone(trial: _Trial, norm: str, written: list[_Written], norms: list[_Ca
     return float(seen[norm].norm()) < 0.01 * float(usual.norm())
 
 
-def _is_last(trial: _Trial, one: _Written, calls: list[_Call]) -> bool:
+def _is_last(trial: Trial, one: _Written, calls: list[Call]) -> bool:
     """Whether no module that is called later is given anything else when this one makes more: what such a module then
     makes may be too little to be seen beside that.
     """
-    assert one.call.own is not None
     later = [call for call in calls if call.place > one.call.place and call.path != one.norm]
-    _, seen = trial.run(one.call.path, (TIMES - 1) * one.call.own, [call.path for call in later])
-    return all(torch.allclose(seen[call.path], call.given, rtol=1e-3) for call in later if call.path in seen)
+    return not _are_given_else(trial, one.call, later)
 
 
-def _writes(layer: Layer, calls: list[_Call], written: list[_Written]) -> list[tuple[int, WriteNames, str | None]]:
-    """(place, write, the norm behind it), of those that are multiplied by what is known."""
+def _are_given_else(trial: Trial, one: Call, later: list[Call]) -> bool:
+    assert one.own is not None
+    _, seen = trial.run(one.path, (TIMES - 1) * one.own, [call.path for call in later])
+    return not all(torch.allclose(seen[call.path], call.given, rtol=1e-3) for call in later if call.path in seen)
+
+
+def _writes(layer: Layer, calls: list[Call], written: list[_Written]) -> list[_Placed]:
+    """Those that are multiplied by what is known."""
     found = []
     for one in written:
         gate, factor = None, _constant(one.factor)
@@ -246,7 +173,8 @@ def _writes(layer: Layer, calls: list[_Call], written: list[_Written]) -> list[t
                     break
         if factor is not None:
             exact = _as_written(layer, factor)
-            found.append((one.call.place, WriteNames(one.call.path, exact, gate, one.call.experts), one.norm))
+            write = WriteNames(one.call.path, exact, gate, one.call.experts)
+            found.append((one.call.place, write, (one.norm, one.behind)))
     return found
 
 
@@ -266,15 +194,13 @@ def _as_written(layer: Layer, factor: float) -> float:
 # -- what is read ---------------------------------------------------------------------------------------------
 
 
-def _reads(calls: list[_Call], written: list[_Written], norms: list[_Call], h: Tensor) -> list[tuple[int, ReadNames]]:
+def _reads(calls: list[Call], written: list[_Written], norms: list[Call], h: Tensor) -> list[tuple[int, ReadNames]]:
     """(place, what is read together), routers left out. h: what enters the layer."""
     writes = {one.call.path for one in written}
-    groups: list[list[_Call]] = []
+    groups: list[list[Call]] = []
     for call in calls:
-        if call.experts is None:
-            is_read = call.own is not None and call.path not in writes
-        else:
-            is_read = bool(call.experts.reads)
+        alone = call.experts is None and call.own is not None and call.path not in writes
+        is_read = alone or (call.experts is not None and bool(call.experts.reads))
         if not is_read or call.given.shape[-1] != h.shape[-1] or _is_router(call, calls):
             continue
         group = next((one for one in groups if _same_input(one[0], call) or _same_input(call, one[0])), None)
@@ -294,7 +220,7 @@ def _reads(calls: list[_Call], written: list[_Written], norms: list[_Call], h: T
     return found
 
 
-def _same_input(one: _Call, other: _Call) -> bool:
+def _same_input(one: Call, other: Call) -> bool:
     """Whether `other` is given what `one` is, or, as some experts are, so many times it, token for token."""
     if one.given.shape == other.given.shape:
         return torch.equal(one.given, other.given)
@@ -305,7 +231,7 @@ def _same_input(one: _Call, other: _Call) -> bool:
     return other.experts is not None and close(factor.nan_to_num() * one.given, many)
 
 
-def _is_router(call: _Call, calls: list[_Call]) -> bool:
+def _is_router(call: Call, calls: list[Call]) -> bool:
     """Whether it is named so, or its outputs are no more than the experts beside it."""
     if not ROUTERS.isdisjoint(call.path.split(".")):
         return True
@@ -317,15 +243,13 @@ def _is_router(call: _Call, calls: list[_Call]) -> bool:
     return False
 
 
-def _blocks(
-    reads: list[tuple[int, ReadNames]], writes: list[tuple[int, WriteNames, str | None]]
-) -> tuple[BlockNames, ...]:
+def _blocks(reads: list[tuple[int, ReadNames]], writes: list[_Placed]) -> tuple[BlockNames, ...]:
     """In order; a block's writes all or none through one norm."""
     events = sorted(
         [(place, 0, one) for place, one in reads] + [(place, 1, (one, norm)) for place, one, norm in writes],
         key=lambda event: event[:2],
     )
-    found: list[tuple[list[ReadNames], list[tuple[WriteNames, str | None]]]] = []
+    found: list[tuple[list[ReadNames], list[tuple[WriteNames, tuple[str | None, float]]]]] = []
     for _, kind, one in events:
         if not found or (kind == 0 and found[-1][1]):
             found.append(([], []))
@@ -335,35 +259,8 @@ def _blocks(
             found[-1][1].append(one)
     made = []
     for block, through in found:
-        behind = {norm for _, norm in through}
-        known = tuple(write for write, _ in through) if len(behind) == 1 else ()
-        made.append(BlockNames(tuple(block), known, behind.pop() if known else None))
+        norms = {norm for _, norm in through}
+        norm, behind = norms.pop() if len(norms) == 1 else (None, 1.0)
+        known = tuple(write for write, _ in through) if not norms else ()
+        made.append(BlockNames(tuple(block), known, norm, behind))
     return tuple(made)
-
-
-# -- hooks ----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _changed(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """While it lasts, the module makes something else."""
-    hook = module.register_forward_hook(lambda _module, _args, out: change(out))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _watched(module: nn.Module, path: str, seen: dict[str, Tensor]) -> Iterator[None]:
-    """While it lasts, what the module is given lies in `seen`."""
-    hook = module.register_forward_pre_hook(lambda _module, args: seen.update({path: _flat(args[0])}))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _flat(value: Tensor) -> Tensor:
-    """(tokens, ·), float32."""
-    return value.detach().float().flatten(0, -2)

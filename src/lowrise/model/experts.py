@@ -143,7 +143,9 @@ class Experts:
         instead = {}
         if matrix is not None:
             stored = (matrix if self.input_first else matrix.T).to(own)
-            instead[self.output] = stored.expand(own.shape)
+            # without copies on a CPU; grouped products of accelerators want a tensor of the usual strides
+            every = stored.expand(own.shape)
+            instead[self.output] = every if own.device.type == "cpu" else every.contiguous()
             if hasattr(self.module, bias := f"{self.output}_bias") and matrix.any():
                 instead[bias] = torch.zeros_like(self._own(bias))
         return _called(self.module, instead, bound).flatten(0, -2)

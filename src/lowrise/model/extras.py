@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lowrise.errors import ModelError
+from lowrise.model.depth import depth
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # Layers behind the stack that predict the tokens after the next one, in the words of the families that have them.
@@ -20,7 +21,7 @@ def notes_of_extras(unexpected: Iterable[str], config: Any, source: str) -> list
 
     Raises ModelError for those of layers beyond the stack that no setting explains: config.json counts too few.
     """
-    layers = int(config.num_hidden_layers)
+    layers = depth(config)
     predicting = max([int(getattr(config, name, None) or 0) for name in PREDICTING], default=0)
     ignored = sorted(unexpected)
     beyond = [

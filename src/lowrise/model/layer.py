@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,19 +13,14 @@ from torch.func import functional_call
 from lowrise.errors import ModelError
 from lowrise.exact import exact
 from lowrise.model.families import LayerNames, layer_names
+from lowrise.model.following import per_layer_lists
 from lowrise.model.matrices import Matrix
 from lowrise.model.norms import Norm
-from lowrise.model.splice import layer_facts, per_layer_lists
+from lowrise.model.passing import Form
+from lowrise.model.passing import LayerArguments as LayerArguments
+from lowrise.model.splice import layer_facts
 
 REMEDY = "choose a preset that repairs nothing, such as streamline-none, and no --repair"
-
-
-@dataclass(frozen=True)
-class LayerArguments:
-    """How the model called one layer, the residual stream left out."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 class Layer:
@@ -36,8 +30,8 @@ class Layer:
     where: the model, for errors.
     """
 
-    def __init__(self, module: nn.Module, index: int, config: Any, where: str) -> None:
-        self.module, self.index = module, index
+    def __init__(self, module: nn.Module, index: int, config: Any, where: str, form: Form | None = None) -> None:
+        self.module, self.index, self._form = module, index, form if form is not None else Form()
         self._config, self._where = config, where
 
     # -- what it is -------------------------------------------------------------------------------------------
@@ -66,13 +60,15 @@ class Layer:
 
         instead: parameters by path that stand in for the layer's own during this call.
         """
-        args = (h, *arguments.args)
+        for lent in arguments.lent:
+            lent.enter(self.index)
+        args = (self._form.theirs(h), *arguments.args)
         if instead:
             out = functional_call(self.module, dict(instead), args, arguments.kwargs)
         else:
             out = self.module(*args, **arguments.kwargs)
         stream: Tensor = out[0] if isinstance(out, tuple | list) else out
-        return stream
+        return self._form.ours(stream)
 
     # -- what it reads and writes -----------------------------------------------------------------------------
 

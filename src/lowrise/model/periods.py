@@ -5,6 +5,7 @@ transformers reads the list; other readers take the period, and one that no long
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lowrise.errors import ModelError
@@ -45,6 +46,23 @@ def fitting(name: str, value: int | str, now: Marks, before: Marks) -> int | str
     offset = _offset(value, before[PERIODS[name]])
     forms = (_letters(marked[:n]) if isinstance(value, str) else n for n in range(1, len(marked) + 1))
     return next((form for form in forms if _describes(form, marked, offset)), None)
+
+
+def settle_periods(config: Any, before: Marks, difference: Callable[[], str | None], where: str) -> None:
+    """Take out of the config what misdescribes its lists of layers by a period, or correct what is read beside them.
+
+    before: of the stack before the cut. difference: to a fresh load. Raises ModelError where no value of such a setting
+    is right.
+    """
+    for name in misleading(config, before):
+        value, other = getattr(config, name), difference()
+        delattr(config, name)
+        if difference() in (None, other):
+            continue
+        fit = fitting(name, value, marks(config), before)
+        if fit is None:
+            raise refusal(where, name, value)
+        setattr(config, name, fit)
 
 
 def refusal(where: str, name: str, value: int | str) -> ModelError:

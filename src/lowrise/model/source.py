@@ -21,6 +21,7 @@ from lowrise.errors import UNUSABLE, InputError, ModelError, reason
 from lowrise.headers import gguf_header
 from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
+from lowrise.model.depth import depth
 from lowrise.model.extras import notes_of_extras
 from lowrise.model.formats import named_format, refuse_unreadable, usual_format
 from lowrise.model.side_files import check_side_files
@@ -193,7 +194,7 @@ def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: boo
     _check_config_file(folder, source, trust_remote_code)
     config = _load(source, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
     check_kind(config, source, is_gguf=False)
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+    return depth(config.get_text_config(decoder=True))
 
 
 def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:

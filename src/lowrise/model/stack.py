@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from lowrise.errors import UNUSABLE, ModelError, reason
+from lowrise.model.depth import depth_name
 
 
 def count_of_layers(config: Any, where: str) -> int:
     """As the config of a text decoder says it. Raises ModelError for one that does not."""
-    count = getattr(config, "num_hidden_layers", None)
+    count = getattr(config, depth_name(config), None)
     if not isinstance(count, int):
         expected = "a config of a text decoder, which says num_hidden_layers"
         raise ModelError(where, expected, type(config).__name__, "choose another model")
@@ -34,7 +35,7 @@ def find_stack(model: Any, count: int, where: str) -> str:
     stacks = _outermost(lists)
     if len(stacks) > 1:
         stacks = _run_by_ids(model, stacks, where)
-    stacks = [name for name in stacks if _has_attention(model.get_submodule(name))]
+    stacks = [name for name in stacks if _has_attention(model.get_submodule(name))] or stacks
     if len(stacks) != 1:
         found = ", ".join(stacks) or "none"
         raise ModelError(where, f"one ModuleList of {count} decoder layers", found, "this model cannot be pruned")

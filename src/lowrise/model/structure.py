@@ -10,7 +10,7 @@ from torch import nn
 from lowrise.errors import ModelError
 from lowrise.model.blocks import Block, BlockNames, block_of
 from lowrise.model.decoder import Decoder
-from lowrise.model.discovery import find_blocks
+from lowrise.model.discovery import find_blocks, is_read_again
 from lowrise.model.layer import Layer
 from lowrise.model.same_architecture import layer_groups
 
@@ -19,10 +19,21 @@ _FOUND: WeakKeyDictionary[nn.Module, tuple[BlockNames, ...]] = WeakKeyDictionary
 
 
 def known_by_name(decoder: Decoder) -> bool:
-    """Whether `families.py` knows the matrices of every layer. Looked up once: a cut does not change it."""
+    """Whether `families.py` knows the matrices of every layer, and none reads what an MLP writes in the same layer, as
+    embeddings of its own for every layer are added there. Looked up once: a cut does not change it.
+    """
     if decoder not in _BY_NAME:
-        _BY_NAME[decoder] = all(map(_named, map(decoder.layer, range(len(decoder)))))
+        named = all(map(_named, map(decoder.layer, range(len(decoder)))))
+        _BY_NAME[decoder] = named and not _is_read_again(decoder)
     return _BY_NAME[decoder]
+
+
+@torch.no_grad()
+def _is_read_again(decoder: Decoder) -> bool:
+    """Tried on the first layer: whether a matrix is given something else when the MLP's last one makes more."""
+    layer = decoder.layer(0)
+    h, calls = decoder.embed(decoder.probe_ids)
+    return is_read_again(layer, h, calls[0], layer.mlp_output.parameter.removesuffix(".weight"))
 
 
 def _named(layer: Layer) -> bool:
@@ -45,8 +56,15 @@ def blocks_of(decoder: Decoder, index: int) -> tuple[Block, ...]:
 def _look(decoder: Decoder) -> None:
     """At the first layer of every kind, the stream that enters the stack given to each."""
     h, calls = decoder.embed(decoder.probe_ids)
-    for index, first in enumerate(layer_groups(decoder)):
-        if first == index:
-            _FOUND[decoder.layers[index]] = find_blocks(decoder.layer(index), h, calls[index])
+    groups = layer_groups(decoder)
+    for index, first in enumerate(groups):
+        layer, alike = decoder.layers[index], decoder.layers[first]
+        if first != index and _numbers(layer) == _numbers(alike):
+            _FOUND[layer] = _FOUND[alike]
         else:
-            _FOUND[decoder.layers[index]] = _FOUND[decoder.layers[first]]
+            _FOUND[layer] = find_blocks(decoder.layer(index), h, calls[index])
+
+
+def _numbers(layer: nn.Module) -> list[float]:
+    """What the layer may multiply by: of parameters and buffers those that are one number."""
+    return [float(value) for value in (*layer.parameters(), *layer.buffers()) if value.numel() == 1]

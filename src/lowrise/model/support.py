@@ -1,70 +1,146 @@
-"""What cannot be pruned without changing what it computes is refused here, by name, before anything is edited."""
+"""Whether a model can be made shallower: a trial cut is made of it and compared, before anything expensive.
+
+What is refused is refused by the difference that was found. `Decoder.drop` compares each real cut again.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import chain, combinations
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from lowrise.errors import ModelError
-from lowrise.model.splice import layer_facts, per_layer_lists
+from lowrise.model.cut import attempt
+from lowrise.model.splice import computed_buffers, layer_facts
+from lowrise.model.trial import agree, difference_of_calls, short_windows, trial_ids, twin, worse_cached
+from lowrise.restriction import Restriction
 
-# Attention kinds whose layers keep no state beside their own keys and values.
-_PLAIN_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-
-# Settings that tie a layer's computation to its position, or the stack to another one, and what they stand for.
-_POSITION_BOUND = {
-    "num_kv_shared_layers": "layers that share keys and values with others",
-    "scale_attn_by_inverse_layer_idx": "attention scaled by the layer's position",
-    "cross_attention_layers": "cross-attention at fixed positions",
-    "add_cross_attention": "cross-attention",
-    "is_heterogeneous": "a different shape for each layer",
-    "hidden_size_per_layer_input": "inputs of its own for each layer",
-    "encoder_layers": "the decoder of an encoder-decoder, whose config counts the encoder's layers",
-}
-# Which layers are sparse, told by position: harmless values are none, zero and one. A stack that names the kind of
-# each layer's MLP instead (mlp_layer_types) can be spliced.
-_SPARSE_PATTERNS = (
-    "mlp_only_layers",
-    "first_k_dense_replace",
-    "moe_layers",
-    "decoder_sparse_step",
-    "interleave_moe_layer_step",
-    "moe_layer_freq",
-    "moe_layer_start_index",
-    "moe_layer_interval",
-    "expert_layer_period",
-)
-_HYBRID = ("layers_block_type", "hybrid_layer_ids", "hybrid_override_pattern", "attn_layer_indices", "full_attn_idxs")
+if TYPE_CHECKING:
+    from lowrise.model.decoder import Decoder
 
 
-def refuse_config(config: Any, where: str) -> None:
-    """Raises ModelError naming the setting that makes this stack's layers depend on each other or on their position."""
-    kinds = set(getattr(config, "layer_types", None) or ()) - _PLAIN_ATTENTION
-    if kinds:
-        _refuse(where, f"a hybrid stack (layer_types has {', '.join(sorted(kinds))})")
-    for key in _HYBRID:
-        if getattr(config, key, None):
-            _refuse(where, f"a hybrid stack ({key})")
-    for key, meaning in _POSITION_BOUND.items():
-        if getattr(config, key, None):
-            _refuse(where, f"{meaning} ({key})")
-    for key in () if getattr(config, "mlp_layer_types", None) else _SPARSE_PATTERNS:
-        if getattr(config, key, None) not in (None, 0, 1, []):
-            _refuse(where, f"a mixture-of-experts pattern that depends on the layer's position ({key})")
+@torch.no_grad()
+def prove(decoder: Decoder, restrictions: Sequence[Restriction]) -> None:
+    """Raises ModelError naming the first difference between a trial cut and the model without those layers.
+
+    One trial that succeeds is enough, for each cut is tried before it is made.
+    """
+    refuse_buffers(decoder)
+    cuts = trial_cuts(decoder, restrictions)
+    if not cuts:
+        return
+    refuse_other_orders(decoder, _ids(decoder))
+    found = None
+    for kept in cuts:
+        other = difference_of_cut(decoder, kept)
+        if other is None:
+            return
+        found = found or (other, kept)
+    if found is not None:
+        raise refusal(decoder, *found)
 
 
-def refuse_stack(config: Any, layers: nn.ModuleList, where: str) -> None:
-    """Raises ModelError when layers differ that the config's per-layer lists do not tell apart: by position, then."""
-    lists = [getattr(config, name) for name in per_layer_lists(config)]
-    alike: dict[tuple[str, ...], dict[str, Any]] = {}
-    for index, layer in enumerate(layers):
-        facts = layer_facts(layer)
-        first = alike.setdefault(tuple(str(entries[index]) for entries in lists), facts)
-        for key in first.keys() | facts.keys():
-            if first.get(key) != facts.get(key):
-                _refuse(where, f"{key} that depends on the layer's position ({first.get(key)}, {facts.get(key)})")
+@torch.no_grad()
+def difference_of_cut(decoder: Decoder, kept: Sequence[int]) -> str | None:
+    """Between the model cut to the layers `kept`, on trial, and the model with the others skipped."""
+    left, path, where = twin(decoder.model), decoder.layers_path, decoder.where
+    found = attempt(left, path, kept, where, decoder.rows)
+    return found if found is not None else _computed(decoder, left, kept, _ids(decoder))
 
 
-def _refuse(where: str, trait: str) -> None:
-    raise ModelError(where, "decoder layers that stand on their own", trait, "this family cannot be made shallower yet")
+def refusal(decoder: Decoder, found: str, kept: Sequence[int]) -> ModelError:
+    gone = ", ".join(str(index) for index in range(len(decoder)) if index not in kept)
+    return ModelError(
+        f"{decoder.where} without layer{'s' if ',' in gone else ''} {gone}",
+        "the computation of the layers that are left",
+        found,
+        "its layers are tied to their position in a way lowrise does not know: remove others, or choose another model",
+    )
+
+
+def trial_cuts(decoder: Decoder, restrictions: Sequence[Restriction]) -> list[list[int]]:
+    """Layers to keep in up to two trials: without one of every kind, and without the fewest that can be left out.
+
+    None where no cut of up to three layers is possible.
+    """
+    layers = list(range(len(decoder)))
+    groups: dict[str, list[int]] = {}
+    for index, layer in enumerate(decoder.layers):
+        groups.setdefault(_kind(layer), []).append(index)
+    every = {group[len(group) // 2] for group in groups.values() if len(group) > 1}
+    middle = sorted(layers, key=lambda index: abs(index - len(layers) // 2))
+    fewest = (set(some) for n in (1, 2, 3) for some in combinations(middle, n))
+    found: list[list[int]] = []
+    for gone in chain([every], fewest):
+        kept = [index for index in layers if index not in gone]
+        if gone and kept and kept not in found and all(restriction.allows(kept) for restriction in restrictions):
+            found.append(kept)
+        if found and (len(found) == 2 or gone is not every):
+            break
+    return found
+
+
+def _kind(layer: nn.Module) -> str:
+    return repr(sorted(layer_facts(layer).items(), key=str))
+
+
+def _ids(decoder: Decoder) -> torch.Tensor:
+    return trial_ids(decoder.model.get_input_embeddings().weight.shape[0], decoder.device)
+
+
+def refuse_buffers(decoder: Decoder) -> None:
+    """Raises ModelError where layers that are alike hold other numbers that every load makes anew: by position."""
+    first: dict[str, tuple[int, dict[str, Any]]] = {}
+    for index, layer in enumerate(decoder.layers):
+        own = dict(computed_buffers(layer))
+        alike, others = first.setdefault(_kind(layer), (index, own))
+        for name, value in own.items():
+            if name in others and not torch.equal(value, others[name]):
+                raise ModelError(
+                    decoder.where,
+                    "decoder layers that stand on their own",
+                    f"{name}, which is computed from the layer's position (layers {alike} and {index} differ)",
+                    "this family cannot be made shallower yet",
+                )
+
+
+def refuse_other_orders(decoder: Decoder, ids: torch.Tensor) -> None:
+    """Raises ModelError where layers called one after the other do not give the model's logits, or are given what
+    other layers made, but for what they put into a mapping that all of them have.
+    """
+    whole, calls = decoder.run(ids)
+    h, recorded = decoder.embed(ids)
+    found = difference_of_calls(calls, recorded, range(len(decoder)))
+    if h.shape[:2] != ids.shape:
+        found = f"a stream of {tuple(h.shape)} for {ids.shape[1]} tokens"
+    if found is None:
+        for layer in range(len(decoder)):
+            h = decoder.step(layer, h, recorded)
+        again = decoder.model(input_ids=ids, use_cache=False).logits
+        if not agree(whole, decoder.logits(h, ids), again):
+            found = "other logits when they are"
+    if found is not None:
+        raise ModelError(
+            decoder.where,
+            "decoder layers that are called one after the other with the stream alone",
+            f"{found}: something else passes between them",
+            "this family cannot be made shallower yet",
+        )
+
+
+def _computed(decoder: Decoder, left: Any, kept: Sequence[int], ids: torch.Tensor) -> str | None:
+    from lowrise.model.decoder import Decoder
+
+    cut_decoder = Decoder(left, decoder.where)
+    with short_windows(decoder.config), short_windows(cut_decoder.config):
+        found = difference_of_calls(decoder.embed(ids)[1], cut_decoder.embed(ids)[1], kept)
+    if found is not None:
+        return found
+    with decoder.skipping(set(range(len(decoder))) - set(kept)):
+        skipped, again = (decoder.model(input_ids=ids, use_cache=False).logits for _ in range(2))
+    if not agree(skipped, left(input_ids=ids, use_cache=False).logits, again):
+        return "other logits than the whole model gives when those layers are skipped"
+    return worse_cached(decoder.model, left, ids)

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from lowrise.restriction import Restriction
 
+CAUSAL = AutoModelForCausalLM.__name__
 # A list in the vision tower's config. The features of its n-th entry are added to the stream at layer n of the text.
 _INJECTED_IN_TURN = "deepstack_visual_indexes"
 
@@ -29,7 +30,7 @@ def wrapper_class(config: Any) -> str | None:
     """
     name: str | None = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(config.model_type)
     named = getattr(config, "architectures", None) or [name]
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    remote = CAUSAL in (getattr(config, "auto_map", None) or {})
     plain = config.get_text_config(decoder=True) is config and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     return name if name in named and not plain and not remote else None
 
@@ -40,6 +41,14 @@ def auto_class(config: Any) -> Any:
         return AutoModelForCausalLM
     with_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return AutoModelForImageTextToText if with_images else AutoModelForMultimodalLM
+
+
+def hub_task(config: Any) -> dict[str, str]:
+    """What the hub calls that a model takes more than text, as an entry of a model card's header."""
+    if wrapper_class(config) is None:
+        return {}
+    with_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return {"pipeline_tag": "image-text-to-text" if with_images else "any-to-any"}
 
 
 def is_known(config: Any) -> bool:

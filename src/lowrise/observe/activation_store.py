@@ -37,7 +37,7 @@ class ActivationStore:
     def put(self, key: Hashable, h: Tensor) -> None:
         """Replaces what is there, which must be of the same shape and type."""
         if key not in self._kept:
-            self._kept[key] = self._end, torch.empty_like(h, device="meta")
+            self._kept[key] = self._end, torch.empty(h.shape, dtype=h.dtype, device="meta")
             self._end += h.numel() * h.element_size()
         kept = self._kept[key][1]
         if (kept.shape, kept.dtype) != (h.shape, h.dtype):

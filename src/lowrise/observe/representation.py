@@ -22,6 +22,7 @@ def flattened_cosine(ours: Tensor, reference: Tensor, mask: Tensor) -> float:
 
 def per_token_cosine(ours: Tensor, reference: Tensor, mask: Tensor) -> float:
     """One cosine a token, averaged over the sentence's tokens, then over sentences; in float64. Shapes as above."""
-    cosine = torch.cosine_similarity(exact(ours), exact(reference), dim=-1, eps=1e-12)
+    ours, reference = (exact(h.flatten(2)) for h in (ours, reference))
+    cosine = torch.cosine_similarity(ours, reference, dim=-1, eps=1e-12)
     mask = mask.to(cosine.device)
     return float((torch.where(mask, cosine, 0.0).sum(1) / mask.sum(1)).mean())

@@ -86,5 +86,5 @@ def add_states(
         for ids in windows.batches(decoder.batch_tokens):
             for layer, h in decoder.states(ids):
                 for add in statistics:
-                    add(layer, h)
+                    add(layer, h.flatten(2))  # a stream of several is one of their width together
             bar.advance(ids.numel(), steps=len(ids))

@@ -17,6 +17,7 @@ from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.cut_and_heal import Check, cut_and_heal
+from lowrise.pipeline.drafting import with_draft
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
@@ -153,13 +154,18 @@ def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
     return apply_and_write(run, plan, opened, windows, texts, dense, held_out_loss)
 
 
-def measure(recipe: Recipe, dense_source: str | None, progress: Reporter) -> Results:
-    """Size, perplexity, generation and tasks of a model, and beside them those of a dense one if it is named."""
+def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_for: str | None = None) -> Results:
+    """Size, perplexity, generation and tasks of a model, and beside them those of a dense one if it is named.
+
+    draft_for: a model that it is tried for as a draft.
+    """
     run = Run(recipe, progress, "measure")
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
     if dense_source and (tasks or recipe.eval_text):
         check_same_tokens(recipe, recipe.model_copy(update={"model": dense_source}))
+    if draft_for:
+        check_same_tokens(recipe, recipe.model_copy(update={"model": draft_for}), "--draft-for")
     measured: list[Measured] = []
     decoders = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
@@ -175,6 +181,8 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter) -> Res
     results = make_results(str(recipe.model), measured[-1], measured[0] if dense_source else None, run.clock)
     if recipe.speed:
         results = with_speed(run, results, decoders[-1], decoders[0] if dense_source else None)
+    if draft_for:
+        results = with_draft(run, results, opened, draft_for)
     tell_collapse(results, {}, progress)
     return results
 

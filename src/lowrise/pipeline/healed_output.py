@@ -14,6 +14,7 @@ from lowrise.measure.system import peak_memory
 from lowrise.model.checkpoint import save_and_prove
 from lowrise.model.inherited import inherited_metadata
 from lowrise.model.source import OpenModel
+from lowrise.model.wrappers import hub_task
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.engines import engine_verdicts
 from lowrise.pipeline.healing_steps import Models, Ready, tell_if_not_kept
@@ -82,7 +83,7 @@ def write_healed(
         results = results.but(
             memory=results.memory | until_written,
             command="heal" if cut is None else cut.command,
-            base=inherited_metadata(student.place),
+            base=inherited_metadata(student.place) | hub_task(decoder.model.config),
             engines=engine_verdicts(run, folder),
             healing=healing,
             training=[] if before is None else before.results.training,

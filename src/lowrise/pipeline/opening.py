@@ -51,13 +51,13 @@ def tell_notes(opened: OpenModel, progress: Reporter) -> None:
         progress.warn(note)
 
 
-def check_same_tokens(recipe: Recipe, dense: Recipe) -> None:
+def check_same_tokens(recipe: Recipe, dense: Recipe, option: str = "--dense") -> None:
     """Refuse to compare models that do not read the same tokens; only their tokenizers are opened."""
     ours, theirs = (
         open_tokenizer(str(one.model), trust_remote_code=one.trust_remote_code, allow_pickle=one.allow_pickle)
         for one in (recipe, dense)
     )
-    refuse_other_tokenizer(ours, theirs, str(recipe.model), f"--dense {dense.model}")
+    refuse_other_tokenizer(ours, theirs, str(recipe.model), f"{option} {dense.model}")
 
 
 def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> None:

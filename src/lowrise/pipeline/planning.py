@@ -61,6 +61,7 @@ def plan_edits(
     choice = _choose(selection, run.clock)
     refuse_not_allowed(selection, choice)
     edits = _edits(recipe, choice)
+    _check_cut(decoder, edits)
     on = _measured_on(recipe, tokens, fitted_on, edits)
     held_out_loss, noted = None, {}
     if on is not None:
@@ -129,6 +130,18 @@ def _edits(recipe: Recipe, choice: Choice) -> Sequence[Drop | Replace | Merge]:
     return [network_edit(start, stop, *how) for start, stop in choice.spans]
 
 
+def _check_cut(decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> None:
+    """Raises ModelError where layers that are left would not be those that they were."""
+    gone = {
+        layer
+        for edit in edits
+        for layer in range(edit.start + (isinstance(edit, Merge) or getattr(edit, "in_a_layer", False)), edit.stop)
+    }
+    kept = [layer for layer in range(len(decoder)) if layer not in gone]
+    if gone and kept:
+        decoder.check_cut(kept)
+
+
 def _loss_after(held_out_loss: HeldOutLoss, decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> float | None:
     """What plain drops lead to; what is trained or repaired is known once that is done."""
     drops = [edit for edit in edits if isinstance(edit, Drop) and edit.repair == "none"]
@@ -157,6 +170,7 @@ def check_plan(plan: Plan, opened: OpenModel, for_engines: Sequence[str] | None 
     check_plan_fits(plan, opened.record)
     check_plan_allowed(plan, opened.decoder, for_engines)
     scores_of(plan)
+    _check_cut(opened.decoder, plan.edits)
     check_repairs(opened.decoder, plan.edits)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,6 +15,9 @@ from lowrise.report.healing import sentences
 from lowrise.report.scores import costs, kept, scores, timings
 from lowrise.report.verdict import notices
 from lowrise.results import Results
+
+# By the hub's word for what a model does, the class of transformers that opens it.
+_CLASSES = {"image-text-to-text": "AutoModelForImageTextToText", "any-to-any": "AutoModelForMultimodalLM"}
 
 
 def model_card(contents: Contents) -> str:
@@ -32,7 +35,7 @@ def model_card(contents: Contents) -> str:
         *repair_sentences(plan.edits, contents.results.repairs),
         *([] if contents.results.healing is None else [" ".join(sentences(contents.results.healing))]),
         *_tables(contents),
-        how_to_open(plan.loads_plainly),
+        how_to_open(contents.results.base, plan.loads_plainly),
         "`lowrise/report.html` shows it all in pictures; beside it lie the recipe, the plan and every number.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -85,10 +88,12 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cell.strip() for cell in line)} |" for line in lines)
 
 
-def how_to_open(plainly: bool = True) -> str:
+def how_to_open(base: Mapping[str, str], plainly: bool = True) -> str:
+    """base: what the card inherits."""
     trust = "" if plainly else ", trust_remote_code=True"
+    cls = _CLASSES.get(base.get("pipeline_tag", ""), "AutoModelForCausalLM")
     return (
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained(FOLDER{trust})\n"
+        f"```python\nfrom transformers import {cls}, AutoTokenizer\n\n"
+        f"model = {cls}.from_pretrained(FOLDER{trust})\n"
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n```"
     )

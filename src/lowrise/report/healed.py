@@ -74,7 +74,7 @@ def _card(results: Results, healing: Healing, title: str) -> str:
         *(f"**{one.headline}.** {words.markdown(one.text)}" for one in _notices(results)),
         words.markdown(" ".join(sentences(healing))),
         cost_table(results),
-        how_to_open(),
+        how_to_open(results.base),
         "`lowrise/report.html` shows the curves; beside it lie the recipe and every number.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -292,4 +292,39 @@ NUMBERS: tuple[Number, ...] = (
         terminal=View("memory while generating", _bytes),
         speed=View("peak memory", _bytes),
     ),
+    Number(
+        "draft_equality", readings.draft_equality, False,
+        terminal=View("same text with the draft, of {note}", plain(words.percent)),
+        costs=View("same text with the draft", plain(words.percent), note="{note}"),
+    ),
+    Number(
+        "draft_acceptance", readings.draft_acceptance, False,
+        terminal=View("drafted tokens accepted, {note}", plain(words.percent)),
+        costs=View("drafted tokens accepted", plain(words.percent), note="{note}"),
+    ),
+    Number(
+        "draft_rates", readings.draft_rates, False,
+        terminal=View("dense tokens/s, alone and drafted", plain("{:,.1f}".format), plain(words.ratio)),
+        costs=View("dense tokens/s, alone and drafted", plain("{:,.1f}".format), plain(words.ratio)),
+    ),
+    Number(
+        "draft_expected", readings.draft_expected, False,
+        terminal=View("faster by acceptance and cost, {part}", plain(words.ratio)),
+        costs=View("faster by acceptance and cost", plain(words.ratio), note="{part}"),
+    ),
+    Number(
+        "draft_cost", partial(readings.draft_number, "cost"), True,
+        terminal=View("a drafted token costs, in dense ones", plain("{:.2f}".format)),
+        costs=View("a drafted token costs, in dense ones", plain("{:.2f}".format)),
+    ),
+    Number(
+        "draft_chance", partial(readings.draft_number, "chance"), False,
+        terminal=View("to pay it must cost less than", plain("{:.2f}".format)),
+        costs=View("to pay it must cost less than", plain("{:.2f}".format)),
+    ),
+    Number(
+        "draft_layers", partial(readings.draft_number, "layers_break_even"),
+        terminal=View("and so have layers, at most", _count),
+        costs=View("and so have layers, at most", _count),
+    ),
 )  # fmt: skip

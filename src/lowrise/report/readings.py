@@ -133,6 +133,44 @@ def healed(results: Results) -> list[Reading]:
     return [Reading(value=Value(healing.tokens if healing.kept else 0), note=kept)]
 
 
+def draft_acceptance(results: Results) -> list[Reading]:
+    """The share of what the model drafted for its dense one that was kept."""
+    draft = results.draft
+    if draft is None or draft.acceptance is None:
+        return []
+    return [Reading(value=Value(draft.acceptance), note=f"{draft.length} a round")]
+
+
+def draft_equality(results: Results) -> list[Reading]:
+    """The share of prompts behind which the same was written with the draft as without."""
+    draft = results.draft
+    return [] if draft is None else [Reading(value=Value(draft.equal / draft.prompts), note=f"{draft.prompts} prompts")]
+
+
+def draft_rates(results: Results) -> list[Reading]:
+    """Tokens a second, of the dense model alone and with the draft."""
+    draft = results.draft
+    if draft is None:
+        return []
+    alone, drafted = draft.dense_tokens_per_second, draft.tokens_per_second
+    return [Reading("", Value(alone), Value(drafted), Value(drafted / alone))]
+
+
+def draft_expected(results: Results) -> list[Reading]:
+    """How many times faster the acceptance makes it, in theory, and with the best number of tokens a round."""
+    draft = results.draft
+    if draft is None or draft.expected is None or draft.best is None:
+        return []
+    rounds = {draft.length: draft.expected, draft.best_length: draft.best}
+    return [Reading(f"{length} a round", value=Value(faster)) for length, faster in rounds.items()]
+
+
+def draft_number(key: str, results: Results) -> list[Reading]:
+    """A number of the draft, where it is known."""
+    value = getattr(results.draft, key, None)
+    return [] if value is None else [Reading(value=Value(value))]
+
+
 def retained(mean: TaskRetained | None, tasks: Mapping[str, TaskRetained], asked: int) -> list[Reading]:
     if mean is None or mean.ratio is None:
         return []

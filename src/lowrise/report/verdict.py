@@ -43,6 +43,9 @@ def notices(contents: Contents) -> list[Notice]:
         )
         text = f"This checkpoint brings its own modelling file: open it with trust_remote_code=True. {rest}"
         found.append(Notice("note", "Does not load plainly", text))
+    if contents.plan.restriction is not None:
+        said = " ".join(map(_sentence, contents.plan.restriction.sentences()))
+        found.append(Notice("note", "Not every cut could be chosen", said))
     return [*found, *misread_notices(contents.results), *_thin_evidence(contents)]
 
 

@@ -7,6 +7,7 @@ it where there is one. So what was set is written, in the order of the fields, a
 from __future__ import annotations
 
 from lowrise.results.comparison import Collapse, ComingRow, ComparedRow, Comparison, DoneRow, FailedRow, NumberRecord
+from lowrise.results.draft import Draft
 from lowrise.results.healing import Healing
 from lowrise.results.observation import Analysis, Matrix, Norms, Observation, Seen
 from lowrise.results.perplexity import Perplexity
@@ -40,6 +41,7 @@ __all__ = [
     "Comparison",
     "Curve",
     "DoneRow",
+    "Draft",
     "EngineVerdict",
     "FailedRow",
     "Generation",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from lowrise.methods import load
+from lowrise.results.draft import Draft
 from lowrise.results.healing import Healing
 from lowrise.results.perplexity import Perplexity
 from lowrise.results.record import FORMAT, Format, Record
@@ -241,7 +242,8 @@ class Results(MeasuredModel):
 
     stability, stability_published, agreement: by task. seconds: by stage, and `total`. memory: bytes held at most,
     resident and on the device, in all and until the checkpoint was written. base: what the card inherits.
-    healing: of `heal`. engines: what each would do with what was written.
+    healing: of `heal`. engines: what each would do with what was written. draft: of
+    `measure --draft-for`.
     """
 
     format: Format = FORMAT
@@ -262,6 +264,7 @@ class Results(MeasuredModel):
     warnings: list[str] = []
     healing: Healing | None = None
     engines: list[EngineVerdict] = []
+    draft: Draft | None = None
 
     def _repr_html_(self) -> str:
         """For a notebook."""

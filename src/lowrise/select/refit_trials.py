@@ -16,7 +16,7 @@ from lowrise.edit.dry_run import DryRun
 from lowrise.edit.layerwise_pass import LayerContext, batches_of
 from lowrise.edit.neurons import transplant
 from lowrise.edit.student import Student
-from lowrise.edit.writing import write_anew
+from lowrise.edit.writing import refit_write
 from lowrise.exact import exact
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured
@@ -122,7 +122,7 @@ class Search:
         place = self._place(start - 1, Student(self._decoder).without(range(start, stop)))
         place.enter_as_dense()
         if self.writes:
-            write_anew(place, RIDGES)
+            refit_write(place, RIDGES)
         return Trial(start - 1, place.changed, *self._missed(place.leaving))
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class Search:
             place.set_weights({name: place.get((layer, name), gone) for name in self._solved[gone]})
         elif self.writes:
             if not (transplants and moves and transplant(place, donor, ("mlp", gone), RIDGES)):
-                write_anew(place, RIDGES)
+                refit_write(place, RIDGES)
             if moves or not transplants:  # what was solved without moving neurons is no trial's that moves them
                 self._solved[gone] = tuple(place.changed)
                 for name, value in place.changed.items():

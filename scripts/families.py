@@ -1,0 +1,205 @@
+"""Which model families work: every causal type of the installed transformers, tiny and random, cut by three presets.
+
+python scripts/families.py                 write docs/families.md
+python scripts/families.py TYPE ...        only try these, and say what came of it
+
+Two of eight layers go by `streamline-none`, `refit` and `laco-mean`. The first result is saved and proven.
+Where the settings of a type can express some cuts only, the search keeps to these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from tiny_families import NotBuiltError, causal_types, tiny_model  # noqa: E402
+
+import lowrise  # noqa: E402
+import tiny  # noqa: E402
+from lowrise.errors import InputError, LowriseError, ProofError  # noqa: E402
+
+PAGE = ROOT / "docs" / "families.md"
+PRESETS = ("streamline-none", "refit", "laco-mean")
+GONE = 2
+_SECONDS = 600  # of one type: beyond that something hangs
+_SEARCH: dict[str, Any] = {"merge_search": {"combine": 3}, "samples": 4, "length": 16}
+
+
+@dataclass
+class Found:
+    """What came of a type. states: by preset, `works`, `restricted`, `refused`, `traceback`; none if it is not built.
+
+    reasons: why cuts are restricted, why a preset is refused, by preset, or why there is no tiny model, under "".
+    """
+
+    kind: str
+    states: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def row(self) -> str:
+        return f"| `{self.kind}` | " + " | ".join(self.states[preset] for preset in PRESETS) + " |"
+
+
+def scan(kind: str, folder: Path, presets: Sequence[str] = PRESETS) -> Found:
+    """Try the presets on a tiny model of a type. folder: for what is written."""
+    found, known = Found(kind), None
+    for preset in presets:
+        begun = time.process_time()
+        try:
+            with _time_limit():
+                model = lowrise.wrap(tiny_model(kind), tiny.tokenizer())
+                decoder = model.opened.decoder
+                if known is None:
+                    known = decoder.restrictions, decoder.rows
+                else:  # tried with the first preset
+                    vars(decoder)["restrictions"], decoder.rows = known
+                _cut(model, preset, folder / f"{kind}-{preset}")
+            found.states[preset] = "restricted" if known[0] else "works"
+            if known[0]:
+                found.reasons["restricted"] = "; ".join(one.reason for one in known[0])
+        except NotBuiltError as error:
+            found.reasons[""] = str(error)
+            return found
+        except LowriseError as error:
+            found.states[preset] = "refused"
+            found.reasons[preset] = error.found if isinstance(error, InputError) else str(error)
+        except Exception as error:  # noqa: BLE001 - what must not be
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            found.states[preset] = "traceback"
+            found.reasons[preset] = f"{type(error).__name__}: {error} ({Path(where.filename).name}, {where.lineno})"
+        found.seconds[preset] = time.process_time() - begun
+    return found
+
+
+def _cut(model: lowrise.Model, preset: str, out: Path) -> None:
+    if preset == "laco-mean":
+        text = out.with_suffix(".txt")
+        text.write_text(tiny.text(400), encoding="utf-8")
+        plan = lowrise.plan(model, preset=preset, remove=GONE, text=[text], **_SEARCH)
+        lowrise.apply(model, plan)
+    else:
+        windows = lowrise.tokens(tiny.ids(rows=6, tokens=16))
+        plan = lowrise.plan(model, windows, preset=preset, remove=GONE)
+        lowrise.apply(model, plan, windows if preset == "refit" else None)
+    if preset == PRESETS[0]:
+        model.save(out)
+    with torch.no_grad():
+        logits = model.hf_model(input_ids=tiny.ids(), use_cache=False).logits
+    if not torch.isfinite(logits).all():
+        raise ProofError("logits that are not finite")
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {_SECONDS} seconds")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def page(all_found: Sequence[Found]) -> str:
+    built = [found for found in all_found if found.states]
+    some = [found for found in built if {"works", "restricted"} & set(found.states.values())]
+    restricted = [found for found in some if "restricted" in found.reasons]
+    counts = {preset: sum(found.states[preset] in ("works", "restricted") for found in built) for preset in PRESETS}
+    lines = [
+        "# Families",
+        "",
+        "Written by `python scripts/families.py`; a slow test compares. Every type that `AutoModelForCausalLM` of",
+        f"transformers {transformers.__version__} opens, as a tiny random model of eight layers, two of which go.",
+        "What works by the first preset was saved, read back by stock transformers and proven: the same logits, cached",
+        "and uncached generation alike.",
+        "",
+        f"Of {len(all_found)} types {len(built)} can be built so, and {len(some)} of them work"
+        f" ({len(restricted)} with restricted cuts): {', '.join(f'{counts[one]} by `{one}`' for one in PRESETS)}.",
+        "",
+        "| type | " + " | ".join(f"`{preset}`" for preset in PRESETS) + " |",
+        "|---" * (1 + len(PRESETS)) + "|",
+        *(found.row for found in built),
+        "",
+        "## Restricted cuts",
+        "",
+        "The search takes only cuts that the type's settings can express.",
+        "",
+        *(f"- `{found.kind}`: {found.reasons['restricted']}" for found in restricted),
+        "",
+        "## Refused",
+        "",
+        *(line for found in built for line in _refusals(found)),
+        "",
+        "## Not built",
+        "",
+        *(f"- `{found.kind}`: {found.reasons['']}" for found in all_found if not found.states),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _refusals(found: Found) -> list[str]:
+    """A line for each reason, with the presets that it is of."""
+    presets: dict[str, list[str]] = {}
+    for preset in PRESETS:
+        if found.states[preset] in ("refused", "traceback"):
+            presets.setdefault(found.reasons[preset], []).append(preset)
+    return [
+        f"- `{found.kind}`, {'all' if len(names) == len(PRESETS) else ', '.join(names)}: {reason}"
+        for reason, names in presets.items()
+    ]
+
+
+def rows_of_page() -> dict[str, str]:
+    """By type, the table's row that was committed."""
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    return {row.split("`")[1]: row for row in rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("types", nargs="*", metavar="TYPE")
+    parser.add_argument("--presets", default=",".join(PRESETS), help="only try these")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    all_found = []
+    with tempfile.TemporaryDirectory() as name:
+        for kind in asked.types or causal_types():
+            found = scan(kind, Path(name), asked.presets.split(","))
+            all_found.append(found)
+            states = ", ".join(found.states.values()) or "not built"
+            seconds = ", ".join(f"{one:.1f} s" for one in found.seconds.values())
+            print(f"{kind}: {states} ({seconds}) {found.reasons or ''}", flush=True)
+    if not asked.types:
+        PAGE.write_text(page(all_found), encoding="utf-8")
+    return int(any("traceback" in found.states.values() for found in all_found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""What passes from layer to layer: the residual stream, in whatever form, and what some layers lend to later ones."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrise.errors import ModelError
+
+
+@dataclass(frozen=True)
+class LayerArguments:
+    """How the model called one layer, the residual stream left out."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def lent(self) -> list[LentStates]:
+        return [value for value in self.kwargs.values() if isinstance(value, LentStates)]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What layers return, and how their stream lies.
+
+    others: outputs beside the stream, None where they return it alone. as_list: whether they come in a list.
+    streams_first: a stream of several, (streams, batch, tokens, hidden); elsewhere ours is (batch, tokens, streams,
+    hidden).
+    """
+
+    others: int | None = None
+    as_list: bool = False
+    streams_first: bool = False
+
+    def returned(self, stream: Tensor) -> Any:
+        """A layer's output, as the model expects it."""
+        if self.others is None:
+            return stream
+        return [stream, *[None] * self.others] if self.as_list else (stream, *[None] * self.others)
+
+    def ours(self, stream: Tensor) -> Tensor:
+        """As it lies with the model → (batch, tokens, ..., hidden)."""
+        return stream.movedim(0, 2) if self.streams_first else stream
+
+    def theirs(self, stream: Tensor) -> Tensor:
+        return stream.movedim(2, 0) if self.streams_first else stream
+
+
+def form_of(output: Any, ids: Tensor) -> Form:
+    """Of a layer that returned `output` for ids (1, tokens)."""
+    parts = len(output) - 1 if isinstance(output, tuple | list) else None
+    stream = output if parts is None else output[0]
+    first = stream.dim() == 4 and stream.shape[:2] != ids.shape and stream.shape[1:3] == ids.shape
+    return Form(parts, isinstance(output, list), first)
+
+
+class LentStates(UserDict[Any, Any]):
+    """Keys and values that layers put down for later ones, in one run from some layer on upwards.
+
+    A new run begins with nothing: what another one left behind would be another student's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -1
+
+    def enter(self, layer: int) -> None:
+        """Layer `layer` is called next."""
+        if layer <= self._last:
+            self.data.clear()
+        self._last = layer
+
+    def __missing__(self, key: Any) -> Any:
+        raise ModelError(
+            f"layer {self._last}",
+            "the keys and values of a layer below it, which it takes",
+            f"none of {key}: the run began above that layer",
+            "choose a preset that runs all layers in order, such as streamline-none",
+        )
+
+
+def with_lent_states(calls: Sequence[LayerArguments]) -> list[LayerArguments]:
+    """The same calls, with ours for each empty mapping that all layers are given: they put things into it."""
+    if not calls:
+        return []
+    names = [
+        name
+        for name, value in calls[0].kwargs.items()
+        if isinstance(value, MutableMapping) and not value and all(call.kwargs.get(name) is value for call in calls)
+    ]
+    ours = {name: LentStates() for name in names}
+    return [replace(call, kwargs={**call.kwargs, **ours}) for call in calls] if names else list(calls)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two arguments of a layer are the same, as far as they are numbers and names."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(alike(one[k], other[k]) for k in one)
+    if isinstance(one, bool | int | float | str | None):
+        return type(one) is type(other) and one == other
+    return other is not None
+
+
+def another_argument(one: LayerArguments, other: LayerArguments) -> tuple[str, Any, Any] | None:
+    """(name, value, other value) of the first argument that differs between two calls of a layer.
+
+    Words that only one of them is given, without numbers of the model in them, ask for more output and change nothing.
+    """
+    named = [{str(at): value for at, value in enumerate(call.args)} | call.kwargs for call in (one, other)]
+    for name in [*named[0], *(name for name in named[1] if name not in named[0])]:
+        mine, its = named[0].get(name), named[1].get(name)
+        asked = (name in named[0]) != (name in named[1]) and all(isinstance(v, bool | str | None) for v in (mine, its))
+        if not asked and not alike(mine, its):
+            return name, mine, its
+    return None

