@@ -136,6 +136,7 @@ def page(all_found: Sequence[Found]) -> str:
     some = [found for found in built if {"works", "restricted"} & set(found.states.values())]
     restricted = [found for found in some if "restricted" in found.reasons]
     counts = {preset: sum(found.states.get(preset) in ("works", "restricted") for found in built) for preset in PRESETS}
+    untried = any(len(found.states) < len(PRESETS) for found in built)
     lines = [
         "# Families",
         "",
@@ -146,6 +147,7 @@ def page(all_found: Sequence[Found]) -> str:
         "",
         f"Of {len(all_found)} types {len(built)} can be built so, and {len(some)} of them work"
         f" ({len(restricted)} with restricted cuts): {', '.join(f'{counts[one]} by `{one}`' for one in PRESETS)}.",
+        *(["", f"`{UNTRIED}`: left out of the run that wrote this page."] if untried else []),
         "",
         "| type | " + " | ".join(f"`{preset}`" for preset in PRESETS) + " |",
         "|---" * (1 + len(PRESETS)) + "|",

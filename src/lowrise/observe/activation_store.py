@@ -157,4 +157,4 @@ def _size(about: Mapping[str, Any]) -> int:
 
 
 def _bytes(h: Tensor) -> memoryview:
-    return h.view(torch.uint8).numpy().data.cast("B")
+    return h.contiguous().view(torch.uint8).numpy().data.cast("B")
