@@ -77,7 +77,8 @@ def pages() -> Iterator[tuple[str, str]]:
     texts |= {"messages": messages(), "python": python()}
     for name, parts in texts.items():
         yield f"reference/{name}.md", "\n\n".join([f"<!-- generated: {COMMAND} -->", *parts]) + "\n"
-    for name, (kind, _) in [*FILES.items(), ("recipe", (Recipe, ""))]:
+    kinds: dict[str, type[BaseModel]] = {name: kind for name, (kind, _) in FILES.items()} | {"recipe": Recipe}
+    for name, kind in kinds.items():
         schema = {"$schema": DIALECT, **kind.model_json_schema()}
         yield f"schema/{name}.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
@@ -145,7 +146,8 @@ def recipes() -> list[str]:
         "## Keys",
         keys(Recipe),
     ]
-    for name, kind in {"training": Training, "merge_search": MergeSearch, "heal": Heal}.items():
+    within: dict[str, type[BaseModel]] = {"training": Training, "merge_search": MergeSearch, "heal": Heal}
+    for name, kind in within.items():
         parts += [f"## Under `{name}:`", *paragraphs(kind.__doc__), keys(kind)]
     return parts
 
@@ -228,9 +230,9 @@ def methods_and_presets() -> list[str]:
         portable = any("form" in row.settings for row in recipe.methods)
         plain = "yes" if one.loads_plainly else "with `form: portable`" if portable else "no"
         windows = f"{recipe.samples} × {recipe.fitted_length}"
-        parts = f"`{recipe.select}`, `{recipe.network}`, `{recipe.repair}`"
-        parts += "" if recipe.heal is None else f", then healed on {recipe.heal.tokens} tokens"
-        rows.append((f"`{name}`", one.summary, link(one.paper), parts, windows, plain))
+        made_of = f"`{recipe.select}`, `{recipe.network}`, `{recipe.repair}`"
+        made_of += "" if recipe.heal is None else f", then healed on {recipe.heal.tokens} tokens"
+        rows.append((f"`{name}`", one.summary, link(one.paper), made_of, windows, plain))
     parts = [
         "# Presets and methods",
         "A preset is a criterion, a network and a repair under one name. "

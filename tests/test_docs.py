@@ -18,6 +18,7 @@ import yaml
 
 import made_tasks
 import tiny
+from comparisons import steps_inside
 from doc_blocks import LANGUAGES, PAGES, ROOT, RUN, Block, blocks
 
 Main = Callable[..., tuple[int, str, str]]
@@ -33,6 +34,7 @@ def place(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`here`, with the other names that pages use. `piqa` is a made task, since lm-eval's own is on the hub."""
     from lm_eval.tasks import manager
 
+    steps_inside(monkeypatch)
     (here / "MODEL").symlink_to(here / "org" / "name")
     for name in ("my-text.txt", "other-text.txt"):
         Path(name).write_text(tiny.text(1500, len(name)), encoding="utf-8")

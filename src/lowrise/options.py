@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -156,6 +156,43 @@ HEALING: dict[str, Any] = {
         str | None, typer.Option(help="Loggers of accelerate: tensorboard, wandb, trackio.", metavar="A,B")
     ],
 }
+# Options whose values the shell completes: names of methods and engines, and words of the recipe.
+COMPLETED = (
+    *("preset", "repair", "for_engines", "form", "bos", "loss", "representation", "norms", "dtype"),
+    *("objective", "train", "teacher"),
+)
+
+
+def _names(key: str) -> list[str]:
+    """What an option may be given, where these are so many names."""
+    from lowrise.methods import methods
+    from lowrise.recipe import Recipe, presets
+    from lowrise.settings import ENGINES, Heal, MergeSearch, Training
+
+    if key == "preset":
+        return [*presets()]
+    if key == "repair":
+        return ["none", *methods("repair")]
+    if key == "for_engines":
+        return [*ENGINES]
+    owner = next(kind for kind in (Recipe, Training, MergeSearch, Heal) if key in kind.model_fields)
+    return [*get_args(owner.model_fields[key].annotation)]
+
+
+def completing(key: str) -> Callable[[str], list[str]]:
+    """Completes names in the shell, each of several between commas."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in _names(key) if name.startswith(last)]
+
+    return complete
+
+
+for _name, _option in {**OPTIONS, **HEALING}.items():
+    if _name in COMPLETED:
+        _option.__metadata__[0].autocompletion = completing(_name)
+
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
 OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
 MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")

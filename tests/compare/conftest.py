@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from comparisons import SMALL, Arguments
-from lowrise import cli
-from lowrise.compare import steps
-from lowrise.compare.child import StepResult
+from comparisons import SMALL, Arguments, steps_inside
 
 _TASK = """
 task: tiny_words
@@ -44,22 +39,9 @@ def task_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that were run, by their titles; they run inside this process, and nothing is drawn at the end."""
-    titles: list[str] = []
     monkeypatch.setattr("lowrise.compare.draw_comparison", lambda *_: [])
     monkeypatch.setattr("lowrise.compare.comparison_page", lambda *_: "")
-
-    def step(arguments: list[str], log: Path, title: str, _report: object) -> StepResult:
-        titles.append(title.rpartition(": ")[2])
-        with log.open("w") as said, redirect_stdout(said), redirect_stderr(said), monkeypatch.context() as patched:
-            patched.setattr(sys, "argv", ["lowrise", *arguments])
-            try:
-                cli.main()
-            except SystemExit as ended:
-                return StepResult(int(ended.code or 0), log, 1.0)
-        raise AssertionError("main ends in SystemExit")
-
-    monkeypatch.setattr(steps, "run_step", step)
-    return titles
+    return steps_inside(monkeypatch)
 
 
 @pytest.fixture

@@ -18,11 +18,29 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="lowrise",
-    help="Make a Hugging Face causal language model shallower, repair it, and say what it cost.",
-    add_completion=False,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+_MOST_USED = """\
+lowrise makes a causal language model shallower, repairs it, and says what it cost. The commands that people use:
+
+  lowrise run MODEL --out DIR              choose layers, take them out, repair, measure, write
+  lowrise heal DIR --dense MODEL --out D   train a cut model to be the dense one again
+  lowrise measure DIR --dense MODEL        what is left: size, perplexity, tasks
+  lowrise compare MODEL --presets A,B ...  several methods and sizes: one table, one page
+  lowrise check DIR                        what serving engines will do with it
+
+All commands: lowrise --help. Methods: lowrise presets. To complete names in the shell: lowrise --install-completion"""
+
+
+@app.callback()
+def alone(context: typer.Context) -> None:
+    """Make a Hugging Face causal language model shallower, repair it, and say what it cost."""
+    if context.invoked_subcommand is None:
+        typer.echo(_MOST_USED)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 
 from lowrise.cli.program import app
 from lowrise.errors import printable
-from lowrise.options import Json
+from lowrise.options import Json, completing
 
 if TYPE_CHECKING:
     from lowrise.methods import Kind
@@ -29,7 +29,14 @@ def report(
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a model.", show_default=False)],
     for_engines: Annotated[
-        str | None, typer.Option("--for", help="These engines alone.", metavar="ENGINE,...", show_default=False)
+        str | None,
+        typer.Option(
+            "--for",
+            help="These engines alone.",
+            metavar="ENGINE,...",
+            show_default=False,
+            autocompletion=completing("for_engines"),
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
