@@ -132,7 +132,7 @@ def settings(family: str, layers: int, width: int, vocabulary: int) -> Any:
         "intermediate_size": [gated] * layers if several else gated,
         "vocab_size_per_layer_input": vocabulary,
     }
-    special = SPECIAL.get(family, lambda *_: {})(layers, width)
+    special = SPECIAL[family](layers, width) if family in SPECIAL else {}
     return AutoConfig.for_model(family, **{**sizes, **{name: own[name] for name in own if name in known}, **special})
 
 

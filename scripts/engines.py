@@ -215,8 +215,11 @@ HEAD = ["folder", "layers", "engine", "`lowrise check`", "the engine", "greedy t
 
 
 def table(rows: list[list[str]]) -> str:
-    lines = [HEAD, ["---"] * len(HEAD), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n".join(map(_line, [HEAD, ["---"] * len(HEAD), *rows]))
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def with_rows(text: str, rows: list[list[str]]) -> str:
@@ -245,14 +248,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/engines.md")
     given = parser.parse_args()
     rows: list[list[str]] = []
+    print(table(rows))
     for folder in given.folders:
         prompts = _prompts(folder)
         ours = _transformers5(folder, prompts, given.tokens)
         for engine in given.engines.split(","):
             began = time.perf_counter()
             rows.append(row(folder, engine, ours, prompts, given.tokens))
+            print(_line(rows[-1]), flush=True)
             print(f"{folder.name} in {engine}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    print(table(rows))
     if given.write:
         text = with_rows(DOCUMENT.read_text(encoding="utf-8"), rows)
         DOCUMENT.write_text(text, encoding="utf-8")

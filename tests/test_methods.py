@@ -145,6 +145,8 @@ class TestOffers:
             ({"function": "thin.weakest"}, "not `package.module:name`"),
             ({"function": None}, "a criterion or a repair has one"),
             ({"settings": ("seed",)}, f"'seed' is none of {', '.join(OF_SOME)}"),
+            ({"stays": (1, -1)}, "stays of mine is (1, -1), no two numbers of layers"),
+            ({"stays": 1}, "stays of mine is 1, no two numbers of layers"),
             ({"did": "{nothing}"}, "did of mine takes layers, matrices, first"),
         ],
     )

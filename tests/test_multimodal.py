@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, Blip2Config, Blip2ForConditionalGeneration
 
 import lowrise
 import multimodal
@@ -97,6 +97,16 @@ class TestWrapper:
         assert torch.equal(logits(loaded, given), logits(dense, given))
 
 
+def test_a_model_that_asks_for_an_image_is_refused() -> None:
+    text = {"model_type": "opt", **tiny.FAMILIES["opt"][1]}
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Blip2Config(
+        text_config=text, qformer_config={**small, "encoder_hidden_size": 32}, vision_config={**small, "image_size": 28}
+    )
+    with pytest.raises(ModelError, match=r"token ids alone.*pixel_values"):
+        Decoder(Blip2ForConditionalGeneration(config).eval())
+
+
 @pytest.mark.parametrize("gone", [(0, 2), (1, 3), (1, 2)])
 def test_a_layer_that_is_given_vision_features_stays(gone: tuple[int, int]) -> None:
     decoder = Decoder(multimodal.model("qwen3_vl"))
@@ -144,6 +154,21 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     assert "AutoModelForImageTextToText.from_pretrained" in card
 
 
+def test_a_search_leaves_the_layers_that_vision_features_are_added_to(
+    main: Main, text_file: Path, tmp_path: Path
+) -> None:
+    base, out = multimodal.save(tmp_path / "qwen3_vl", "qwen3_vl"), tmp_path / "plan.json"
+    common = ["--text", text_file, "--out", out, "--samples", "10", "--length", "32"]
+    status, _, errors = main("plan", base, "--preset", "block-influence", "--remove", "3", *common)
+    assert status == 0, errors
+    gone = {layer for edit in json.loads(out.read_text())["edits"] for layer in range(edit["start"], edit["stop"])}
+    assert len(gone) == 3 and gone.isdisjoint({0, 1})
+    assert "deepstack_visual_indexes" in errors
+    status, _, errors = main("plan", base, "--layers", "0,3", "--text", text_file, "--out", tmp_path / "other.json")
+    assert (status, errors.count("\n")) == (2, 1), errors
+    assert "deepstack_visual_indexes" in errors
+
+
 def test_a_network_in_its_published_form_stands_in_the_models_own_class(
     main: Main, text_file: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +194,24 @@ def test_a_model_in_memory_is_cut_and_saved_with_its_towers(text_file: Path, tmp
     given = multimodal.with_image("smolvlm")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved").eval()
     assert torch.equal(logits(loaded, given), logits(skipping("smolvlm", 1, 4), given))
+
+
+def test_a_tower_in_another_number_format_than_the_text_keeps_its_bytes(text_file: Path, tmp_path: Path) -> None:
+    base = multimodal.save(tmp_path / "base", "mistral3", torch.bfloat16)
+    file = base / "model.safetensors"
+    towers = {name: value for name, value in load_file(file).items() if "vision" in name}
+    finer = {name: torch.randn_like(value, dtype=torch.float32) for name, value in towers.items()}
+    save_file({**load_file(file), **finer}, file, metadata={"format": "pt"})
+    model = lowrise.open(base, device="cpu")
+    lowrise.apply(model, lowrise.plan(model, layers=[2], text=[text_file], samples=8, length=16))
+    model.save(tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {part["dtype"] for part in (config, config["text_config"], config["vision_config"])} == {"bfloat16"}
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in load_file(file).items():
+        if ".layers." not in name or "vision" in name:
+            assert written[name].dtype == value.dtype
+            assert torch.equal(written[name], value), name
 
 
 @pytest.mark.parametrize("train", ["all", "lora"])

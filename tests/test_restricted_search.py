@@ -7,13 +7,12 @@ import functools
 import itertools
 import json
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import lowrise as package
 import tiny
 from lowrise.errors import RecipeError
 from lowrise.model.decoder import Decoder
@@ -21,7 +20,9 @@ from lowrise.pipeline.opening import check_wishes
 from lowrise.pipeline.restricting import allowed_numbers, in_words
 from lowrise.pipeline.sizing import fewest_layers, net_layers
 from lowrise.plan import Drop, Merge, Replace, read_plan
+from lowrise.planned import true_to_edits
 from lowrise.progress import Reporter
+from lowrise.provenance import RestrictionRecord
 from lowrise.recipe import build_recipe
 from lowrise.restriction import AllowedCuts, Restriction
 from lowrise.select.angular import choose_by_angle
@@ -311,6 +312,8 @@ class TestCommands:
         for sentence in made.restriction.sentences():
             assert " ".join(sentence.split()) in " ".join(err.split())
             assert sentence[1:] in card.replace("\\", "")
+        fewer = made.model_copy(update={"edits": [Drop(start=0, stop=1)]})
+        assert true_to_edits(fewer).restriction == RestrictionRecord(reasons=record["reasons"])
         made.edits[:] = [Drop(start=0, stop=1), Drop(start=2, stop=3)]
         file.write_text(made.to_json())
         refused = main("apply", tiny_folder, file, "--text", text_file, "--out", tmp_path / "out", "--quiet")
@@ -338,24 +341,6 @@ def test_what_stands_after_edits() -> None:
         Replace(start=9, stop=11, network="ffn"),
     ]
     assert layers_kept(12, edits) == [0, 2, 3, 5, 6, 8, 11]
-
-
-def test_drops_and_merges_go_together(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
-    """What one of several leaves may be no model: a period of three that becomes one of two by a layer of each."""
-    taken: list[list[int]] = []
-    take_out = Decoder.take_out
-
-    def noted(decoder: Decoder, gone: Collection[int]) -> None:
-        taken.append(sorted(gone))
-        take_out(decoder, gone)
-
-    monkeypatch.setattr(Decoder, "take_out", noted)
-    model = package.open(tiny_folder, device="cpu")
-    plan = package.plan(model, layers=[1])
-    plan.edits[:] = [Drop(start=0, stop=1), Merge(start=2, stop=4), Drop(start=5, stop=6)]
-    package.apply(model, plan)
-    assert taken == [[0, 3, 5]]
-    assert model.layers == 3
 
 
 def test_engines_that_are_named_restrict_too() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowrise.errors import PlanError, RecipeError, reason
 from lowrise.plan import SETTINGS, Plan, Replace
+from lowrise.provenance import RestrictionRecord
 from lowrise.reading import sha256_or_none
 from lowrise.recipe import SIZES, Recipe, build_recipe, layers_to_remove, presets
 from lowrise.settings import OLDER_KEYS, Training, current_keys
@@ -59,7 +60,8 @@ def true_to_edits(plan: Plan) -> Plan:
     scores = dict(plan.scores)
     if "held_out" in scores:
         scores["held_out"] = {**scores["held_out"], **unknown}
-    return plan.model_copy(update={"settings": settings, "scores": scores})
+    restriction = None if plan.restriction is None else RestrictionRecord(reasons=plan.restriction.reasons)
+    return plan.model_copy(update={"settings": settings, "scores": scores, "restriction": restriction})
 
 
 def _size(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:

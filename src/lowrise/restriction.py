@@ -51,7 +51,7 @@ class AllowedCuts:
         self.layers = layers
         self.restrictions = tuple(restrictions)
         self._kinds: list[Kinds] = [tuple(one.kinds[layer] for one in restrictions) for layer in range(layers)]
-        self._known: dict[int, list[_Pattern]] = {}
+        self._known: dict[int, dict[_Pattern, None]] = {}  # in order
 
     @property
     def restricted(self) -> bool:
@@ -63,7 +63,8 @@ class AllowedCuts:
         return list(dict.fromkeys(one.reason for one in self.restrictions))
 
     def allows(self, kept: Collection[int]) -> bool:
-        return all(one.allows(sorted(kept)) for one in self.restrictions)
+        kinds = tuple(self._kinds[layer] for layer in sorted(kept))
+        return kinds in self._patterns(self.layers - len(kinds))
 
     def broken(self, kept: Collection[int]) -> list[str]:
         """Reasons of the restrictions that do not allow these layers to be all that is left."""
@@ -105,7 +106,7 @@ class AllowedCuts:
         """Numbers of layers that an allowed cut can leave, of 1..L-1."""
         return [depth for depth in range(1, self.layers) if self.extends((), self.layers - depth, stays)]
 
-    def _patterns(self, n: int) -> list[_Pattern]:
+    def _patterns(self, n: int) -> Collection[_Pattern]:
         """What the n layers of a cut may leave, kinds of all restrictions side by side, as far as the model has them in
         that order.
         """
@@ -116,14 +117,15 @@ class AllowedCuts:
             patterns: list[_Pattern] = [((),) * depth]
             for number, one in enumerate(self.restrictions, 1):
                 kinds = [kind[:number] for kind in self._kinds]
-                own = dict.fromkeys(tuple(pattern) for pattern in one.patterns(depth))
+                own = dict.fromkeys(map(tuple, one.patterns(depth)))
+                there = [more for more in own if _is_subsequence(more, one.kinds)]
                 both = (
                     tuple((*before, kind) for before, kind in zip(pattern, more, strict=True))
                     for pattern in patterns
-                    for more in own
+                    for more in there
                 )
                 patterns = [pattern for pattern in both if _is_subsequence(pattern, kinds)]
-            self._known[depth] = patterns
+            self._known[depth] = dict.fromkeys(patterns)
         return self._known[depth]
 
     def _after(self, pattern: _Pattern, gone: Collection[int], stays: Collection[int]) -> list[int]:
@@ -184,7 +186,7 @@ def _places(pattern: _Pattern) -> dict[Kinds, int]:
     return places
 
 
-def _is_subsequence(pattern: _Pattern, kinds: list[Kinds]) -> bool:
+def _is_subsequence(pattern: Sequence[object], kinds: Sequence[object]) -> bool:
     left = iter(kinds)
     return all(kind in left for kind in pattern)
 

@@ -22,7 +22,9 @@ from lowrise.model.blocks import Block, Output
 from lowrise.model.experts import Experts, Routed, routing
 from lowrise.model.matrices import captured
 
-MOST_INPUTS = 8192  # of one regression, if possible: its sums are then half a GiB
+# Of one regression, if possible. All of a large mixture together would cost the cube of all their inputs; packs that
+# are solved in turn come near to that in two rounds.
+MOST_INPUTS = 2048
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ class BlockWrite:
                 matrix = write.matrix.matrix(self._parameter(write.matrix.parameter))
                 yield Unit(number, None, len(matrix))
 
-    def packs(self, room: int = MOST_INPUTS) -> list[list[Unit]]:
-        """All units, in order, so many at a time as have no more than `room` inputs together, one at least."""
+    def packs(self) -> list[list[Unit]]:
+        """All units, experts last, so many at a time as have no more than MOST_INPUTS together, one at least."""
         found: list[list[Unit]] = []
-        for unit in self.units():
-            if not found or sum(one.inputs for one in found[-1]) + unit.inputs > room:
+        for unit in sorted(self.units(), key=lambda unit: unit.expert is not None):
+            if not found or sum(one.inputs for one in found[-1]) + unit.inputs > MOST_INPUTS:
                 found.append([])
             found[-1].append(unit)
         return found

@@ -86,22 +86,17 @@ def check_alike(decoder: Decoder, edit: Merge) -> None:
             )
 
 
+@torch.no_grad()
 def merge(decoder: Decoder, edit: Merge) -> None:
     """Layer `edit.start` takes on the mix, the span's other layers go; in place.
 
     Raises PlanError as `check_alike` does.
     """
-    mix(decoder, edit)
-    decoder.drop(edit.start + 1, edit.stop)
-
-
-@torch.no_grad()
-def mix(decoder: Decoder, edit: Merge) -> None:
-    """Layer `edit.start` takes on the mix, in place; the others stay as yet. Raises PlanError as `check_alike` does."""
     check_alike(decoder, edit)
     base = decoder.layers[edit.start]
     for name, value in MixedParameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms).items():
         base.get_parameter(name).copy_(value)
+    decoder.drop(edit.start + 1, edit.stop)
 
 
 def _norm_parameters(layer: nn.Module) -> set[str]:

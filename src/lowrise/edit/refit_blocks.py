@@ -16,7 +16,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from lowrise.edit.block_reconstruction import reconstruct_block
-from lowrise.edit.block_write import MOST_INPUTS, BlockWrite, Rows, Unit, watched
+from lowrise.edit.block_write import BlockWrite, Rows, Unit, watched
 from lowrise.edit.block_writing import pack_sums, refit_last_write, step
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Solution, solve
@@ -100,7 +100,7 @@ def _refit_inner_write(layerwise: LayerwisePass, number: int) -> None:
     block = layerwise.blocks[number]
     packs = BlockWrite(block, layerwise.parameter).packs()
     for pack in packs:
-        beside = _beside(layerwise, block, pack)
+        beside = _beside(layerwise, block)
         fit, held_out = pack_sums(layerwise, [*pack, *beside], _behind(layerwise, number, layerwise.batches()))
         solution = solve(fit, held_out)
         if solution.ridge is None:
@@ -120,15 +120,12 @@ def _refit_inner_write(layerwise: LayerwisePass, number: int) -> None:
             step(layerwise, write, pack, alone, fit, error, whole=len(packs) == 1)
 
 
-def _beside(layerwise: LayerwisePass, block: Block, pack: list[Unit]) -> list[Unit]:
-    """What of the last block's is solved together with the pack: as much as there is room for, before a gap."""
+def _beside(layerwise: LayerwisePass, block: Block) -> list[Unit]:
+    """What of the last block's is solved together with what `block` writes, before a gap: its first pack."""
     last = layerwise.blocks[-1]
     if not layerwise.gap or not last.writes:
         return []
-    room = MOST_INPUTS - sum(unit.inputs for unit in pack)
-    found = BlockWrite(last, layerwise.parameter).packs(room)[0]
-    if sum(unit.inputs for unit in found) > room:
-        return []
+    found = BlockWrite(last, layerwise.parameter).packs()[0]
     return [replace(unit, write=unit.write + len(block.writes)) for unit in found]
 
 

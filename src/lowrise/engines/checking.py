@@ -14,6 +14,7 @@ from lowrise.errors import RecipeError, close_names
 from lowrise.restriction import Restriction
 
 _ORDER: tuple[Fate, ...] = ("refuses", "wrong", "unknown", "opens")  # the first that is found counts
+_WORDS: dict[Fate, str] = {"wrong": "opens it WRONG", "refuses": "refuses it", "unknown": "unknown"}
 _KNOWN_FORMATS = {"F32", "F16", "BF16"}
 
 
@@ -37,14 +38,11 @@ class Verdict:
         return self.title if self.version in self.title else f"{self.title}, {self.version}"
 
     def sentence(self) -> str:
-        """As in `opens it WRONG: it takes …`."""
-        said = {
-            "opens": "opens it, and it equals",
-            "wrong": "opens it WRONG",
-            "refuses": "refuses it",
-            "unknown": "unknown",
-        }
-        return f"{said[self.fate]}{': ' if self.because else ''}{'; '.join(self.because)}"
+        """`opens it WRONG: it takes …`, or `opens it, and it equals`."""
+        because = "; ".join(self.because)
+        if self.fate == "opens":  # what is beside it are limits
+            return "opens it, and it equals" + (f" ({because})" if because else "")
+        return f"{_WORDS[self.fate]}: {because}"
 
     def data(self) -> dict[str, Any]:
         return {"engine": self.engine, "version": self.version, "fate": self.fate, "because": [*self.because]}

@@ -31,9 +31,10 @@ _ROUNDED, _EXACT = 0.2, 0.01
 @dataclass(frozen=True)
 class Compared:
     """engine: its version. prompts, tokens: what was compared. equal: greedy tokens up to the first difference of each
-    answer. texts_equal: answers that are equal to their end. first, first_largest: by how much the log-probability of
-    the likeliest token behind a prompt differs, natural log, on average and at most. tokenized_equal: prompts that both
-    turn into the same tokens.
+    answer. texts_equal: answers that are equal to their end. parted: of each other answer, how much likelier the token
+    that transformers takes is there than the one that the engine takes, natural log: little, where it is a tie.
+    first, first_largest: by how much the log-probability of the likeliest token behind a prompt differs, on average and
+    at most. tokenized_equal: prompts that both turn into the same tokens.
     """
 
     engine: str
@@ -41,6 +42,7 @@ class Compared:
     tokens: int
     equal: int
     texts_equal: int
+    parted: list[float]
     first: float
     first_largest: float
     tokenized_equal: int
@@ -60,17 +62,15 @@ def compare_answers(file: Path, opened: OpenModel, exact: bool, on_base: Callabl
         on_base()
         reason = str(error).rpartition(": ")[2]
         raise ModelError(opened.record.source, "a file that llama.cpp opens", reason, "use --converter") from error
-    ours = [
-        _greedy(opened.model, prompt, TOKENS, one.first) for prompt, one in zip(prompts, found.answers, strict=True)
-    ]
-    equal = [_equal(own.tokens, other) for own, other in zip(ours, found.answers, strict=True)]
-    gaps = [_gap(own, other) for own, other in zip(ours, found.answers, strict=True)]
+    ours = [_followed(opened.model, prompt, one) for prompt, one in zip(prompts, found.answers, strict=True)]
+    gaps = [abs(one.first) for one in ours]
     compared = Compared(
         engine=found.version,
         prompts=len(prompts),
         tokens=sum(len(one.tokens) for one in found.answers),
-        equal=sum(equal),
-        texts_equal=sum(count == len(one.tokens) for count, one in zip(equal, found.answers, strict=True)),
+        equal=sum(one.equal for one in ours),
+        texts_equal=sum(one.parted is None for one in ours),
+        parted=[one.parted for one in ours if one.parted is not None],
         first=fmean(gaps) if gaps else 0.0,
         first_largest=max(gaps, default=0.0),
         tokenized_equal=sum(own == other for own, other in zip(prompts, found.tokenized, strict=True)),
@@ -82,30 +82,28 @@ def compare_answers(file: Path, opened: OpenModel, exact: bool, on_base: Callabl
     return compared
 
 
+@dataclass(frozen=True)
+class _Followed:
+    """One answer of the engine, as transformers sees it. equal, parted: as of `Compared`. first: with its sign."""
+
+    equal: int
+    parted: float | None
+    first: float
+
+
 @torch.no_grad()
-def _greedy(model: Any, prompt: list[int], tokens: int, wanted: dict[int, float]) -> Answer:
-    """wanted: tokens whose log-probabilities behind the prompt are told."""
-    ids, cache, written = torch.tensor([prompt]), None, []
-    first: dict[int, float] = {}
-    for step in range(tokens):
+def _followed(model: Any, prompt: list[int], theirs: Answer) -> _Followed:
+    """Greedily, as long as the engine's tokens are the likeliest here too."""
+    ids, cache, first = torch.tensor([prompt]), None, 0.0
+    for step, token in enumerate(theirs.tokens):
         out = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = getattr(out, "past_key_values", None)
-        logits = out.logits[0, -1].float()
+        known = torch.log_softmax(out.logits[0, -1].float(), dim=-1)
         if step == 0:
-            known = torch.log_softmax(logits, dim=-1)
-            first = {token: float(known[token]) for token in wanted}
-        written.append(int(logits.argmax()))
-        next_id = torch.tensor([[written[-1]]])
+            likeliest = max(theirs.first, key=lambda one: theirs.first[one])
+            first = float(known[likeliest]) - theirs.first[likeliest]
+        if int(known.argmax()) != token:
+            return _Followed(step, float(known.max() - known[token]), first)
+        next_id = torch.tensor([[token]])
         ids = next_id if cache is not None else torch.cat([ids, next_id], dim=1)
-    return Answer(written, first)
-
-
-def _gap(ours: Answer, theirs: Answer) -> float:
-    likeliest = max(theirs.first, key=lambda token: theirs.first[token])
-    return abs(ours.first[likeliest] - theirs.first[likeliest])
-
-
-def _equal(ours: list[int], theirs: Answer) -> int:
-    """Tokens of theirs in front of the first that is another one. Ours goes on where theirs ends itself."""
-    pairs = zip(ours, theirs.tokens, strict=False)
-    return next((n for n, (own, other) in enumerate(pairs) if own != other), len(theirs.tokens))
+    return _Followed(len(theirs.tokens), None, first)

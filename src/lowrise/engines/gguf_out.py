@@ -67,7 +67,8 @@ class Exported:
         if engine is not None:
             proofs.append(
                 f"llama.cpp ({engine.engine}) writes {engine.equal} of {engine.tokens} greedy tokens alike, "
-                f"{engine.texts_equal} of {engine.prompts} texts, first log-probabilities off by {engine.first:.2g}"
+                f"{engine.texts_equal} of {engine.prompts} texts{_parted(engine)}, "
+                f"first log-probabilities off by {engine.first:.2g}"
             )
         lacking = [] if engine is not None else ["no answer of llama.cpp was compared"]
         lacking += [f"transformers does not read it: {self.unread}"] if self.unread else []
@@ -105,6 +106,11 @@ def export(
                 found = f"{folder}, which llama.cpp's converter writes"
                 raise InputError(option, "a folder that was cut from a GGUF file", found, "leave it out")
         return _converted(folder, out, find_converter(converter), wanted, force, progress)
+
+
+def _parted(engine: Compared) -> str:
+    """Of the answers that go another way: at a tie, or by how much."""
+    return f" (the others part by {max(engine.parted):.2g} at most)" if engine.parted else ""
 
 
 def _cut(

@@ -18,9 +18,10 @@ from lowrise.model.companions import copy_companions, forget_missing_code
 from lowrise.model.custom import write_custom_model, write_stock_type
 from lowrise.model.decoder import Decoder
 from lowrise.model.formats import cast_as_loaded, check_as_loaded
+from lowrise.model.own_formats import restore_formats
 from lowrise.model.source import OpenModel, open_model
 from lowrise.model.spelling import spell_config, spell_tokenizer
-from lowrise.model.wrappers import auto_class
+from lowrise.model.wrappers import auto_class, wrapper_class
 
 _SAME = {torch.float32: 1e-4}
 """Cached and uncached logits differ by so much of the largest one at most; other formats round more: `_COARSE`."""
@@ -88,6 +89,8 @@ def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
         # a loader turns the names that files may have into the class's own by model type, which networks change
         decoder.model.save_pretrained(folder, save_original_format=not decoder.networks)
         write_stock_type(decoder, folder)
+        if opened.place is not None and wrapper_class(decoder.model.config) is not None:
+            restore_formats(opened.place, folder)
         copy_companions(opened.place, folder, opened.tokenizer, with_code=opened.trust_remote_code)
         forget_missing_code(folder)
         spell_config(folder)

@@ -10,7 +10,7 @@ from typing import Any
 from lowrise.errors import ModelError
 from lowrise.model import networks
 from lowrise.model.decoder import CUSTOM_TYPE, Decoder
-from lowrise.model.wrappers import CAUSAL, auto_class
+from lowrise.model.wrappers import CAUSAL, auto_class_of
 
 _TEMPLATE = '''"""Opens this checkpoint: {model} with {what} (made by lowrise).
 
@@ -56,7 +56,8 @@ def write_custom_model(decoder: Decoder, folder: Path) -> None:
         for network, position in zip(decoder.networks, decoder.network_positions, strict=True)
     ]
     classes = (_stock(type(model.config)), _stock(type(model)))
-    kind, auto = _stock_type(model.config), auto_class(model.config).__name__
+    kind = _stock_type(model.config)
+    auto = CAUSAL if decoder.config is model.config else auto_class_of(kind).__name__
     names = {"config": classes[0].__name__, "model": classes[1].__name__, "family": kind, "auto": auto}
     names["custom_type"] = CUSTOM_TYPE
     imports = [_import(one) for one in classes]

@@ -10,7 +10,7 @@ one, from any h[l] on, with those arguments.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -25,9 +25,9 @@ from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
 from lowrise.model.probing import unknown_rows
-from lowrise.model.restricting import restrictions_of
+from lowrise.model.restricting import restrictions_of_ends, restrictions_of_settings
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
-from lowrise.model.support import difference_of_cut, prove, refusal
+from lowrise.model.support import difference_of_cut, prove, refusal, refuse_unfit
 from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
 
@@ -174,9 +174,12 @@ class Decoder:
 
         Raises ModelError naming the difference where layers that are left compute something else.
         """
-        self.rows.update(unknown_rows(self.model, self.layers_path, self.where))
+        refuse_unfit(self)
         found = restrictions_of_images(self.model.config, len(self))
-        found += restrictions_of(self.model, self.layers_path, self.where, self.rows, found)
+        found += restrictions_of_settings(self.model, self.layers_path)
+        where = (self.model, self.layers_path, self.where)
+        self.rows.update(unknown_rows(*where, found))
+        found += restrictions_of_ends(*where, self.rows, found)
         prove(self, found)
         return found
 
@@ -274,9 +277,9 @@ class Decoder:
 
         hook = self.layers[0].register_forward_hook(look)
         try:
-            try_ids(self.base, self.device, self.where)
-        except _ProbedError:
-            pass
+            for module in (self.base,) if self.config is self.model.config else (self.model, self.base):
+                with suppress(_ProbedError):
+                    try_ids(module, self.device, self.where)
         finally:
             hook.remove()
         if not seen:
@@ -304,19 +307,13 @@ class Decoder:
 
     def drop(self, start: int, stop: int) -> None:
         """Take layers [start, stop) out, in place; indices and per-layer settings follow."""
-        if not 0 <= start < stop <= len(self):
-            raise ValueError(f"cannot drop [{start}, {stop}) of {len(self)} layers")
-        self.take_out(range(start, stop))
-
-    def take_out(self, gone: Collection[int]) -> None:
-        """Take these layers out at once, as `drop` does: settings may have no words for what some of them leave."""
         layers = self.layers
-        kept = [index for index in range(len(layers)) if index not in gone]
-        if not kept:
-            raise ValueError(f"cannot take all {len(layers)} layers out")
+        kept = [index for index in range(len(layers)) if not start <= index < stop]
+        if not 0 <= start < stop <= len(layers) or not kept:
+            raise ValueError(f"cannot drop [{start}, {stop}) of {len(layers)} layers")
         for one in restrictions_of_images(self.model.config, len(layers)):
             if not one.allows(kept):
-                among = f"layers {', '.join(map(str, sorted(gone)))} among what is to go"
+                among = f"layers [{start}, {stop}) among what is to go"
                 raise ModelError(self.where, "a cut that leaves these layers", f"{among}: {one.reason}", "take others")
         if self._origin is None:
             self._origin = origin_of(self.model, self.layers_path)

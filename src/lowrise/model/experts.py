@@ -162,9 +162,11 @@ def routing(experts: Experts) -> Iterator[list[Routed]]:
 @contextmanager
 def calls_of(module: nn.Module, look: Callable[[tuple[Any, ...], dict[str, Any]], object]) -> Iterator[None]:
     """While it lasts, `look` is told how `module` is called."""
-    hook = module.register_forward_pre_hook(
-        lambda _module, args, kwargs: (look(args, kwargs), None)[1], with_kwargs=True
-    )
+
+    def told(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        look(args, kwargs)
+
+    hook = module.register_forward_pre_hook(told, with_kwargs=True)
     try:
         yield
     finally:

@@ -13,7 +13,8 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # Layers behind the stack that predict the tokens after the next one, in the words of the families that have them.
 # They are no part of what a causal model computes, and stay behind.
 PREDICTING = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers", "mtp_num_hidden_layers")
-_ELSEWHERE = re.compile(r"(^|[._])(mtp|nextn|eagle|draft)[._]")
+# Layers that are no part of the stack: those that predict, and towers of other inputs, numbered for themselves.
+_ELSEWHERE = re.compile(r"(^|[._])(mtp|nextn|eagle|draft|vision|visual|audio)[._]")
 
 
 def notes_of_extras(unexpected: Iterable[str], config: Any, source: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from lowrise.errors import ModelError
+from lowrise.model.wrappers import parts
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The names that safetensors and GGUF headers give to the formats that weights may have."""
@@ -58,6 +60,13 @@ def named_format(config: Any) -> torch.dtype | None:
     return dtype if dtype in FLOATS.values() else None
 
 
+def name_format(config: Any, dtype: torch.dtype) -> None:
+    """Say in the configs nested in `config` what a load in `dtype` says there: their parts are built in it."""
+    for part in parts(config):
+        if part is not config:
+            part.dtype = dtype
+
+
 def cast_as_loaded(model: Any, dtype: torch.dtype) -> None:
     """Bring every parameter and float buffer of `model` to the format that a load of it in `dtype` would give it.
 
@@ -65,6 +74,7 @@ def cast_as_loaded(model: Any, dtype: torch.dtype) -> None:
     """
     for _, tensor, own in _as_loaded(model, dtype):
         tensor.data = tensor.data.to(own)
+    name_format(model.config, dtype)
 
 
 def check_as_loaded(model: Any, dtype: torch.dtype, where: str) -> None:
@@ -78,8 +88,10 @@ def check_as_loaded(model: Any, dtype: torch.dtype, where: str) -> None:
 
 def _as_loaded(model: Any, dtype: torch.dtype) -> list[tuple[str, torch.Tensor, torch.dtype]]:
     """(name, tensor, format) of every float parameter and buffer."""
+    config = copy.deepcopy(model.config)
+    name_format(config, dtype)
     with _building_in(dtype), torch.device("meta"):
-        stock = type(model)(model.config)
+        stock = type(model)(config)
     formats = {name: tensor.dtype for name, tensor in (*stock.named_parameters(), *stock.named_buffers())}
     kept = [re.compile(pattern.replace("*", ".*")) for pattern in model._get_dtype_plan(dtype)]
     written = set(model.state_dict())

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lowrise.errors import ModelError
 
+_OF_THE_HEAD = "logits_to_keep"
+
 
 @dataclass(frozen=True)
 class LayerArguments:
@@ -115,11 +117,12 @@ def another_argument(one: LayerArguments, other: LayerArguments) -> tuple[str, A
     """(name, value, other value) of the first argument that differs between two calls of a layer.
 
     Words that only one of them is given, without numbers of the model in them, ask for more output and change nothing.
+    Nor does what the head is asked for, which some models pass on to their layers.
     """
     named = [{str(at): value for at, value in enumerate(call.args)} | call.kwargs for call in (one, other)]
     for name in [*named[0], *(name for name in named[1] if name not in named[0])]:
         mine, its = named[0].get(name), named[1].get(name)
         asked = (name in named[0]) != (name in named[1]) and all(isinstance(v, bool | str | None) for v in (mine, its))
-        if not asked and not alike(mine, its):
+        if not asked and name != _OF_THE_HEAD and not alike(mine, its):
             return name, mine, its
     return None

@@ -22,19 +22,14 @@ from lowrise.restriction import Restriction
 _SHARED = "num_kv_shared_layers"
 
 
-def restrictions_of(
-    model: Any, path: str, where: str, rows: Mapping[str, str], others: Sequence[Restriction]
-) -> list[Restriction]:
-    """What the settings of `model` can express of cuts; none for most families.
-
-    path: of its layers. rows: of settings that the table of kinds lacks. others: that are known already.
-    """
+def restrictions_of_settings(model: Any, path: str) -> list[Restriction]:
+    """What periods and shared keys and values can express of cuts; none for most families. path: of its layers."""
     config = model.config.get_text_config(decoder=True)
-    found = [_of_period(row, config) for row in PERIODS_ALONE if _is_read(row, model, path)]
+    found = [period_restriction(row, config) for row in PERIODS_ALONE if _is_read(row, model, path)]
     shared = vars(config).get(_SHARED)
     if isinstance(shared, int) and shared > 0 and getattr(config, "layer_types", None):
-        found.append(_of_sharing(config, shared))
-    return found + _of_ends(model, path, where, rows, [*others, *found])
+        found.append(sharing_restriction(config, shared))
+    return found
 
 
 def _is_read(row: Period, model: Any, path: str) -> bool:
@@ -43,11 +38,14 @@ def _is_read(row: Period, model: Any, path: str) -> bool:
     value = row.value(config)
     if value is None or (row.unmarked is not None and hasattr(config, row.unmarked)):
         return False
+    if len(set(row.marks(*value, depth=depth(config)))) == 1:  # which some value tells at every depth
+        return False
     other = (value[0] + 1, value[1]) if value[0] <= depth(config) else (1, 0)
     return first_difference(model, path, lambda text: row.write(text, *other)) is not None
 
 
-def _of_period(row: Period, config: Any) -> Restriction:
+def period_restriction(row: Period, config: Any) -> Restriction:
+    """The layers that stay must be marked by some value of the period."""
     value = row.value(config)
     assert value is not None
     names = (f"not {row.setting}", row.setting)
@@ -64,7 +62,8 @@ def _of_period(row: Period, config: Any) -> Restriction:
     return Restriction(reason, kinds(row.marks(*value, depth=depth(config))), patterns)
 
 
-def _of_sharing(config: Any, shared: int) -> Restriction:
+def sharing_restriction(config: Any, shared: int) -> Restriction:
+    """The last `shared` layers take keys and values from the last layer of their type before them, which must stay."""
     types = list(config.layer_types)
     first = len(types) - shared
     lent = set(types[first:]) & set(types[:first])
@@ -87,10 +86,13 @@ def _of_sharing(config: Any, shared: int) -> Restriction:
     return Restriction(reason, kinds, patterns)
 
 
-def _of_ends(
+def restrictions_of_ends(
     model: Any, path: str, where: str, rows: Mapping[str, str], others: Sequence[Restriction]
 ) -> list[Restriction]:
-    """A first or a last layer that stock transformers builds unlike the others, whichever that is."""
+    """A first or a last layer that stock transformers builds unlike the others, whichever that is.
+
+    rows: of settings that the table of kinds lacks. others: restrictions that are known already.
+    """
     stack, config = model.get_submodule(path), model.config.get_text_config(decoder=True)
     layers, lists = list(range(len(stack))), [getattr(config, name) for name in per_layer_lists(config)]
     found = []

@@ -111,7 +111,7 @@ def _is_moved(own: Any, fresh: Any, kept: Sequence[int], new: int) -> bool:
         return False
     if own in kept and kept.index(own) == fresh:
         return True
-    return own // 2 == kept[new] and fresh // 2 == new and own % 2 == fresh % 2
+    return bool(own // 2 == kept[new] and fresh // 2 == new and own % 2 == fresh % 2)
 
 
 def _is_cut(own: Any, fresh: Any, kept: Sequence[int]) -> bool:
@@ -214,6 +214,11 @@ def layer_facts(layer: nn.Module) -> dict[str, Any]:
         own = _facts(module)
         facts |= {f"{name}.{key}".lstrip("."): value for key, value in own.items() if key not in _INDEX_NAMES}
     return facts
+
+
+def kind_of_layer(layer: nn.Module) -> str:
+    """The same for layers that are alike but for their index."""
+    return repr(sorted(layer_facts(layer).items(), key=str))
 
 
 def _facts(module: nn.Module) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from itertools import chain, combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from lowrise.errors import ModelError
 from lowrise.model.cut import attempt
-from lowrise.model.splice import computed_buffers, layer_facts
+from lowrise.model.probing import one_of_every_kind
+from lowrise.model.splice import computed_buffers, kind_of_layer
 from lowrise.model.trial import agree, difference_of_calls, short_windows, trial_ids, twin, worse_cached
 from lowrise.restriction import Restriction
 
@@ -23,18 +23,21 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
+def refuse_unfit(decoder: Decoder) -> None:
+    """Raises ModelError for layers that do not stand on their own, whatever is cut."""
+    if len(decoder) > 1:
+        refuse_buffers(decoder)
+        refuse_other_orders(decoder, _ids(decoder))
+
+
+@torch.no_grad()
 def prove(decoder: Decoder, restrictions: Sequence[Restriction]) -> None:
     """Raises ModelError naming the first difference between a trial cut and the model without those layers.
 
     One trial that succeeds is enough, for each cut is tried before it is made.
     """
-    refuse_buffers(decoder)
-    cuts = trial_cuts(decoder, restrictions)
-    if not cuts:
-        return
-    refuse_other_orders(decoder, _ids(decoder))
     found = None
-    for kept in cuts:
+    for kept in trial_cuts(decoder, restrictions):
         other = difference_of_cut(decoder, kept)
         if other is None:
             return
@@ -67,10 +70,7 @@ def trial_cuts(decoder: Decoder, restrictions: Sequence[Restriction]) -> list[li
     None where no cut of up to three layers is possible.
     """
     layers = list(range(len(decoder)))
-    groups: dict[str, list[int]] = {}
-    for index, layer in enumerate(decoder.layers):
-        groups.setdefault(_kind(layer), []).append(index)
-    every = {group[len(group) // 2] for group in groups.values() if len(group) > 1}
+    every = one_of_every_kind(decoder.layers)
     middle = sorted(layers, key=lambda index: abs(index - len(layers) // 2))
     fewest = (set(some) for n in (1, 2, 3) for some in combinations(middle, n))
     found: list[list[int]] = []
@@ -83,10 +83,6 @@ def trial_cuts(decoder: Decoder, restrictions: Sequence[Restriction]) -> list[li
     return found
 
 
-def _kind(layer: nn.Module) -> str:
-    return repr(sorted(layer_facts(layer).items(), key=str))
-
-
 def _ids(decoder: Decoder) -> torch.Tensor:
     return trial_ids(decoder.model.get_input_embeddings().weight.shape[0], decoder.device)
 
@@ -96,7 +92,7 @@ def refuse_buffers(decoder: Decoder) -> None:
     first: dict[str, tuple[int, dict[str, Any]]] = {}
     for index, layer in enumerate(decoder.layers):
         own = dict(computed_buffers(layer))
-        alike, others = first.setdefault(_kind(layer), (index, own))
+        alike, others = first.setdefault(kind_of_layer(layer), (index, own))
         for name, value in own.items():
             if name in others and not torch.equal(value, others[name]):
                 raise ModelError(

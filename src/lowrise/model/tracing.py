@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrise.errors import UNUSABLE
 from lowrise.model.blocks import ExpertsNames
-from lowrise.model.experts import close, experts_of, sum_by_token
+from lowrise.model.experts import calls_of, close, experts_of, sum_by_token
 from lowrise.model.layer import Layer, LayerArguments
 
 TIMES = 256.0  # so many times as much a module makes when it is tried; within what float16 can hold
@@ -78,7 +79,7 @@ def calls_in(layer: Layer, h: Tensor, arguments: LayerArguments) -> list[Call]:
 
     def looking(path: str) -> Callable[..., None]:
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            given = args[0] if args else next(iter(kwargs.values()), None)
+            given = _first(args, kwargs)
             if not isinstance(given, Tensor) or not isinstance(out, Tensor):
                 return
             call = Call(path, sum(map(len, seen.values())), _flat(given), _flat(out))
@@ -109,7 +110,7 @@ def _tell(call: Call, module: nn.Module, how: tuple[tuple[Any, ...], dict[str, A
     for experts in experts_of(module, call.path, d):
         try:
             routed, (made, biases) = experts.routed(*how[0], **how[1]), experts.made(*how)
-        except (TypeError, RuntimeError):
+        except UNUSABLE:  # code that is called in another way
             continue
         by_token = made.float().view(-1, tokens, d).sum(0)
         if close(made.float() + biases.float(), call.made) and close(
@@ -138,11 +139,18 @@ def _changed(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[
 @contextmanager
 def _watched(module: nn.Module, path: str, seen: dict[str, Tensor]) -> Iterator[None]:
     """While it lasts, what the module is given lies in `seen`."""
-    hook = module.register_forward_pre_hook(lambda _module, args: seen.update({path: _flat(args[0])}))
-    try:
+
+    def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = _first(args, kwargs)
+        if isinstance(given, Tensor):
+            seen[path] = _flat(given)
+
+    with calls_of(module, note):
         yield
-    finally:
-        hook.remove()
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def _flat(value: Tensor) -> Tensor:

@@ -37,9 +37,12 @@ def wrapper_class(config: Any) -> str | None:
 
 def auto_class(config: Any) -> Any:
     """The auto class of transformers that opens the whole model of `config`."""
-    if wrapper_class(config) is None:
-        return AutoModelForCausalLM
-    with_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForCausalLM if wrapper_class(config) is None else auto_class_of(config.model_type)
+
+
+def auto_class_of(kind: str) -> Any:
+    """The one that opens multimodal models of this type."""
+    with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return AutoModelForImageTextToText if with_images else AutoModelForMultimodalLM
 
 
@@ -58,7 +61,7 @@ def is_known(config: Any) -> bool:
 
 def restrictions_of_images(config: Any, layers: int) -> list[Restriction]:
     """The cuts of a stack of `layers` layers that leave those which are given vision features beside the stream."""
-    count = max((len(getattr(part, _INJECTED_IN_TURN, None) or ()) for part in _parts(config)), default=0)
+    count = max((len(getattr(part, _INJECTED_IN_TURN, None) or ()) for part in parts(config)), default=0)
     if not count:
         return []
     count = min(count, layers)
@@ -75,10 +78,10 @@ def _kinds(count: int, depth: int) -> tuple[str, ...]:
     return ("injected",) * count + ("free",) * (depth - count)
 
 
-def _parts(config: Any) -> Iterator[Any]:
+def parts(config: Any) -> Iterator[Any]:
     """The config and all that are nested in it."""
     yield config
     for name in getattr(config, "sub_configs", ()):
         part = getattr(config, name, None)
         if part is not None and not isinstance(part, dict):
-            yield from _parts(part)
+            yield from parts(part)

@@ -10,7 +10,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.context import Repaired
 from lowrise.edit.fit import Fit
 from lowrise.edit.maps import attach_networks
-from lowrise.edit.merge import mix
+from lowrise.edit.merge import merge
 from lowrise.edit.replace import make_trainee
 from lowrise.edit.student import layers_left
 from lowrise.files import output_folder, writing
@@ -29,7 +29,7 @@ from lowrise.pipeline.measuring import Measured, make_results, measure_model, re
 from lowrise.pipeline.opening import open_from
 from lowrise.pipeline.records import write_records
 from lowrise.pipeline.repairing import HeldOutLoss, held_out_windows, repair_model, tell_fits
-from lowrise.plan import Merge, Plan, Replace
+from lowrise.plan import Drop, Merge, Plan
 from lowrise.report.edits import describe, describe_repair
 from lowrise.report.page import build_report
 from lowrise.report.static_charts import write_svg
@@ -96,8 +96,6 @@ def came_of_edits(curves: list[Curve], fits: list[Fit]) -> dict[str, Any]:
 def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None) -> tuple[list[Curve], list[Fit]]:
     """All edits in place, the last span first, so that the layers below an edit are as they were when it was planned.
 
-    Layers of drops and merges go together at last, or before the next network: the settings of a model may have no
-    words for what one of several drops leaves.
     What drops and merges need is repaired before all of them, while no layer is gone; networks that a repair puts on
     the stream come after them.
     """
@@ -105,20 +103,20 @@ def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None)
     left = layers_left(len(decoder), plan.edits)
     repaired = Repaired([]) if windows is None else repair_model(run, plan, opened, windows)
     fits = repaired.fits
-    gone: list[int] = []  # that are still there
     with decoder.several_cuts():
         for edit in sorted(plan.edits, key=lambda edit: edit.start, reverse=True):
             progress.say(describe(edit))
             assert windows is not None or edit.repair == "none"
-            if isinstance(edit, Merge) and edit.repair == "none":
-                mix(decoder, edit)
-            if not isinstance(edit, Replace):
-                gone += range(edit.start + edit.put_back, edit.stop)
+            if isinstance(edit, Merge) and edit.repair != "none":
+                decoder.drop(edit.start + 1, edit.stop)
+                continue
+            if isinstance(edit, Merge):
+                merge(decoder, edit)
+                continue
+            if isinstance(edit, Drop):
+                decoder.drop(edit.start, edit.stop)
                 continue
             assert windows is not None
-            if gone:
-                decoder.take_out(gone)
-                gone = []
             with clock.stage("pairs"):
                 pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
             with clock.stage("training"):
@@ -132,8 +130,6 @@ def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None)
                 fits.append(fit)
             del pairs
             trainee.install()
-        if gone:
-            decoder.take_out(gone)
     attach_networks(decoder, left, repaired.networks)
     sentence = describe_repair(plan.edits, fits)
     if sentence is not None:

@@ -32,7 +32,7 @@ def check_allowed(recipe: Recipe, decoder: Decoder, net: int | None) -> None:
         return
     if method("criterion", recipe.select).looks_at == "nothing":
         _choose(selection, net)
-    elif net is not None and net not in (numbers := allowed_numbers(recipe, decoder)):
+    elif net is not None and net not in (numbers := _numbers(selection)):
         left = [len(decoder) - n for n in reversed(numbers)]
         expected = f"{in_words(numbers)} layers to go, so that {in_words(left)} are left: {_reasons(selection.cuts)}"
         raise RecipeError("--remove", expected, f"{net}", "give such a number")
@@ -44,9 +44,12 @@ def allowed_numbers(recipe: Recipe, decoder: Decoder) -> Sequence[int]:
     Raises RecipeError where there are none.
     """
     selection = _looking_at_nothing(recipe, decoder)
-    cuts, every = selection.cuts, range(1, len(decoder))
-    if not cuts.restricted:
-        return every
+    return _numbers(selection) if selection.cuts.restricted else range(1, len(decoder))
+
+
+def _numbers(selection: Selection) -> list[int]:
+    """As of `allowed_numbers`, where cuts are restricted."""
+    decoder, recipe, cuts, every = selection.decoder, selection.recipe, selection.cuts, range(1, selection.layers)
     row = method("criterion", recipe.select)
     stays = staying(decoder, recipe.merge_search) if "merge_search" in row.settings else row.staying(len(decoder))
     if not row.one_span:

@@ -1,55 +1,17 @@
-"""Rules: what an engine does otherwise than transformers 5 with a checkpoint. A fact is a rule for a family.
-
-A rule judges a checkpoint, and says which cuts of a model it leaves right.
-"""
+"""Rules of layers: kinds that an engine tells from numbers, and what it decides by how many layers there are."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from lowrise.engines.checkpoint import Checkpoint
-from lowrise.engines.patterns import FULL, SLIDING, Kinds, Pattern, Period, kinds_of
+from lowrise.engines.patterns import SLIDING, Kinds, Pattern, Period, kinds_of
+from lowrise.engines.rules.rule import Finding, Unrestricted, equal, shown
 from lowrise.restriction import Restriction
 
-Fate = Literal["opens", "wrong", "refuses", "unknown"]
 ALIKE = "layer"  # the one kind of all layers, where it matters only how many are left
-
-
-@dataclass(frozen=True)
-class Finding:
-    """because: a clause, as in `opens WRONG because …`.
-
-    A fate of `opens` is a limit: something that the engine does with the model before the cut just as well.
-    """
-
-    fate: Fate
-    because: str
-
-
-class Rule(Protocol):
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:
-        """None where the engine reads it as transformers 5 does."""
-
-    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
-        """Of the cuts of a model; None where every cut is read right. title: the engine's."""
-
-
-class Unrestricted:
-    """A rule that layers have no part in."""
-
-    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:  # noqa: ARG002
-        return None
-
-
-@dataclass(frozen=True)
-class AsWritten(Unrestricted):
-    """The engine looks at settings alone that follow a cut: at no layer's number, and not at how many there are."""
-
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:  # noqa: ARG002
-        return None
 
 
 @dataclass(frozen=True)
@@ -82,7 +44,7 @@ class KindsFromNumbers:
             return None
         until = "" if self.window is None else f"; up to {checkpoint.config.get(self.window)} tokens it is the same"
         first = others[0]
-        wrong = f"layer {first} is {_word(kinds[first])} and read as {_word(read[first])}"
+        wrong = f"layer {first} is {in_words(kinds[first])} and read as {in_words(read[first])}"
         more = f", {len(others)} of {depth} layers in all" if len(others) > 1 else ""
         return Finding(self.fate, f"it {self.by}: {wrong}{more}{until}")
 
@@ -146,14 +108,14 @@ class OfDepth:
 
     def judge(self, checkpoint: Checkpoint) -> Finding | None:
         read, true = (part(checkpoint.config, checkpoint.depth) for part in (self.read, self.true))
-        if _equal(read, true):
+        if equal(read, true):
             return None
-        said = f"it takes {self.what} from the {checkpoint.depth} layers: {_said(read)}, not {_said(true)}"
-        return Finding(self.fate, said)
+        values = f"{shown(read)}, not {shown(true)}"
+        return Finding(self.fate, f"it takes {self.what} from the {checkpoint.depth} layers: {values}")
 
     def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
         def right(depth: int) -> bool:
-            return _equal(self.read(model.config, depth), self.true(model.config, depth))
+            return equal(self.read(model.config, depth), self.true(model.config, depth))
 
         def patterns(depth: int) -> Sequence[Kinds]:
             return [(ALIKE,) * depth] if right(depth) else []
@@ -173,9 +135,9 @@ class FixedResidualScale:
 
     def judge(self, checkpoint: Checkpoint) -> Finding | None:
         said = checkpoint.config.get(self.setting)
-        if _equal(said if isinstance(said, int | float) else None, self.fixed):
+        if equal(said if isinstance(said, int | float) else None, self.fixed):
             return None
-        return Finding("wrong", f"it takes {self.setting} to be {self.fixed}, whatever the config says ({_said(said)})")
+        return Finding("wrong", f"it takes {self.setting} to be {self.fixed}, whatever the config says ({shown(said)})")
 
     def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
         reason = f"{title} takes {self.setting} to be {self.fixed}, which no cut leaves as it is"
@@ -223,62 +185,6 @@ class SameNumbers(Unrestricted):
 
 
 @dataclass(frozen=True)
-class NeedsFile(Unrestricted):
-    """The engine, or the converter to its format, does nothing without a file of the folder.
-
-    unless: a tokenizer class that goes without.
-    """
-
-    name: str
-    unless: tuple[str, ...] = ()
-
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:
-        if self.name in checkpoint.files or checkpoint.tokenizer.get("tokenizer_class") in self.unless:
-            return None
-        return Finding("refuses", f"its converter needs {self.name}, which is not in the folder")
-
-
-@dataclass(frozen=True)
-class RopeInOldWords(Unrestricted):
-    """The engine reads the words of transformers 4: `rope_theta` and `rope_scaling`, not `rope_parameters`.
-
-    theta: what it takes where the word is missing; None: it refuses. word, share: a family's own words for theta and
-    for the share of a head that is rotated; usual_share: taken where that is missing. local: theta of sliding layers
-    where that word is missing.
-    """
-
-    theta: float | None
-    word: str = "rope_theta"
-    share: str = "partial_rotary_factor"
-    usual_share: float = 1.0
-    local: float | None = None
-
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:
-        config = checkpoint.config
-        rope = config.get("rope_parameters")
-        if not isinstance(rope, dict):
-            return None
-        by_kind = {kind: one for kind, one in rope.items() if isinstance(one, dict)}
-        sliding = by_kind.get(SLIDING, {})
-        rope = by_kind.get(FULL) or next(iter(by_kind.values()), rope)
-        found = config.get(self.word, self.theta)
-        if found is None:
-            return Finding("refuses", f"config.json lacks {self.word}")
-        if not _equal(found, rope.get("rope_theta", found)):
-            return _misread("rope_theta", found, rope["rope_theta"])
-        share = config.get(self.share, self.usual_share)
-        if not _equal(share, rope.get("partial_rotary_factor", share)):
-            return _misread("partial_rotary_factor", share, rope["partial_rotary_factor"])
-        if rope.get("rope_type", "default") != "default" and not config.get("rope_scaling"):
-            return _misread("rope_scaling", "none", str(rope["rope_type"]))
-        if self.local is not None and sliding:
-            found = config.get("rope_local_base_freq", self.local)
-            if not _equal(found, sliding.get("rope_theta", found)):
-                return _misread("rope_local_base_freq", found, sliding["rope_theta"])
-        return None
-
-
-@dataclass(frozen=True)
 class NeedsKinds(Unrestricted):
     """The engine looks for the first layer of each of these kinds, and fails where there is none."""
 
@@ -288,67 +194,11 @@ class NeedsKinds(Unrestricted):
         found = kinds_of(checkpoint.config, checkpoint.family, checkpoint.depth)
         missing = [kind for kind in self.kinds if kind not in found]
         return (
-            Finding("refuses", f"it needs a layer of {_word(missing[0])}, and no such layer is left")
+            Finding("refuses", f"it needs a layer of {in_words(missing[0])}, and no such layer is left")
             if missing
             else None
         )
 
 
-@dataclass(frozen=True)
-class Float32(Unrestricted):
-    """The engine computes weights of float32 in 16 bits, unless it is told to do otherwise."""
-
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:
-        said = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
-        if said != "float32":
-            return None
-        return Finding("opens", "float32 is computed in 16 bits there unless --dtype float32 is given")
-
-
-@dataclass(frozen=True)
-class V5Tokenizer(Unrestricted):
-    """Transformers 4 does not know what version 5 calls a tokenizer, nor its list of extra special tokens."""
-
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:
-        if checkpoint.tokenizer.get("tokenizer_class") == "TokenizersBackend":
-            return Finding("refuses", "it knows no tokenizer class TokenizersBackend")
-        if isinstance(checkpoint.tokenizer.get("extra_special_tokens"), list):
-            return Finding("refuses", "it takes extra_special_tokens as a mapping, and finds a list")
-        return None
-
-
-@dataclass(frozen=True)
-class OnlyWith(Unrestricted):
-    """Known for these values of a setting alone."""
-
-    setting: str
-    values: tuple[Any, ...]
-
-    def judge(self, checkpoint: Checkpoint) -> Finding | None:
-        if checkpoint.config.get(self.setting) in self.values:
-            return None
-        return Finding(
-            "unknown", f"nothing is known of it with {self.setting} {_said(checkpoint.config.get(self.setting))}"
-        )
-
-
-def _misread(word: str, found: object, true: object) -> Finding:
-    return Finding(
-        "wrong", f"config.json does not say {word} in the words of transformers 4: {_said(found)}, not {_said(true)}"
-    )
-
-
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=1e-6)
-    return one == other
-
-
-def _said(value: object) -> str:
-    if value is None:
-        return "none"
-    return f"{value:,.6g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-
-
-def _word(kind: str) -> str:
+def in_words(kind: str) -> str:
     return kind.replace("_", " ")
