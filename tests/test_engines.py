@@ -96,6 +96,11 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
     "gpt-oss": (
         {**_OSS, "layer_types": _kinds(8, 2, (3,))}, 7, [], {}, {"llama.cpp": "wrong", "vllm": "wrong"},
     ),
+    # b10359 goes by numbers, b11549 reads the list
+    "olmo3": (
+        {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "rope_theta": 5e5, "sliding_window": 64,
+         "layer_types": _kinds(8, 4, (1,))}, 7, [], {}, {"llama.cpp": "unknown"},
+    ),
     # windows at 64 layers alone
     "exaone4": ({**_EXAONE4, "layer_types": _kinds(60, 4)}, 60, [], {}, {"llama.cpp": "wrong"}),
     "exaone4-whole": ({**_EXAONE4, "layer_types": _kinds(64, 4)}, 64, [], {}, {}),

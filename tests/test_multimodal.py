@@ -18,6 +18,7 @@ import multimodal
 import tiny
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
+from lowrise.model.wrappers import restrictions_of_images
 
 Main = Callable[..., tuple[int, str, str]]
 QUICK = ["--samples", "10", "--length", "32", "--quiet"]
@@ -152,6 +153,15 @@ def test_a_run_writes_a_folder_that_takes_an_image(
     card = (out / "README.md").read_text()
     assert "pipeline_tag: image-text-to-text" in card
     assert "AutoModelForImageTextToText.from_pretrained" in card
+
+
+def test_layers_named_by_number_for_vision_features_keep_their_numbers() -> None:
+    config = AutoConfig.for_model("granite4_vision", deepstack_layer_map=[[-1, 0], [-3, 3]], spatial_target_layers=[1])
+    (one,) = restrictions_of_images(config, tiny.LAYERS)
+    assert [one.allows(tiny.without(*gone)) for gone in ((4,), (5,), (4, 5), (0,), (2,), (3, 4))] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    assert "deepstack_layer_map" in one.reason
 
 
 def test_a_search_leaves_the_layers_that_vision_features_are_added_to(

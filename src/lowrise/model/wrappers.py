@@ -19,8 +19,11 @@ from transformers.models.auto.modeling_auto import (
 from lowrise.restriction import Restriction
 
 CAUSAL = AutoModelForCausalLM.__name__
-# A list in the vision tower's config. The features of its n-th entry are added to the stream at layer n of the text.
-_INJECTED_IN_TURN = "deepstack_visual_indexes"
+# Vision features are added to the stream at layers of the text that are told by number. Entries of this list of the
+# vision tower: the n-th one's at layer n.
+_IN_TURN = "deepstack_visual_indexes"
+# Entries of these are numbers of layers, or lists that end in one (Granite-4 Vision).
+_BY_NUMBER = ("deepstack_layer_map", "spatial_target_layers")
 
 
 def wrapper_class(config: Any) -> str | None:
@@ -60,8 +63,11 @@ def is_known(config: Any) -> bool:
 
 
 def restrictions_of_images(config: Any, layers: int) -> list[Restriction]:
-    """The cuts of a stack of `layers` layers that leave those which are given vision features beside the stream."""
-    count = max((len(getattr(part, _INJECTED_IN_TURN, None) or ()) for part in parts(config)), default=0)
+    """The cuts of a stack of `layers` layers that leave those which are given vision features beside the stream.
+
+    None before the last of them goes, so that all keep their numbers.
+    """
+    setting, count = max(_injected(config), key=lambda row: row[1], default=("", 0))
     if not count:
         return []
     count = min(count, layers)
@@ -70,8 +76,17 @@ def restrictions_of_images(config: Any, layers: int) -> list[Restriction]:
         return [_kinds(count, depth)] if depth >= count else []
 
     first = f"the first {count} layers" if count > 1 else "the first layer"
-    reason = f"{config.model_type} adds features of images to the stream at {first}, by number ({_INJECTED_IN_TURN})"
+    reason = f"{config.model_type} adds features of images to the stream within {first}, by number ({setting})"
     return [Restriction(reason, _kinds(count, layers), patterns)]
+
+
+def _injected(config: Any) -> Iterator[tuple[str, int]]:
+    """(setting, how many of the first layers it speaks of)."""
+    for part in parts(config):
+        yield _IN_TURN, len(getattr(part, _IN_TURN, None) or ())
+        for name in _BY_NUMBER:
+            entries = getattr(part, name, None) or ()
+            yield name, max((1 + (one[-1] if isinstance(one, list | tuple) else one) for one in entries), default=0)
 
 
 def _kinds(count: int, depth: int) -> tuple[str, ...]:

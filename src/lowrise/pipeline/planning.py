@@ -21,6 +21,7 @@ from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import HeldOutLoss, check_repairs, held_out_windows, special_tokens
 from lowrise.pipeline.restricting import (
     check_plan_allowed,
+    layers_kept,
     refuse_not_allowed,
     restriction_record,
     restrictions_of,
@@ -132,13 +133,8 @@ def _edits(recipe: Recipe, choice: Choice) -> Sequence[Drop | Replace | Merge]:
 
 def _check_cut(decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> None:
     """Raises ModelError where layers that are left would not be those that they were."""
-    gone = {
-        layer
-        for edit in edits
-        for layer in range(edit.start + (isinstance(edit, Merge) or getattr(edit, "in_a_layer", False)), edit.stop)
-    }
-    kept = [layer for layer in range(len(decoder)) if layer not in gone]
-    if gone and kept:
+    kept = layers_kept(len(decoder), edits)
+    if 0 < len(kept) < len(decoder):
         decoder.check_cut(kept)
 
 

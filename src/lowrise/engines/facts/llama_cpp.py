@@ -107,9 +107,13 @@ _FACTS = [
     ),
     *rows(
         ["olmo3"],
-        KindsFromNumbers(Period(4), "takes every 4th layer for full attention, by its number"),
+        KindsFromNumbers(
+            Period(4),
+            "takes every 4th layer for full attention by its number in build b10359, and reads layer_types in b11549",
+            fate="unknown",
+        ),
         "src/models/olmo2.cpp: load_arch_hparams; src/llama-model-loader.cpp: get_key_or_arr",
-        "takes every 4th layer for full attention, by its number; the list that its converter writes is not read",
+        "takes every 4th layer for full attention, by its number; b11549, which was run, reads the converter's list",
     ),
     *rows(
         ["gpt_oss"],
@@ -143,7 +147,11 @@ _FACTS = [
     ),
     *rows(
         ["gemma3n_text"],
-        KindsFromNumbers(Period(5), "takes every 5th layer for full attention, by its number"),
+        KindsFromNumbers(
+            Period(5),
+            "takes every 5th layer for full attention by its number in build b10359; later ones were not tried",
+            fate="unknown",
+        ),
         "src/models/gemma3n.cpp: load_arch_hparams, set_swa_pattern; src/llama-model-loader.cpp: get_key_or_arr",
         "takes every 5th layer for full attention, by its number; the list that its converter writes is not read",
     ),

@@ -20,7 +20,8 @@ class KindsFromNumbers:
 
     by: a clause, as in `llama.cpp takes every 6th layer …`. window: the config's word for a length in tokens, up to
     which the kinds compute the same; None: they never do. least: it cannot do with fewer layers than a period has.
-    fate: of a layer that is read as another kind, `refuses` where kinds have other tensors. told: how transformers 5
+    fate: of a layer that is read as another kind: `refuses` where kinds have other tensors, `unknown` where builds of
+    the engine differ. told: how transformers 5
     tells them, if not as patterns.TOLD says of the family.
     """
 
@@ -28,7 +29,7 @@ class KindsFromNumbers:
     by: str
     window: str | None = None
     least: bool = False
-    fate: Literal["wrong", "refuses"] = "wrong"
+    fate: Literal["wrong", "refuses", "unknown"] = "wrong"
     told: Pattern | None = None
 
     def judge(self, checkpoint: Checkpoint) -> Finding | None:
