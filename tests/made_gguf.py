@@ -85,9 +85,9 @@ KINDS = {
     "qwen2": Kind("qwen2", lambda: tiny.config("qwen2", **_WIDE), _plain),
     "gemma3": Kind(
         "gemma3",
-        lambda: tiny.config("gemma3_text", **_WIDE),
+        lambda: tiny.config("gemma3_text", **_WIDE, head_dim=256, query_pre_attn_scalar=256),
         _gemma3,
-        lambda _config: {"attention.key_length": 8, "attention.value_length": 8, "attention.sliding_window": 8},
+        lambda _config: {"attention.key_length": 256, "attention.value_length": 256, "attention.sliding_window": 8},
     ),
     "gpt2": Kind("gpt2", lambda: tiny.config("gpt2", hidden_size=64, max_position_embeddings=1024), _gpt2),
     "qwen3moe": Kind(
@@ -118,7 +118,7 @@ def save_gguf(
     if alignment != 32:
         writer.add_custom_alignment(alignment)
     writer.add_block_count(tiny.LAYERS)
-    writer.add_context_length(128)
+    writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_head_count(config.num_attention_heads)
     if kind == "gpt2":

@@ -63,7 +63,7 @@ def compare_answers(file: Path, opened: OpenModel, exact: bool, on_base: Callabl
         reason = str(error).rpartition(": ")[2]
         raise ModelError(opened.record.source, "a file that llama.cpp opens", reason, "use --converter") from error
     ours = [_followed(opened.model, prompt, one) for prompt, one in zip(prompts, found.answers, strict=True)]
-    gaps = [abs(one.first) for one in ours]
+    gaps = [abs(one.first) for one in ours if one.first is not None]
     compared = Compared(
         engine=found.version,
         prompts=len(prompts),
@@ -84,22 +84,26 @@ def compare_answers(file: Path, opened: OpenModel, exact: bool, on_base: Callabl
 
 @dataclass(frozen=True)
 class _Followed:
-    """One answer of the engine, as transformers sees it. equal, parted: as of `Compared`. first: with its sign."""
+    """One answer of the engine, as transformers sees it. equal, parted: as of `Compared`.
+
+    first: of the likeliest token behind the prompt, with its sign; None: the engine does not tell it.
+    """
 
     equal: int
     parted: float | None
-    first: float
+    first: float | None
 
 
 @torch.no_grad()
 def _followed(model: Any, prompt: list[int], theirs: Answer) -> _Followed:
     """Greedily, as long as the engine's tokens are the likeliest here too."""
-    ids, cache, first = torch.tensor([prompt]), None, 0.0
+    ids, cache = torch.tensor([prompt]), None
+    first: float | None = None
     for step, token in enumerate(theirs.tokens):
         out = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = getattr(out, "past_key_values", None)
         known = torch.log_softmax(out.logits[0, -1].float(), dim=-1)
-        if step == 0:
+        if step == 0 and theirs.first:
             likeliest = max(theirs.first, key=lambda one: theirs.first[one])
             first = float(known[likeliest]) - theirs.first[likeliest]
         if int(known.argmax()) != token:

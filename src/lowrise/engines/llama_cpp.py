@@ -31,8 +31,8 @@ class EngineError(LowriseError):
 
 @dataclass(frozen=True)
 class Answer:
-    """tokens: what it wrote, greedily. first: log-probabilities of the likeliest tokens
-    behind the prompt, natural log, by token.
+    """tokens: what it wrote, greedily. first: log-probabilities of the likeliest tokens behind the prompt, natural log,
+    by token; none where the one that it takes is a part of a character.
     """
 
     tokens: list[int]
@@ -127,8 +127,9 @@ def _continued(address: str, prompt: Sequence[int], tokens: int) -> Answer:
     asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "n_probs": TOP, "cache_prompt": False,
              "return_tokens": True}  # fmt: skip
     found = _posted(address, "completion", asked)
-    likeliest = found["completion_probabilities"][:1]
-    first = {one["id"]: one["logprob"] for one in likeliest[0]["top_logprobs"]} if likeliest else {}
+    told = found.get("completion_probabilities") or [{"id": None}]
+    known = found["tokens"][:1] == [told[0]["id"]]  # none is told of a token that ends within a character
+    first = {one["id"]: one["logprob"] for one in told[0]["top_logprobs"]} if known else {}
     return Answer(found["tokens"], first, found["stop_type"] != "limit")
 
 
