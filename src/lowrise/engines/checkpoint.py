@@ -63,6 +63,9 @@ def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:
     inner = whole.get("text_config")
     config = inner if isinstance(inner, Mapping) else whole
     depth = next((config[name] for name in _DEPTH if type(config.get(name)) is int), None)
+    if depth is None:  # Nemotron-H writes no number
+        listed = config.get("layer_types") or config.get("layers_block_type")
+        depth = len(listed) if isinstance(listed, list) else None
     if depth is None or not 0 < depth <= 10_000:
         raise ModelError(where, "the number of decoder layers", f"num_hidden_layers {depth}", "mend the config")
     names = whole.get("architectures")
