@@ -34,12 +34,13 @@ RUNS = {
     "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
                      "--length", "24"], "not killed: "),
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
+    "families": (["llama", "--presets", "streamline-none"], "llama: works"),
     "engine_facts": (["--check"], "holds the facts"),
     "reference": (["--check"], "pages are as the code is"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
-INSIDE = {"calibration", "engine_facts", "greedy", "reference", "train_small", "writing"}
+INSIDE = {"calibration", "engine_facts", "families", "greedy", "reference", "train_small", "writing"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:

@@ -31,6 +31,7 @@ OTHERS: list[dict[str, Any]] = [
     {"text": []},
     {"synthetic_share": 0.3},
     {"bos": "never"},
+    {"for_engines": ["llama.cpp"]},
     {"samples": 7},
     {"length": 24},
     {"calibration_length": 20},

@@ -15,6 +15,7 @@ import tiny
 from cuts import config_of, cut, logits
 from lowrise.errors import ModelError, ProofError
 from lowrise.model import checkpoint
+from lowrise.model.cached import disagreement
 from lowrise.model.decoder import Decoder
 from refusals import PLAIN, Main, assert_one_line, copied, edit_config
 
@@ -110,8 +111,8 @@ class TestPeriods:
         kinds = [SLIDING, SLIDING, FULL] * 2
         decoder = Decoder(tiny.model("llama", layer_types=kinds, sliding_window_pattern=3))
         if pattern is None:
-            with pytest.raises(ModelError, match="sliding_window_pattern"):
-                decoder.drop(start, stop)
+            with pytest.raises(ModelError, match=r"self_attn\.window is .* but a fresh load of the new config gives"):
+                decoder.check_cut([layer for layer in range(6) if not start <= layer < stop])
         else:
             decoder.drop(start, stop)
             assert decoder.config.sliding_window_pattern == pattern
@@ -245,16 +246,17 @@ class TestProof:
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
         reloaded = cut(folder, out, dtype=dtype)
         rows = tiny.ids(rows=8)
-        found = checkpoint._disagreement(reloaded.model, rows)
+        found = disagreement(reloaded.model, rows)
         assert found > 0.05 if dtype == "bfloat16" else found < 1e-5
 
     def test_a_cache_that_is_wrong_is_found(
         self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The dense model agrees with itself, so what the cut one loses shows."""
-        plain = checkpoint._disagreement
         monkeypatch.setattr(
-            checkpoint, "_disagreement", lambda m, ids: 0.5 if len(m.model.layers) < tiny.LAYERS else plain(m, ids)
+            checkpoint,
+            "disagreement",
+            lambda m, ids: 0.5 if len(m.model.layers) < tiny.LAYERS else disagreement(m, ids),
         )
         with pytest.raises(ProofError, match="cached and uncached logits differ by 50"):
             cut(tiny_folder, tmp_path / "out")

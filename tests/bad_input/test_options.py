@@ -25,7 +25,6 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ([], ("command",)),
             (["rum"], ("rum",)),
             (["run"], ("--out",)),
             (["run", "--out", "OUT"], ("MODEL", "a hub id, a folder or a .gguf file", "found none")),

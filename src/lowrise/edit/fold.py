@@ -21,6 +21,7 @@ from lowrise.edit.layerwise_pass import LayerwisePass
 from lowrise.edit.repair import gaps
 from lowrise.edit.write import Write, mlp_of
 from lowrise.edit.writing import sums
+from lowrise.errors import ModelError
 from lowrise.exact import exact
 from lowrise.model.structure import known_by_name
 
@@ -44,16 +45,20 @@ def _least_squares(layerwise: LayerwisePass) -> Solution:
     return fold(*grams, torch.eye(d, device=device))
 
 
-def fold_gaps(task: RepairTask, solve: Solve, solve_map: SolveMap) -> Repaired:
+def fold_gaps(task: RepairTask, solve: Solve, solve_map: SolveMap | None = None) -> Repaired:
     """Fold what `solve` finds into the layer before each gap, from the bottom up; a Fit for each.
 
     Dense model and student go through the layers side by side. On disk lie, of all tokens, one state of both and the
     inputs of one layer's MLP; in memory one batch, two matrices' sums and one layer's new matrix. solve: is called with
     both models at the end of the gap, the student's layer not repaired, and gives the change of W (k, d). solve_map:
     the same where W is not known by name; gives T - 1, and in the store lie, of every batch, "made", what the layer's
-    last block makes, and "out", what leaves the layer.
+    last block makes, and "out", what leaves the layer. Without it, raises ModelError for such a model.
     """
     student = task.student
+    named = known_by_name(student.decoder)
+    if not named and solve_map is None:
+        expected, remedy = "a model whose MLP matrices are known by name", "choose fold, or another --repair"
+        raise ModelError(student.decoder.where, expected, f"another one, of family {student.decoder.family}", remedy)
     bottom, before_gaps = student.layers[0], [layer for layer, _ in gaps(student)]
     if bottom > 0:
         task.progress.warn(f"no layer stands before the gap [0, {bottom}): it is dropped, not repaired")
@@ -67,8 +72,7 @@ def fold_gaps(task: RepairTask, solve: Solve, solve_map: SolveMap) -> Repaired:
         if layer not in before_gaps:
             layerwise.pass_on()
             return None
-        named = known_by_name(layerwise.decoder)
-        found = _fold_layer(layerwise, solve) if named else _fold_block(layerwise, solve_map)
+        found = _fold_layer(layerwise, solve) if solve_map is None or named else _fold_block(layerwise, solve_map)
         return Fit(layer, stop, found.ridge, found.before, found.after)
 
     return Repaired(repair_layers(task, passed, step, mixed=False))
