@@ -64,7 +64,8 @@ def test_tiny_files_are_answered_alike(tmp_path: Path, export: Export, kind: str
     found = answers(export(folder, "--gguf", tmp_path / "cut.gguf"))
     assert found["texts_equal"] == found["prompts"] == 5
     assert found["equal"] == found["tokens"]
-    assert found["first_largest"] < 1e-4
+    # llama.cpp's GELU is a table of float16 numbers
+    assert found["first_largest"] < (5e-4 if kind in ("gemma3", "gpt2") else 1e-4)
 
 
 @pytest.mark.parametrize(
