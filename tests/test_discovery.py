@@ -85,7 +85,7 @@ def test_what_a_layer_multiplies_by_is_its_own_number() -> None:
         factor = pytest.approx(float(layer.layer_scalar), rel=1e-4)
         blocks = blocks_of(decoder, index)
         assert len(blocks) == 3
-        assert all(block.norm is not None and block.norm.factor == factor == block.carry for block in blocks)
+        assert all(block.norm is not None and block.norm.factor == factor == block.skip_scale for block in blocks)
 
 
 def test_what_passes_a_norm_together_with_the_stream_is_no_write() -> None:

@@ -332,7 +332,7 @@ class TestCommands:
 
 
 def test_what_stands_after_edits() -> None:
-    from lowrise.pipeline.restricting import layers_kept
+    from lowrise.edit.student import layers_left
 
     edits = [
         Drop(start=1, stop=2),
@@ -340,7 +340,7 @@ def test_what_stands_after_edits() -> None:
         Replace(start=6, stop=8, network="layer"),
         Replace(start=9, stop=11, network="ffn"),
     ]
-    assert layers_kept(12, edits) == [0, 2, 3, 5, 6, 8, 11]
+    assert layers_left(12, edits) == [0, 2, 3, 5, 6, 8, 11]
 
 
 def test_engines_that_are_named_restrict_too() -> None:

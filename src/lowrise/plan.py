@@ -26,7 +26,7 @@ from lowrise.provenance import CalibrationRecord as CalibrationRecord
 from lowrise.provenance import ModelRecord as ModelRecord
 from lowrise.provenance import TextRecord as TextRecord
 from lowrise.reading import read_json
-from lowrise.recipe import Network, Repair
+from lowrise.recipe_types import Network, Repair
 from lowrise.settings import Form, Norms, Rule, Training
 
 called(__name__)

@@ -6,7 +6,7 @@ Presets resolve inside the model, so that `Recipe(preset="laco")` in Python is w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, reduce
 from importlib.resources import files
 from pathlib import Path
@@ -14,56 +14,16 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
-from lowrise.settings import ENGINES, Bos, Form, Heal, MergeSearch, Strict, Training, current_keys
+from lowrise.recipe_types import Engines, Network, Repair, Select, as_written
+from lowrise.settings import Bos, Form, Heal, MergeSearch, Strict, Training, current_keys
 from lowrise.sizes import bytes_of, count_of, named_layers
 
-
-def _known(kind: Kind) -> AfterValidator:
-    """A name of the table (`methods/rows.py`); of what a recipe may do without, `none` too."""
-
-    def check(name: str) -> str:
-        names = [*([] if kind == "criterion" else ["none"]), *methods(kind)]
-        if name not in names:
-            listed = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
-            near = close_names(name, names)
-            context = {"remedy": near if near.startswith("did") else "correct the value"}
-            raise PydanticCustomError("unknown_method", f"Input should be {listed}", context)
-        return name
-
-    return AfterValidator(check)
-
-
-def _engines(value: object) -> object:
-    """A list, or names between commas."""
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-    for name in names if isinstance(names, list) else []:
-        if name not in ENGINES:
-            near = close_names(str(name), ENGINES)
-            raise PydanticCustomError("engine", "one of {names}", {"names": ", ".join(ENGINES), "remedy": near})
-    return names
-
-
-def _as_written(parse: Callable[[str], object]) -> AfterValidator:
-    """Kept as it is written, once `parse` takes it."""
-
-    def check(text: str | None) -> str | None:
-        if text is not None:
-            parse(text)
-        return text
-
-    return AfterValidator(check)
-
-
-Select = Annotated[str, _known("criterion")]
-Network = Annotated[str, _known("network")]
-Repair = Annotated[str, _known("repair")]
-Engines = Annotated[list[str], BeforeValidator(_engines)]
 SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
 _GOALS = (*SIZES, "layers")
 
@@ -85,16 +45,16 @@ class Recipe(BaseModel):
     remove: str | None = Field(
         "25%", description="net layers to remove: 8, or 25%; null: as many as the search's threshold lets go"
     )
-    keep_parameters: Annotated[str | None, _as_written(count_of)] = Field(
+    keep_parameters: Annotated[str | None, as_written(count_of)] = Field(
         None, description="parameters, as 1.1B: as many layers go as leave at most that"
     )
-    keep_memory: Annotated[str | None, _as_written(bytes_of)] = Field(
+    keep_memory: Annotated[str | None, as_written(bytes_of)] = Field(
         None, description="bytes of the weights, as they are saved: 2GB"
     )
     keep_latency: float | None = Field(
         None, gt=0, lt=1, description="share of the dense model's time for one token, timed first"
     )
-    layers: Annotated[str | None, _as_written(named_layers)] = Field(
+    layers: Annotated[str | None, as_written(named_layers)] = Field(
         None, description="the layers that go, by hand, 0-based, ends included: 12-19,21"
     )
     select: Select = Field("cosine", description="the criterion: how layers are chosen")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lowrise.cli.program import app, working
-from lowrise.engines.gguf_checks import check_export
 from lowrise.options import Json, Quiet
 
 if TYPE_CHECKING:
     from lowrise.engines.gguf_checks import Type
     from lowrise.progress import Reporter
+    from lowrise.recipe import Recipe
 
 
 @app.command()
@@ -47,6 +47,8 @@ def export(
 
     What was cut from a GGUF file becomes a cut of that file: tensors that did not change keep their own bytes.
     """
+    from lowrise.engines.gguf_checks import check_export
+
     check_export(gguf, [folder, base], wanted, everything, force)
     with working("export", quiet) as progress:
         from lowrise.engines.gguf_out import export as export_gguf
@@ -59,6 +61,15 @@ def export(
         typer.echo(made.to_json())
         return
     typer.echo("\n".join([*made.sentences(), f"written to {gguf}"]))
+
+
+def check_gguf_too(settings: Recipe, folder: Path, gguf: Path | None, force: bool) -> None:
+    """Refuse what could not be exported after a run to `folder`, if that is wished for."""
+    if gguf is None:
+        return
+    from lowrise.engines.gguf_checks import check_wish
+
+    check_wish(settings, folder, gguf, force)
 
 
 def write_gguf_too(folder: Path, gguf: Path | None, force: bool, progress: Reporter) -> None:

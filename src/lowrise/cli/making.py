@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lowrise.cli.exporting import write_gguf_too
+from lowrise.cli.exporting import check_gguf_too, write_gguf_too
 from lowrise.cli.program import app, sending, show, working
-from lowrise.engines.gguf_checks import check_wish
 from lowrise.files import check_file, check_output
 from lowrise.inputs import inputs_of
 from lowrise.options import (
@@ -54,7 +53,7 @@ def run(
     """Plan, edit, heal, measure and write, in one go."""
     settings = recipe_of(recipe, given, model=model)
     check_output(out, force, [*inputs_of(settings), recipe])
-    check_wish(settings, out, gguf, force)
+    check_gguf_too(settings, out, gguf, force)
     with sending(out, push, private, force, quiet):
         with working("run", quiet) as progress:
             from lowrise import pipeline
@@ -108,7 +107,7 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
-    check_wish(settings, out, gguf, force)
+    check_gguf_too(settings, out, gguf, force)
     with sending(out, push, private, force, quiet):
         with working("apply", quiet) as progress:
             from lowrise import pipeline

@@ -75,7 +75,7 @@ def _pass_dense(layerwise: LayerwisePass, blocks: tuple[Block, ...]) -> None:
             h = layerwise.dense(number, calls)
         for what, (value,) in given.items():
             layerwise.put(what, number, value.flatten(0, -2))
-        stream = _carried(blocks, entering[0])
+        stream = _skipped(blocks, entering[0])
         for block, (one, of) in enumerate(zip(blocks, rows, strict=False)):
             write = BlockWrite(one, layer.parameter)
             stream = stream + write.written(of(write), len(stream))
@@ -84,15 +84,15 @@ def _pass_dense(layerwise: LayerwisePass, blocks: tuple[Block, ...]) -> None:
 
 def _known(layerwise: LayerwisePass, blocks: tuple[Block, ...]) -> int:
     """Behind how many of the blocks the dense stream is aimed at."""
-    inner = [bool(block.writes) and block.carry is not None for block in blocks[:-1]]
+    inner = [bool(block.writes) and block.skip_scale is not None for block in blocks[:-1]]
     return 0 if layerwise.gap else (*inner, False).index(False)
 
 
-def _carried(blocks: tuple[Block, ...], h: Tensor) -> Tensor:
+def _skipped(blocks: tuple[Block, ...], h: Tensor) -> Tensor:
     """(tokens, d), float32: what is left of `h`, what enters the layer, where all is written."""
     stream = h.flatten(0, -2).float()
-    carry = blocks[0].carry
-    return stream if carry is None or carry == 1 else carry * stream
+    skip_scale = blocks[0].skip_scale
+    return stream if skip_scale is None or skip_scale == 1 else skip_scale * stream
 
 
 def _refit_inner_write(layerwise: LayerwisePass, number: int) -> None:
@@ -150,7 +150,7 @@ def _behind(
             yield held, [*given[0], *given[1]], target.float() - out.float(), target
             continue
         target = layerwise.get(("stream", number), batch)
-        stream = _carried(blocks, layerwise.get("student", batch))
+        stream = _skipped(blocks, layerwise.get("student", batch))
         for write, one in zip(writes, given, strict=True):
             stream = stream + write.written(one, len(stream))
         yield held, given[-1], target.float() - stream.view_as(target), target

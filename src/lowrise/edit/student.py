@@ -131,6 +131,11 @@ def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
 
 
 def layers_left(layers: int, edits: Sequence[Drop | Merge | Replace]) -> list[int]:
-    """Of the dense model's `layers` those that stand after `edits`, merged and replaced ones by the first of each."""
-    gone = {layer for edit in edits for layer in range(edit.start + edit.put_back, edit.stop)}
+    """Of the dense model's `layers` those that stand after `edits` as decoder layers, merged and replaced ones by the
+    first of each.
+    """
+    gone = set[int]()
+    for edit in edits:
+        stands = not isinstance(edit, Drop) and not (isinstance(edit, Replace) and not edit.in_a_layer)
+        gone |= {*range(edit.start + stands, edit.stop)}
     return [layer for layer in range(layers) if layer not in gone]

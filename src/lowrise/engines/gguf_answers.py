@@ -10,17 +10,10 @@ from typing import Any
 
 import torch
 
-from lowrise.engines.llama_cpp import Answer, EngineError, ask
+from lowrise.engines.llama_cpp import PROMPTS, Answer, EngineError, ask
 from lowrise.errors import ModelError
 from lowrise.model.source import OpenModel
 
-PROMPTS = (
-    "The capital of France is",
-    "Once upon a time, there was a little",
-    "To make a good cup of tea, first",
-    "The three primary colours are",
-    "In 1969, for the first time,",
-)
 TOKENS = 64
 
 # How far the first log-probability of the likeliest token may be off, on average, where both read the same model. With

@@ -35,10 +35,8 @@ def check_export(
     check_file(out, force, inputs, is_gguf, "a GGUF file")
 
 
-def check_wish(recipe: Recipe, folder: Path, out: Path | None, force: bool) -> None:
-    """Refuse a run whose output `folder` could not become the GGUF file `out` as well, if that is wished for."""
-    if out is None:
-        return
+def check_wish(recipe: Recipe, folder: Path, out: Path, force: bool) -> None:
+    """Refuse a run whose output `folder` could not become the GGUF file `out` as well."""
     if out.resolve().is_relative_to(folder.resolve()):
         _check_suffix(out)  # the folder itself is not there yet, or goes
     else:

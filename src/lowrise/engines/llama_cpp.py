@@ -22,6 +22,13 @@ from lowrise.errors import LowriseError
 
 PACKAGE = "xllamacpp"
 TOP = 10  # tokens whose log-probabilities are told
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, there was a little",
+    "To make a good cup of tea, first",
+    "The three primary colours are",
+    "In 1969, for the first time,",
+)
 _LOADING = "error loading model: "  # in llama.cpp's log
 
 

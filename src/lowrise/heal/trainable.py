@@ -89,8 +89,7 @@ def gaps(decoder: Decoder, plan: Plan | None, dense: Sequence[dict[str, Tensor]]
     Raises RecipeError where neither a plan nor the weights tell where that is.
     """
     if plan is not None:
-        outside = {edit.start for edit in plan.edits if isinstance(edit, Replace) and not edit.in_a_layer}
-        kept = [layer for layer in layers_left(plan.model.layers, plan.edits) if layer not in outside]
+        kept = layers_left(plan.model.layers, plan.edits)
         changed = [edit.start for edit in plan.edits if isinstance(edit, Merge | Replace)]
         sources: list[int | None] = [None if layer in changed else layer for layer in kept]
         if len(kept) != len(decoder):

@@ -57,15 +57,15 @@ class WriteNames:
 @dataclass(frozen=True)
 class BlockNames:
     """norm: the path of the one that what the writes make together passes before the stream is given it; behind: the
-    factor that comes then. carry: what is left in the end of the stream that enters the layer, a factor; None where it
-    is something else.
+    factor that comes then. skip_scale: what is left in the end of the stream that enters the layer, a factor; None
+    where it is something else.
     """
 
     reads: tuple[ReadNames, ...]
     writes: tuple[WriteNames, ...]
     norm: str | None = None
     behind: float = 1.0
-    carry: float | None = 1.0
+    skip_scale: float | None = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class Output:
 class Block:
     """reads: one after the other; writes: linear in their matrices, added up, and through `norm` where there is one.
 
-    carry: as of `BlockNames`.
+    skip_scale: as of `BlockNames`.
     """
 
     reads: tuple[Read, ...]
     writes: tuple[Output | Experts, ...]
     norm: Norm | None
-    carry: float | None
+    skip_scale: float | None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def block_of(layer: nn.Module, names: BlockNames) -> Block:
     norm = None
     if names.norm is not None:
         norm = Norm(layer.get_submodule(names.norm), f"{names.norm}.weight", names.behind)
-    return Block(tuple(reads), tuple(writes), norm, names.carry)
+    return Block(tuple(reads), tuple(writes), norm, names.skip_scale)
 
 
 def linear(layer: nn.Module, path: str, factor: float = 1.0) -> Matrix:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lowrise.model.blocks import BlockNames, ReadNames, WriteNames
-from lowrise.model.experts import close
 from lowrise.model.layer import Layer, LayerArguments
+from lowrise.model.matrices import close
 from lowrise.model.norms import Norm
 from lowrise.model.tracing import TIMES, Call, Trial, calls_in, is_norm
 
@@ -57,10 +57,10 @@ def find_blocks(layer: Layer, h: Tensor, arguments: LayerArguments) -> tuple[Blo
                 written.append(found)
                 trial.silent.add(call.path)
     written = [one for one in written if one.norm is None or _is_alone(trial, one.norm, written, norms)]
-    carry = _carry(trial, written)
+    skip_scale = _skip_scale(trial, written)
     trial.silent.clear()
     writes = _writes(layer, calls, written)
-    blocks = tuple(replace(block, carry=carry) for block in _blocks(_reads(calls, written, norms, h), writes))
+    blocks = tuple(replace(block, skip_scale=skip_scale) for block in _blocks(_reads(calls, written, norms, h), writes))
     last = {write.module for block in blocks[-1:] for write in block.writes}
     if all(_is_last(trial, one, calls) for one in written if one.call.path in last):
         return blocks
@@ -130,7 +130,7 @@ def _behind(trial: Trial, path: str, y: Tensor, out: Tensor) -> float | None:
     return None if constant is None else _as_written(trial.layer, constant)
 
 
-def _carry(trial: Trial, written: list[_Written]) -> float | None:
+def _skip_scale(trial: Trial, written: list[_Written]) -> float | None:
     """By which what enters the layer is multiplied on its way to the end of it."""
     trial.silent = {one.call.path for one in written}
     out, _ = trial.run()

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lowrise.model.matrices import close
+
 # In the words of the families: the last matrices of a module of experts.
 OUTPUTS = ("down_proj",)
 
@@ -195,11 +197,6 @@ def sum_by_token(experts: Experts, routed: Routed, weight: Tensor, tokens: int) 
         made = routed.given[rows].float() @ experts.matrix(weight, expert)
         written.index_add_(0, routed.tokens[rows], made)
     return written
-
-
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for rounding; never where one is not a number, or both are nothing."""
-    return bool(expected.any()) and float((found - expected).norm()) < 0.05 * float(expected.norm())
 
 
 class _Unwatched(nn.Module):

@@ -8,7 +8,7 @@ import torch
 
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
-from lowrise.model.matrices import captured
+from lowrise.model.matrices import captured, close
 from lowrise.model.structure import blocks_of, known_by_name
 
 TIMES = 256  # so much larger a matrix or a norm is tried; within what float16 can hold
@@ -66,7 +66,7 @@ def check_output_matrix(decoder: Decoder) -> None:
         out = first.call(h, calls[0]).float()
         more = first.call(h, calls[0], {write.parameter: TIMES * weight}).float() - out
         expected = (TIMES - 1) * (inputs[0].float() @ write.matrix(weight).float()).view_as(out)
-    if not float((more - expected).norm()) < 0.05 * float(expected.norm()):  # nor if one is not a number
+    if not close(more, expected):
         raise first.refusal("an MLP whose output is added to the stream as it is", "one that is scaled or normed first")
 
 
@@ -99,4 +99,4 @@ def norms_as_known(decoder: Decoder) -> bool:
         seen += [(given[0].float(), y), (made, scaled * (made.norm(dim=-1) / scaled.norm(dim=-1)).unsqueeze(-1))]
     more = first.call(h, calls[0], {mlp.parameter: larger}).float() - out.float()
     seen.append((more, (TIMES - 1) * made))
-    return all(float((one.view_as(other) - other).norm()) < 0.05 * float(other.norm()) for one, other in seen)
+    return all(close(one.view_as(other), other) for one, other in seen)

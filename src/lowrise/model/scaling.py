@@ -18,6 +18,7 @@ from torch.func import functional_call
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import Layer
+from lowrise.model.matrices import close
 
 # Two scales at which a model is tried: so large that no norm's ε counts, powers of two so that rounding is the same.
 _LOW, _HIGH = 64.0, 256.0
@@ -68,7 +69,7 @@ def check_scaling(decoder: Decoder) -> None:
     low, high = (_tried(decoder, by) for by in (_LOW, _HIGH))
     for what, one, other in (("embeddings", low[0], high[0]), ("layers", low[1], high[1])):
         expected = (_HIGH / _LOW) * one
-        if not float((other - expected).norm()) < 0.05 * float(expected.norm()):  # nor if one is not a number
+        if not close(other, expected):
             raise _refusal(decoder, f"{what} that grow as the weights that make them", "others")
     if _is_tied(decoder):
         _added(decoder, _last_norm(decoder))
@@ -116,7 +117,7 @@ def _added(decoder: Decoder, norm: nn.Module) -> float:
     expected = norm(h).float() / _LOW
     for added in (0.0, 1.0):
         found = functional_call(norm, _norm_scaled(norm, 1 / _LOW, added), (h,)).float()
-        if float((found - expected).norm()) < 0.05 * float(expected.norm()):
+        if close(found, expected):
             return added
     raise _refusal(decoder, "a last norm that scales by its weight", f"a {type(norm).__name__}, and a tied head")
 

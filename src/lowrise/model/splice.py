@@ -183,7 +183,6 @@ def _cut_tensors(module: nn.Module, other: nn.Module, name: str, kept: Sequence[
         parts = own.detach().unflatten(axis, (layers, width))
         taken = parts.index_select(axis, torch.tensor(kept, device=own.device)).flatten(axis, axis + 1).contiguous()
         setattr(module, key, nn.Parameter(taken, requires_grad=own.requires_grad))
-        _repeat_widths(module, other)
     return None
 
 
@@ -195,13 +194,6 @@ def _layer_axis(own: Tensor, new: Tensor, count: int) -> int | None:
     if len(axes) != 1 or new.shape[axes[0]] % count or own.shape[axes[0]] % (new.shape[axes[0]] // count):
         return None
     return axes[0] if own.shape[axes[0]] > new.shape[axes[0]] else None
-
-
-def _repeat_widths(module: nn.Module, other: nn.Module) -> None:
-    """`out_features` and the like."""
-    for key, value in _plain(other).items():
-        if key in vars(module):
-            setattr(module, key, value)
 
 
 # -- what is seen of a module ---------------------------------------------------------------------------------------

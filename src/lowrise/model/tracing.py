@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lowrise.errors import UNUSABLE
 from lowrise.model.blocks import ExpertsNames
-from lowrise.model.experts import calls_of, close, experts_of, sum_by_token
+from lowrise.model.experts import calls_of, experts_of, sum_by_token
 from lowrise.model.layer import Layer, LayerArguments
+from lowrise.model.matrices import close
 
 TIMES = 256.0  # so many times as much a module makes when it is tried; within what float16 can hold
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lowrise.calibration import Windows
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.count import parameters_after
-from lowrise.edit.student import student_of
+from lowrise.edit.student import layers_left, student_of
 from lowrise.errors import PlanError
 from lowrise.measure.system import versions
 from lowrise.methods import load, method
@@ -21,7 +21,6 @@ from lowrise.pipeline.opening import calibration_record
 from lowrise.pipeline.repairing import HeldOutLoss, check_repairs, held_out_windows, special_tokens
 from lowrise.pipeline.restricting import (
     check_plan_allowed,
-    layers_kept,
     refuse_not_allowed,
     restriction_record,
     restrictions_of,
@@ -133,7 +132,7 @@ def _edits(recipe: Recipe, choice: Choice) -> Sequence[Drop | Replace | Merge]:
 
 def _check_cut(decoder: Decoder, edits: Sequence[Drop | Replace | Merge]) -> None:
     """Raises ModelError where layers that are left would not be those that they were."""
-    kept = layers_kept(len(decoder), edits)
+    kept = layers_left(len(decoder), edits)
     if 0 < len(kept) < len(decoder):
         decoder.check_cut(kept)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lowrise import engines
+from lowrise.edit.student import layers_left
 from lowrise.errors import PlanError, RecipeError
 from lowrise.methods import load, method
 from lowrise.model.decoder import Decoder
-from lowrise.plan import Drop, Edit, Plan, Replace
+from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.provenance import RestrictionRecord
 from lowrise.recipe import Recipe
@@ -123,20 +124,11 @@ def check_plan_allowed(plan: Plan, decoder: Decoder, for_engines: Sequence[str] 
     """
     named = (plan.settings or {}).get("for", []) if for_engines is None else for_engines
     cuts = AllowedCuts(len(decoder), restrictions_of(decoder, named))
-    broken = cuts.broken(layers_kept(len(decoder), plan.edits))
+    broken = cuts.broken(layers_left(len(decoder), plan.edits))
     if broken:
         expected = f"edits whose result can be expressed: {'; '.join(broken)}"
         found = f"layers {as_text((edit.start, edit.stop) for edit in plan.edits)}"
         raise PlanError(f"plan for {plan.model.source}", expected, found, "change the edits, or plan anew")
-
-
-def layers_kept(layers: int, edits: Iterable[Edit]) -> list[int]:
-    """The dense model's layers that stand after the edits as decoder layers, merged and replaced ones by the first."""
-    gone = set[int]()
-    for edit in edits:
-        stands = not isinstance(edit, Drop) and not (isinstance(edit, Replace) and not edit.in_a_layer)
-        gone |= {*range(edit.start + stands, edit.stop)}
-    return [layer for layer in range(layers) if layer not in gone]
 
 
 def in_words(numbers: Sequence[int]) -> str:
