@@ -1,4 +1,4 @@
-"""docs/notebooks/quickstart.ipynb: its cells run, in order, from a fresh kernel; what it shows is of one such run."""
+"""docs/notebooks/quickstart.ipynb: its cells run, in order, from a fresh kernel."""
 
 from __future__ import annotations
 
