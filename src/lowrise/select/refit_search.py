@@ -26,7 +26,7 @@ from lowrise.select.refit_trials import Search, Trial
 from lowrise.select.selection import Selection
 from lowrise.work import Work
 
-# What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
+# What a search budget of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
 HELD_OUT_TOKENS = 2_048
 LENGTH = 512  # tokens of a window at most
@@ -46,7 +46,7 @@ def choose_span(selection: Selection) -> Choice:
     return choose_span_by_refit(*_of(selection))
 
 
-def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work, AllowedCuts]:
+def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, float, Reporter, Work, AllowedCuts]:
     """What both searches take."""
     effort, progress, work = selection.recipe.search_budget, selection.progress, selection.work
     return selection.decoder, *selection.split, selection.count, effort, progress, work, selection.cuts
@@ -57,7 +57,7 @@ def choose_by_refit(
     windows: Windows,
     held_out: Windows,
     k: int,
-    effort: int,
+    effort: float,
     progress: Reporter,
     work: Work | None = None,
     cuts: AllowedCuts | None = None,
@@ -76,7 +76,7 @@ def choose_by_refit(
     """
     cuts = cuts or AllowedCuts(len(decoder))
     fitted, deciding = _spent(windows, held_out, effort)
-    shortlist = SHORTLIST * effort
+    shortlist = max(2, round(SHORTLIST * effort))
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
     with ActivationStore() as store:
@@ -247,7 +247,7 @@ def choose_span_by_refit(
     windows: Windows,
     held_out: Windows,
     k: int,
-    effort: int,
+    effort: float,
     progress: Reporter,
     work: Work | None = None,
     cuts: AllowedCuts | None = None,
@@ -286,11 +286,12 @@ def choose_span_by_refit(
     return Choice([(best, best + k)], scores)
 
 
-def _spent(windows: Windows, held_out: Windows, effort: int) -> tuple[Windows, Windows]:
+def _spent(windows: Windows, held_out: Windows, effort: float) -> tuple[Windows, Windows]:
     """What is fitted and what decides: of as many documents as can be; before any text, of what the model wrote.
 
     So few tokens of a text are of its domain, and layers chosen on them are what that domain needs least.
     """
     windows, held_out = (one.written_first().pieces(LENGTH) for one in (windows, held_out))
-    fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
-    return fitted, held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
+    counts = (max(1, int(tokens * effort) // windows.length) for tokens in (FIT_TOKENS, HELD_OUT_TOKENS))
+    fitted, deciding = (of.first(count) for of, count in zip((windows, held_out), counts, strict=True))
+    return fitted, deciding
