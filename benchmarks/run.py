@@ -174,7 +174,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
     from fetch_demo_model import fetch
 
-    given = [asked.model or str(fetch())]
+    given = ["run", asked.model or str(fetch())]
     for name in ("preset", "remove", "samples", "length", "windows"):
         given += [f"--{name}", getattr(asked, name)]
     with tempfile.TemporaryDirectory(prefix="lowrise-benchmark-") as name:
