@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from lowrise.errors import close_names
@@ -50,6 +50,14 @@ def as_written(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _whole(value: float) -> float:
+    """As it is written in plans and recipes: 2, not 2.0."""
+    return int(value) if float(value).is_integer() else value
+
+
+Budget = Annotated[
+    float, Field(ge=0.1, allow_inf_nan=False), AfterValidator(_whole), PlainSerializer(_whole, return_type=int | float)
+]
 Select = Annotated[str, _known("criterion")]
 Network = Annotated[str, _known("network")]
 Repair = Annotated[str, _known("repair")]
