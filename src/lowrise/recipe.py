@@ -374,7 +374,10 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         return RecipeError(place, clash["expected"], clash["found"], clash["remedy"])
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
         return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
-    return RecipeError(place, expected, repr(first["input"]), first.get("ctx", {}).get("remedy", "correct the value"))
+    remedy = first.get("ctx", {}).get("remedy", "correct the value")
+    if first["type"] == "literal_error":
+        remedy = close_names(str(first["input"]), first["ctx"]["expected"].split("'")[1::2], remedy)
+    return RecipeError(place, expected, repr(first["input"]), remedy)
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:

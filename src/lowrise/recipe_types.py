@@ -21,8 +21,7 @@ def _known(kind: Kind) -> AfterValidator:
         names = [*([] if kind == "criterion" else ["none"]), *methods(kind)]
         if name not in names:
             listed = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
-            near = close_names(name, names)
-            context = {"remedy": near if near.startswith("did") else "correct the value"}
+            context = {"remedy": close_names(name, names, "correct the value")}
             raise PydanticCustomError("unknown_method", f"Input should be {listed}", context)
         return name
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import UNUSABLE, InputError, ModelError, reason
+from lowrise.errors import UNUSABLE, InputError, ModelError, close_paths, reason
 from lowrise.headers import gguf_header
 from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
@@ -208,11 +208,12 @@ def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[P
     if kind is not None:
         raise ModelError(source, expected, "a file of another kind" if kind == "file" else kind, remedy)
     if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix == ".gguf":
-        raise ModelError(source, expected, "nothing there", remedy)
+        raise ModelError(source, expected, "nothing there", close_paths(source, remedy))
     from huggingface_hub import snapshot_download
 
     patterns = hub_files(trust_remote_code, allow_pickle)
-    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns)))
+    remedy = close_paths(source, "check the name")
+    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns), remedy))
     return folder, None, folder.name
 
 
@@ -291,7 +292,7 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _load(source: str, action: Any) -> Any:
+def _load(source: str, action: Any, unreachable: str = "check the name") -> Any:
     """Run a loader; what libraries raise on unusable input becomes one line naming the model."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from safetensors import SafetensorError
@@ -300,7 +301,7 @@ def _load(source: str, action: Any) -> Any:
         return action()
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         expected = "a model folder or hub id that can be reached"
-        raise ModelError(source, expected, reason(error), "check the name") from error
+        raise ModelError(source, expected, reason(error), unreachable) from error
     except SafetensorError as error:
         raise ModelError(source, "whole safetensors files", str(error), "fetch the model again") from error
     except _UNUSABLE as error:
