@@ -22,7 +22,7 @@ def with_draft(run: Run, results: Results, draft: OpenModel, dense_source: str) 
     """
     recipe = run.recipe
     with run.clock.stage("open"):
-        dense = open_from(recipe.model_copy(update={"model": dense_source}))
+        dense = open_from(recipe.model_copy(update={"model": dense_source}), run)
     prompts = _prompts(draft, dense, evaluation_texts(recipe, dense), run)
     with run.clock.stage("draft"):
         found = measure_draft(draft.decoder, dense.decoder, dense.tokenizer, prompts, dense_source, run.progress)
