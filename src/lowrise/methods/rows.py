@@ -68,6 +68,7 @@ OWN = (
         paper="https://arxiv.org/abs/2402.02834",
         function="lowrise.select.taylor:choose",
         check="lowrise.select.taylor:check",
+        reads_whole=True,
         stays=(4, 2),
     ),
     Method(
@@ -97,6 +98,7 @@ OWN = (
         settings=("search_budget",),
         check="lowrise.select.refit_search:check",
         stays=(1, 0),
+        working="lowrise.edit.working_set:refit",
     ),
     Method(
         name="refit-span",
@@ -108,6 +110,7 @@ OWN = (
         check="lowrise.select.refit_search:check",
         one_span=True,
         stays=(1, 0),
+        working="lowrise.edit.working_set:refit",
     ),
     Method(
         name="lorp",
@@ -157,6 +160,7 @@ OWN = (
         check="lowrise.model.refittable:refit_support",
         special_tokens=True,
         on_networks="lowrise.edit.refit:refit_network",
+        working="lowrise.edit.working_set:refit",
         did="ridge regressions refit the matrices of the layers that are left from {first} on, in closed form",
         did_reading="ridge regressions refit the matrices that read the stream, in the layers that are left from "
         "{first} on, in closed form",
