@@ -146,8 +146,8 @@ class LayerContext:
 
         Meanwhile nothing of it may change, nor what enters the layer.
         """
-        put, get = (partial(move, "kept attention") for move in (self.put, self.get))
-        self._attention = KeptAttention(self.dense_layer, put, get)
+        name = "kept attention"
+        self._attention = KeptAttention(self.dense_layer, partial(self.put, name), partial(self.get, name))
 
     def forget_attention(self) -> None:
         self._attention = None
