@@ -38,7 +38,7 @@ from lowrise.ranks import is_first
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
+@takes(*SELECTING, "fast", *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
 def run(
     given: dict[str, Any],
     model: ModelArgument = None,
@@ -76,7 +76,7 @@ def run(
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, *OPENING)
+@takes(*SELECTING, "fast", *SEARCHING, *OPENING)
 def plan(
     out: OutFile,
     given: dict[str, Any],

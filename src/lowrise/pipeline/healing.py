@@ -116,7 +116,9 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
 
 def _open(run: Run, cut: Cut | None) -> Models:
     with run.clock.stage("open"):
-        student, dense = open_from(run.recipe), open_from(dense_of(run.recipe, cut))
+        # what is trained is in memory, with its gradients; a bound is of the dense model beside it
+        student = open_from(run.recipe.model_copy(update={"memory": None}), run)
+        dense = open_from(dense_of(run.recipe, cut), run)
     check_vocabularies(student, dense)
     refuse_network(dense.decoder)
     for opened in (student, dense):
