@@ -101,7 +101,8 @@ def chosen(
     row = method("criterion", recipe.select)
     tokens = sentences if row.looks_at == "sentences" else windows
     selection = Selection(opened.decoder, int(settings["remove"]), recipe, tokens, [], Reporter(quiet=True))
-    selection.observation = seen
+    if seen is not None:
+        selection.observation = seen
     choice: Choice = load(str(row.function))(selection)
     return choice
 
