@@ -187,7 +187,8 @@ def open(
     """Open a hub id, a folder, or a `.gguf` file (which is dequantised).
 
     dtype: `auto` is the model's own on an accelerator and float32 on CPU. device: `auto` is the accelerator, if there
-    is one; `cpu`, `cuda:1`, `mps`. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
+    is one, and more of its kind where the weights do not fit on it; `cpu`, `cuda:1`, `mps`; `cuda:0,cuda:1` spreads the
+    layers over both. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
     weights, which can run code.
     Raises ModelError, one line, for whatever cannot be opened or is no decoder-only model fit to be pruned; InputError
     for a device that this machine lacks.

@@ -64,7 +64,7 @@ class Boundary:
         return total / max(1, tokens)
 
     def _state(self, layer: int, number: int) -> Tensor:
-        return self._store.get((layer - self.gap.start, number)).to(self.device).flatten(0, -2)
+        return self._store.get((layer - self.gap.start, number)).to(self.device, non_blocking=True).flatten(0, -2)
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def boundaries(task: RepairTask, *, every: bool = False) -> Iterator[Boundary]:
             for number, (ids, _) in enumerate(batches):
                 h, calls = decoder.embed(ids)
                 if at:
-                    h = store.get(("dense", number)).to(decoder.device)
+                    h = store.get(("dense", number)).to(decoder.device, non_blocking=True)
                 for layer in range(at, gap.start):
                     before = h
                     h = decoder.step(layer, h, calls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -36,14 +36,25 @@ def greedy(decoder: Decoder, ids: Tensor) -> Iterator[Tensor]:
 @torch.no_grad()
 def continued(decoder: Decoder, ids: Tensor, count: int, ends: Collection[int]) -> list[list[int]]:
     """What the model writes behind each row of ids (batch, tokens): at most `count` tokens, up to one of `ends`."""
-    rows: list[list[int]] = [[] for _ in ids]
-    for token in islice(greedy(decoder, ids.to(decoder.device)), count):
-        for row, chosen in zip(rows, token.squeeze(1).tolist(), strict=True):
-            if not row or row[-1] not in ends:
-                row.append(chosen)
-        if all(row[-1] in ends for row in rows):
-            break
-    return rows
+
+    def of(part: slice) -> list[list[int]]:
+        rows: list[list[int]] = [[] for _ in ids[part]]
+        tokens = islice(greedy(decoder, ids[part].to(decoder.device)), count)
+        while some := [*islice(tokens, _looks(decoder.device))]:
+            for chosen in torch.cat(some, dim=1).T.tolist():
+                for row, one in zip(rows, chosen, strict=True):
+                    if not row or row[-1] not in ends:
+                        row.append(one)
+            if all(row[-1] in ends for row in rows):
+                break
+        return rows
+
+    return decoder.batching.in_parts(len(ids), ids.shape[1] + count, of, lambda parts: [*chain(*parts)])
+
+
+def _looks(device: torch.device) -> int:
+    """Tokens after which it is looked whether texts have ended. An accelerator waits for each look."""
+    return 1 if device.type == "cpu" else 16
 
 
 def _likeliest(decoder: Decoder, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:

@@ -14,6 +14,8 @@ from lowrise.measure.rows import rows_at_once
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 
+_POSITIONS = 256  # whose losses are taken at once
+
 
 @torch.no_grad()
 def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[str, Any]:
@@ -25,9 +27,7 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
     rows = rows_at_once(decoder, windows.length)
     with progress.bar("perplexity", len(windows)) as bar:
         for ids in windows.batches(rows * windows.length):
-            ids = ids.to(decoder.device)
-            logits = decoder.model(input_ids=ids, use_cache=False).logits
-            total += _cross_entropy_sum(logits[:, windows.skipped :], ids[:, windows.skipped :])
+            total += _batch_loss(decoder, ids.to(decoder.device), windows.skipped)
             bar.advance(ids.numel(), steps=len(ids))
     loss = total / windows.targets
     return {
@@ -40,10 +40,24 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
     }
 
 
+def _batch_loss(decoder: Decoder, ids: Tensor, skipped: int) -> float:
+    """Summed over the rows of a batch, ids (batch, tokens). skipped: positions at the front that predict nothing."""
+
+    def of(rows: slice) -> float:
+        logits = decoder.model(input_ids=ids[rows], use_cache=False).logits
+        return _cross_entropy_sum(logits[:, skipped:], ids[rows, skipped:])
+
+    return decoder.batching.in_parts(len(ids), ids.shape[1], of, math.fsum)
+
+
 def _cross_entropy_sum(logits: Tensor, ids: Tensor) -> float:
     """Summed over all positions that have a next token; logits (batch, tokens, vocabulary), ids (batch, tokens)."""
-    losses = [
-        exact_sum(torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:], reduction="none"))
-        for row, targets in zip(logits, ids, strict=True)
-    ]
+    losses = [exact_sum(_losses(row[:-1], targets[1:])) for row, targets in zip(logits, ids, strict=True)]
     return float(torch.stack(losses).sum())
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """(positions,); a few positions at a time, for what a loss makes of logits is as large as they are."""
+    loss = torch.nn.functional.cross_entropy
+    parts = zip(logits.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
+    return torch.cat([loss(some.float(), following, reduction="none") for some, following in parts])
