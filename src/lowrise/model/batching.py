@@ -182,11 +182,11 @@ def free_memory(device: torch.device) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch says so, of any device."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return isinstance(error, torch.OutOfMemoryError)
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, RuntimeError) and bool(should_reduce_batch_size(error))
+    return bool(should_reduce_batch_size(RuntimeError(str(error))))
 
 
 def _clear() -> None:
