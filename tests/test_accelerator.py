@@ -21,10 +21,9 @@ from lowrise.model.batching import free_memory, telling
 from lowrise.model.decoder import Decoder
 from lowrise.observe.activation_store import ActivationStore, LastingStore
 from lowrise.observe.stream import observe
-from lowrise.options import OPTIONS
 from lowrise.progress import Reporter
 from lowrise.select.refit_search import choose_by_refit
-from refusals import Main
+from refusals import Main, assert_one_line
 from repairs import repair
 
 pytestmark = pytest.mark.gpu
@@ -131,21 +130,23 @@ def test_healing_is_that_of_the_cpu(main: Main, tiny_folder: Path, text_file: Pa
     assert [loss for _, loss in curves[1]] == pytest.approx([loss for _, loss in curves[0]], rel=5e-3)
 
 
-@pytest.mark.skipif("memory" not in OPTIONS, reason="layers are not read from disk yet")
 @pytest.mark.parametrize("preset", ["block-influence", "refit", "laco-mean"])
-def test_what_is_streamed_is_what_is_resident(
+def test_layers_on_disk_are_read_by_the_cpu_beside_an_accelerator(
     preset: str, main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
+    """The same bytes as in its memory; the accelerator's is not what `--memory` bounds."""
     weights = []
-    resident: list[str] = []
-    for name, more in (("resident", resident), ("streamed", ["--memory", "1MB"])):
+    calibration = [] if preset == "laco-mean" else ["--samples", "32", "--length", "32"]
+    asked = ["run", tiny_folder, "--text", text_file, "--preset", preset, "--remove", "2", *calibration, "--quiet"]
+    ways: dict[str, list[str]] = {"resident": [], "streamed": ["--memory", "6GB"]}
+    for name, more in ways.items():
         out = tmp_path / name
-        calibration = [] if preset == "laco-mean" else ["--samples", "32", "--length", "32"]
-        size = ["--preset", preset, "--remove", "2", *calibration, "--quiet"]
-        status, _, errors = main("run", tiny_folder, "--text", text_file, "--out", out, *size, *more)
+        status, _, errors = main(*asked, "--out", out, "--device", "cpu", *more)
         assert status == 0, errors
         weights.append((out / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+    refused = main(*asked, "--out", tmp_path / "refused", "--memory", "6GB")
+    assert_one_line(*refused, ("a model on the CPU, whose memory it bounds",))
 
 
 # -- memory and time ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
+from lowrise.planned import settings_of
 from lowrise.recipe import Recipe, build_recipe, presets
 from lowrise.settings import OLDER_KEYS, Heal, MergeSearch
 
@@ -25,8 +26,18 @@ def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str
 
 def test_no_preset_is_refit_with_its_settings() -> None:
     recipe = Recipe(model="m", remove="2")
-    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "repaired", "none", "refit")
+    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "refit", "none", "refit")
     assert Recipe() == build_recipe({})
+
+
+@pytest.mark.parametrize(
+    ("older", "name"), [("collapse", "merge-search"), ("repaired", "refit"), ("repaired-span", "refit-span")]
+)
+def test_a_criterion_is_known_by_its_older_name_which_plans_keep(older: str, name: str) -> None:
+    recipe = build_recipe({"select": older})
+    assert recipe == build_recipe({"select": name})
+    assert recipe.select == name
+    assert settings_of(recipe, None)["select"] == older
 
 
 @pytest.mark.parametrize("name", presets())

@@ -12,8 +12,6 @@ import torch
 
 import tiny
 from lowrise.calibration.written import write_windows
-from lowrise.measure import generation
-from lowrise.measure.generation import continued
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 
@@ -52,12 +50,3 @@ def test_own_text_is_written_without_waiting_for_tokens(
         )  # fmt: skip
 
     assert count(8) == count(64)
-
-
-def test_continuations_are_looked_at_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = Decoder(tiny.model())
-    expected = continued(decoder, tiny.ids(3, 8), 48, [5])
-    monkeypatch.setattr(generation, "_looks", lambda _device: 16)
-    found = waits(monkeypatch, lambda: continued(decoder, tiny.ids(3, 8), 48, []))
-    assert found["tolist"] == 3
-    assert continued(decoder, tiny.ids(3, 8), 48, [5]) == expected

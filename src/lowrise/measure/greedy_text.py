@@ -28,7 +28,7 @@ from lowrise.model.decoder import Decoder
 PROMPTS = 8  # of the texts, in all
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
-QUESTION_TOKENS = 32  # questions are of different lengths, and each costs as much as all prompts of a text together
+QUESTION_TOKENS = 32
 QUESTIONS = (
     "What is the capital of France?",
     "A box holds 12 eggs. How many eggs are in 7 boxes? Explain step by step.",
@@ -70,13 +70,11 @@ def make_prompts(decoder: Decoder, tokenizer: Any, texts: Mapping[str, Windows])
 
 def continuations(decoder: Decoder, tokenizer: Any, prompts: Prompts) -> list[list[int]]:
     """Prompt by prompt at most NEW_TOKENS tokens, QUESTION_TOKENS of a question, up to the one that ends the text."""
-    ends = end_tokens(decoder, tokenizer)
-    written = []
-    for number, batch in enumerate(prompts.batches):
-        room = decoder.max_length - batch.shape[1]
-        most = NEW_TOKENS if number < len(prompts.texts) else min(NEW_TOKENS, QUESTION_TOKENS)
-        written += continued(decoder, batch, min(most, room), ends)
-    return written
+    asked = prompts.ids()
+    texts = sum(map(len, prompts.texts))
+    most = [NEW_TOKENS] * texts + [min(NEW_TOKENS, QUESTION_TOKENS)] * (len(asked) - texts)
+    counts = [min(count, decoder.max_length - len(prompt)) for count, prompt in zip(most, asked, strict=True)]
+    return continued(decoder, asked, counts, end_tokens(decoder, tokenizer))
 
 
 @torch.no_grad()

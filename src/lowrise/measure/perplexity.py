@@ -12,6 +12,7 @@ from lowrise.calibration import Windows
 from lowrise.exact import exact_sum
 from lowrise.measure.rows import rows_at_once
 from lowrise.model.decoder import Decoder
+from lowrise.observe.passes import logits_of_batches
 from lowrise.progress import Reporter
 
 _POSITIONS = 256  # whose losses are taken at once
@@ -26,8 +27,8 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
     total = 0.0
     rows = rows_at_once(decoder, windows.length)
     with progress.bar("perplexity", len(windows)) as bar:
-        for ids in windows.batches(rows * windows.length):
-            total += _batch_loss(decoder, ids.to(decoder.device), windows.skipped)
+        for ids, logits in logits_of_batches(decoder, windows.batches(rows * windows.length)):
+            total += _cross_entropy_sum(logits[:, windows.skipped :], ids[:, windows.skipped :])
             bar.advance(ids.numel(), steps=len(ids))
     loss = total / windows.targets
     return {
@@ -38,16 +39,6 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
         "length": windows.length,
         "bos": windows.prefix > 0,
     }
-
-
-def _batch_loss(decoder: Decoder, ids: Tensor, skipped: int) -> float:
-    """Summed over the rows of a batch, ids (batch, tokens). skipped: positions at the front that predict nothing."""
-
-    def of(rows: slice) -> float:
-        logits = decoder.model(input_ids=ids[rows], use_cache=False).logits
-        return _cross_entropy_sum(logits[:, skipped:], ids[rows, skipped:])
-
-    return decoder.batching.in_parts(len(ids), ids.shape[1], of, math.fsum)
 
 
 def _cross_entropy_sum(logits: Tensor, ids: Tensor) -> float:

@@ -106,6 +106,24 @@ class Batching:
             size = -(-min(size, rows) // 2)
             self.less(size * length, rows * length)
 
+    def parts(self, ids: Tensor, run: Callable[[Tensor], Made]) -> Iterator[tuple[Tensor, Made]]:
+        """(some rows of ids (batch, tokens), what `run` makes of them), in as many parts as must be, as `in_parts`."""
+        start, length = 0, ids.shape[1]
+        while start < len(ids):
+            left = ids[start:]
+            some = left if self._most is None else left[: max(1, self._most // length)]
+            try:
+                made = run(some)
+            except RuntimeError as error:
+                if len(some) == 1 or not is_out_of_memory(error):
+                    raise
+            else:
+                yield some, made
+                del made
+                start += len(some)
+                continue
+            self.less(-(-len(some) // 2) * length, len(some) * length)
+
     def _joined(
         self,
         rows: int,

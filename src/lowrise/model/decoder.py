@@ -32,6 +32,7 @@ from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import difference_of_cut, prove, refusal, refuse_unfit
 from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
+from lowrise.store import LayerStore
 
 CUSTOM_TYPE = "lowrise-"  # before the model type of a checkpoint with published-form networks
 
@@ -68,9 +69,11 @@ class Decoder:
     Raises ModelError for a model without exactly one stack of decoder layers, or with one that is not supported.
     """
 
-    def __init__(self, model: Any, where: str = "model") -> None:
+    def __init__(self, model: Any, where: str = "model", store: LayerStore | None = None) -> None:
+        """store: where the model's layers live."""
         self.model = model
         self.where = where
+        self.store = store or LayerStore()
         self.config: Any = model.config.get_text_config(decoder=True)
         self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
@@ -80,6 +83,7 @@ class Decoder:
         self._more_cuts = False
         self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
         self.devices = devices_of(model)
+        self.store.watch(model, self.layers)
         self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
@@ -177,7 +181,7 @@ class Decoder:
     def layer(self, index: int) -> Layer:
         """A view of one layer as it stands now."""
         spread = len(self.devices) > 1
-        return Layer(self.layers[index], index, self.config, self.where, self.form, self.batching, spread=spread)
+        return Layer(self.layers[index], index, self.config, self.where, self.form, self.batching, spread)
 
     @cached_property
     def restrictions(self) -> list[Restriction]:
@@ -219,9 +223,8 @@ class Decoder:
                 base(**kwargs)
         stream = recorders[0].stream
         assert stream is not None
-        calls = [recorder.call for recorder in recorders if recorder.call is not None]
-        calls = with_rows(with_lent_states(calls), lambda start, stop: self.embed(ids[start:stop], instead)[1])
-        return self.form.ours(stream), calls
+        calls = with_lent_states([recorder.call for recorder in recorders if recorder.call is not None])
+        return self.form.ours(stream), with_rows(calls, lambda start, stop: self.embed(ids[start:stop], instead)[1])
 
     def step(
         self, layer: int, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
@@ -368,8 +371,7 @@ class Decoder:
             )
         if self.network_positions and position <= self.network_positions[-1]:
             raise ValueError(f"a network at {position}, not above that at {self.network_positions[-1]}")
-        if len(self.devices) > 1:
-            place_on(network, self.device_of(position))
+        place_on(network, self.device_of(position), spread=len(self.devices) > 1)
         attach(self.layers, network, position)
         if len(networks) == 1:
             self.model.span_network = network
@@ -383,6 +385,7 @@ class Decoder:
         """Give the model up, so that its memory is free; the view is of no use after."""
         self.model = None
         self._owner = nn.Module()
+        self.store.close()
 
     def parameters(self) -> int:
         """All parameters, shared ones once."""

@@ -39,7 +39,6 @@ class Layer:
         where: str,
         form: Form | None = None,
         batching: Batching | None = None,
-        *,
         spread: bool = False,
     ) -> None:
         self.module, self.index, self._form = module, index, form if form is not None else Form()

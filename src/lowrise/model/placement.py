@@ -90,11 +90,12 @@ def devices_of(model: nn.Module) -> list[torch.device]:
     return list(dict.fromkeys(parameter.device for parameter in model.parameters()))
 
 
-def place_on(network: nn.Module, device: torch.device) -> None:
-    """A part of a model that is spread lies there, and what it is given goes there."""
+def place_on(network: nn.Module, device: torch.device, *, spread: bool) -> None:
+    """What joins a model that is spread lies there, and what it is given goes there."""
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
-    add_hook_to_module(network.to(device), AlignDevicesHook(execution_device=device))
+    if spread:
+        add_hook_to_module(network.to(device), AlignDevicesHook(execution_device=device))
 
 
 def _key(device: torch.device) -> int | str:

@@ -139,7 +139,7 @@ def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
     """check: as of `_run`."""
     recipe, progress = run.recipe, run.progress
     with run.clock.stage("open"):
-        opened = open_from(recipe)
+        opened = open_from(recipe, run)
     tell_notes(opened, progress)
     if check is not None:
         check(opened)
@@ -174,7 +174,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
             decoders[0].release()  # one model in memory at a time
             gc.collect()
         with run.clock.stage("open"):
-            opened = open_from(recipe.model_copy(update={"model": source}))
+            opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
@@ -204,7 +204,7 @@ def observe_model(recipe: Recipe, out: Path, force: bool, progress: Reporter, fr
 def _observe_model(run: Run) -> Analysis:
     out = run.place
     with run.clock.stage("open"):
-        opened = open_from(run.recipe)
+        opened = open_from(run.recipe, run)
     tell_notes(opened, run.progress)
     begin_work(run, opened)
     windows = calibrate(run, opened)

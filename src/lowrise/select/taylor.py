@@ -98,7 +98,10 @@ def _add_gradients(
         flowing += torch.autograd.grad(loss, last)[0]
     for layer in reversed(range(len(decoder))):
         flowing, own = _back(decoder, layer, inputs.pop(), calls, parameters[layer], flowing)
-        gradients[layer] = [_plus(*pair) for pair in zip(gradients[layer], own, strict=True)]
+        gradients[layer] = [
+            _plus(before, more) if before is not None or more is None else decoder.store.keep(more)
+            for before, more in zip(gradients[layer], own, strict=True)
+        ]
 
 
 Back = tuple[Tensor, list[Tensor | None]]
