@@ -107,7 +107,7 @@ class Recipe(BaseModel):
         "auto", description="number format to compute in; auto: the model's own, float32 on CPU"
     )
     device: str = Field(
-        "auto", description="auto, cpu, mps, cuda:1; cuda:0,cuda:1: layers over both; auto: GPUs, or cpu"
+        "auto", description="auto, cpu, mps, cuda:1; cuda:0,cuda:1: layers over both; auto: GPU, or cpu"
     )
     trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
     allow_pickle: bool = Field(False, description="open pickled weights, which can run code")

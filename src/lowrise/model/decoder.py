@@ -151,9 +151,8 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        parameter = next(self.model.parameters())
-        assert isinstance(parameter, Tensor)
-        return parameter.device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def device_of(self, layer: int) -> torch.device:
         """Where a layer lies, which may be another place than that of the ids; of L, where the last one does."""
@@ -180,8 +179,7 @@ class Decoder:
 
     def layer(self, index: int) -> Layer:
         """A view of one layer as it stands now."""
-        spread = len(self.devices) > 1
-        return Layer(self.layers[index], index, self.config, self.where, self.form, self.batching, spread)
+        return Layer(self.layers[index], index, self.config, self.where, self.form, self.batching, len(self.devices))
 
     @cached_property
     def restrictions(self) -> list[Restriction]:

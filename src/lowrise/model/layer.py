@@ -28,7 +28,7 @@ class Layer:
     """A view of the decoder layer `module`, number `index` of a stack with this config. It holds no weights.
 
     What it says of the layer's structure is looked up once. Ask the decoder for a new view after a cut.
-    where: the model, for errors. spread: whether its layers lie on several devices; what one is given then goes there.
+    where: the model, for errors. devices: that its layers lie on; of several, what a layer is given goes to its own.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Layer:
         where: str,
         form: Form | None = None,
         batching: Batching | None = None,
-        spread: bool = False,
+        devices: int = 1,
     ) -> None:
         self.module, self.index, self._form = module, index, form if form is not None else Form()
-        self._config, self._where, self._batching, self._spread = config, where, batching, spread
+        self._config, self._where, self._batching, self._spread = config, where, batching, devices > 1
 
     # -- what it is -------------------------------------------------------------------------------------------
 
