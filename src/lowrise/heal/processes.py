@@ -47,8 +47,8 @@ def start(settings: Heal, device: str) -> Accelerator:
     """
     devices = pick_devices(device)
     if len(devices) > 1:
-        remedy = "start one process for each by `accelerate launch -m lowrise heal`"
-        raise RecipeError("--device", "one device to heal on", device, remedy)
+        expected = "one device to heal on"
+        raise RecipeError("--device", expected, device, "start a process for each by `accelerate launch`")
     on_cpu = devices[0].type == "cpu"
     precision: str = settings.precision
     if precision == "auto":
