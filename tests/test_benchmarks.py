@@ -22,6 +22,7 @@ RUNS = {
     "heal": (["--model", "MODEL", "--text", "TEXT", "--start", "2", "--stop", "4", "--windows", "2", "--length", "32",
               "--rounds", "1"], "| plain |"),
     "laco": (["--model", "MODEL", "--text", "TEXT", "--threshold", "0.1"], "| naive / ours |"),
+    "memory": ([*SIZES, "--text", "TEXT", "--presets", "refit", "--remove", "2"], "| bound |"),
     "observe": ([*SIZES, "--span", "2"], "| store all states |"),
     "repair": ([*SIZES, "--start", "2", "--stop", "4"], "| naive / ours |"),
     "run": (["--model", "MODEL", "--text", "TEXT", "--eval-text", "TEXT", "--preset", "refit-span", "--remove", "2",

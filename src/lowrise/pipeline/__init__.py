@@ -5,6 +5,7 @@ Each command is one function here; the stages it calls are the modules beside it
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from lowrise.calibration import Windows
@@ -169,6 +170,9 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     measured: list[Measured] = []
     decoders = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
+        if decoders and not recipe.speed:
+            decoders[0].release()  # one model in memory at a time
+            gc.collect()
         with run.clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
@@ -176,8 +180,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
         check_tasks(tasks, opened, recipe.bos)
         dense = measured[0] if measured else None
         measured.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense))
-        if recipe.speed:
-            decoders.append(opened.decoder)
+        decoders.append(opened.decoder)
     results = make_results(str(recipe.model), measured[-1], measured[0] if dense_source else None, run.clock)
     if recipe.speed:
         results = with_speed(run, results, decoders[-1], decoders[0] if dense_source else None)
