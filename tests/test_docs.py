@@ -97,6 +97,24 @@ def test_the_blocks_of_a_page_run(page: str, main: Main) -> None:
         run(block, known, main)
 
 
+def test_the_readme_is_short_and_its_numbers_are_made() -> None:
+    """Outside blocks that scripts/results.py makes there are names with digits, and sizes that commands are given."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 120
+    assert {*re.findall(r"<!-- made: (\w+) -->", text)} == {"demo", "keeps"}
+    bare = re.sub(r"(?s)<!-- made: .*?<!-- end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", text)
+    names = r"SmolLM2-135M|Python 3\.11|Apache-2\.0|\[\d{4}\.\d{5}"
+    assert re.findall(r"\S*\d\S*", re.sub(names, "", bare)) == []
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    import lowrise
+
+    silent = [name for name in lowrise.__all__ if not (getattr(lowrise, name).__doc__ or "").strip()]
+    shown = {name: member for name, member in vars(lowrise.Model).items() if not name.startswith("_")}
+    assert silent + [name for name, member in shown.items() if not member.__doc__] == []
+
+
 def test_every_entry_of_the_log_is_in_its_index() -> None:
     text = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
     index = text.partition("\n## ")[0]

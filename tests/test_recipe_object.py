@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
+from lowrise.planned import settings_of
 from lowrise.recipe import Recipe, build_recipe, presets
 from lowrise.settings import OLDER_KEYS, Heal, MergeSearch
 
@@ -27,8 +28,18 @@ def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str
 
 def test_no_preset_is_refit_with_its_settings() -> None:
     recipe = Recipe(model="m", remove="2")
-    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "repaired", "none", "refit")
+    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "refit", "none", "refit")
     assert Recipe() == build_recipe({})
+
+
+@pytest.mark.parametrize(
+    ("older", "name"), [("collapse", "merge-search"), ("repaired", "refit"), ("repaired-span", "refit-span")]
+)
+def test_a_criterion_is_known_by_its_older_name_which_plans_keep(older: str, name: str) -> None:
+    recipe = build_recipe({"select": older})
+    assert recipe == build_recipe({"select": name})
+    assert recipe.select == name
+    assert settings_of(recipe, None)["select"] == older
 
 
 @pytest.mark.parametrize("name", presets())
@@ -80,7 +91,7 @@ def test_a_budget_is_written_as_people_write_it(given: object, written: str) -> 
 
 def test_fast_gives_settings_of_its_own_and_what_is_given_wins() -> None:
     fast = build_recipe({"fast": True})
-    assert (fast.select, fast.samples, fast.search_budget, fast.repair) == ("repaired-span", 32, 0.5, "refit")
+    assert (fast.select, fast.samples, fast.search_budget, fast.repair) == ("refit-span", 32, 0.5, "refit")
     assert build_recipe({"fast": True}, {"samples": 64}).samples == 64
     assert build_recipe(fast.model_dump()) == fast
     with pytest.raises(RecipeError, match=r"--fast: expected a preset that has settings for it: refit.*found tail"):

@@ -99,6 +99,10 @@ OPTIONS: dict[str, Any] = {
         bool | None, typer.Option("--strict", help="Merge search: exit 2 if nothing is merged or the output collapses.")
     ],
     "max_ram": Annotated[str | None, typer.Option(help="For training pairs, as 4G [default: half of what is free].")],
+    "memory": Annotated[
+        str | None,
+        typer.Option(help="Bound on resident memory: 2GB, or auto; layers lie on disk meanwhile.", metavar="B"),
+    ],
     "eval_text": Annotated[
         list[str] | None, typer.Option(help="Text to measure perplexity on; repeatable.", metavar="FILE")
     ],
@@ -198,7 +202,7 @@ for _name, _option in {**OPTIONS, **HEALING}.items():
         _option.__metadata__[0].autocompletion = completing(_name)
 
 TASKS = ("tasks", "task_dir", "limit", "fewshot")
-OPENING = ("dtype", "device", "trust_remote_code", "allow_pickle")
+OPENING = ("dtype", "device", "memory", "trust_remote_code", "allow_pickle")
 MERGE_SEARCH = ("combine", "low", "high", "interval", "threshold", "representation", "norms")
 CALIBRATING = ("text", "dataset", "synthetic_share", "samples", "length", "seed", "bos")
 SIZES = ("remove", "layers", "keep_parameters", "keep_memory", "keep_latency")

@@ -22,7 +22,7 @@ from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_o
 from lowrise.reading import read_yaml
 from lowrise.recipe_types import Budget, Engines, Network, Repair, Select, as_written
 from lowrise.settings import Bos, Form, Heal, MergeSearch, Strict, Training, current_keys
-from lowrise.sizes import bytes_of, count_of, named_layers
+from lowrise.sizes import bytes_of, count_of, memory_bound, named_layers
 
 SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
 _GOALS = (*SIZES, "layers")
@@ -93,6 +93,9 @@ class Recipe(BaseModel):
         False, description="a search that accepts nothing, or whose result collapses, ends with exit status 2"
     )
     max_ram: str | None = Field(None, description="bytes for training pairs, as 800M or 4G; null: half of what is free")
+    memory: Annotated[str | None, as_written(memory_bound)] = Field(
+        None, description="bound on resident memory, 2GB; auto: what is free, if the model needs more; null: in memory"
+    )
     eval_text: list[str] = Field([], description="files of text to measure perplexity on")
     windows: int | None = Field(None, gt=0, description="windows of each evaluation text, the first ones; null: all")
     speed: bool = Field(False, description="time generation, the dense model beside the compressed one")
@@ -374,7 +377,10 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         return RecipeError(place, clash["expected"], clash["found"], clash["remedy"])
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
         return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
-    return RecipeError(place, expected, repr(first["input"]), first.get("ctx", {}).get("remedy", "correct the value"))
+    remedy = first.get("ctx", {}).get("remedy", "correct the value")
+    if first["type"] == "literal_error":
+        remedy = close_names(str(first["input"]), first["ctx"]["expected"].split("'")[1::2], remedy)
+    return RecipeError(place, expected, repr(first["input"]), remedy)
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:

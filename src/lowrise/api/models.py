@@ -182,15 +182,17 @@ def open(
     device: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    memory: str | None = None,
     progress: Progress = None,
 ) -> Model:
     """Open a hub id, a folder, or a `.gguf` file (which is dequantised).
 
     dtype: `auto` is the model's own on an accelerator and float32 on CPU. device: `auto` is the accelerator, if there
     is one; `cpu`, `cuda:1`, `mps`. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
-    weights, which can run code.
+    weights, which can run code. memory: bounds this process's resident memory, as "2GB", or "auto" for what is free:
+    layers then lie in a file without a name where temporary files do (TMPDIR), and come into memory as they are used.
     Raises ModelError, one line, for whatever cannot be opened or is no decoder-only model fit to be pruned; InputError
-    for a device that this machine lacks.
+    for a device that this machine lacks, a bound that is too small, or a disk.
 
     >>> lowrise.open("org/name", device="cpu").layers
     6
@@ -201,6 +203,7 @@ def open(
         "device": device,
         "trust_remote_code": trust_remote_code,
         "allow_pickle": allow_pickle,
+        "memory": memory,
     }
     recipe = build_recipe(settings)
     with reporting(progress, "open") as reporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,8 +37,16 @@ All commands: lowrise --help. Methods: lowrise presets. To complete names in the
 
 
 @app.callback()
-def alone(context: typer.Context) -> None:
+def alone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
+) -> None:
     """Make a Hugging Face causal language model shallower, repair it, and say what it cost."""
+    if version:
+        import lowrise
+
+        typer.echo(f"lowrise {lowrise.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(_MOST_USED)
 

@@ -18,6 +18,7 @@ from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.matrices import Matrix
 from lowrise.model.structure import blocks_of
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.passes import through
 
 
 def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) -> list[tuple[Tensor, bool]]:
@@ -147,8 +148,8 @@ class LayerContext:
 
         Meanwhile nothing of it may change, nor what enters the layer.
         """
-        what = "kept attention"
-        self._attention = KeptAttention(self.dense_layer, partial(self.put, what), partial(self.get, what))
+        name = "kept attention"
+        self._attention = KeptAttention(self.dense_layer, partial(self.put, name), partial(self.get, name))
 
     def forget_attention(self) -> None:
         self._attention = None
@@ -212,12 +213,10 @@ class LayerwisePass(LayerContext):
 
     def _enter(self, start: int) -> None:
         bottom, store = self.student.layers[0], self.store
-        for number, (ids, _) in enumerate(self._batches):
-            h, calls = self.decoder.embed(ids)
-            below = h
-            for layer in range(start):
-                h = self.decoder.step(layer, h, calls)
-            store.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
+        batches = [ids for ids, _ in self._batches]
+        for number, ids, h in through(self.decoder, batches, range(start), self.decoder.step):
+            # below the first gap the two are one
+            store.put(("student", number), self.decoder.embed(ids)[0] if bottom > 0 else h)
             store.put(("dense", number), h)
 
     def dense(self, number: int, calls: list[LayerArguments]) -> Tensor:

@@ -12,6 +12,7 @@ from lowrise.calibration import Windows
 from lowrise.exact import exact_sum
 from lowrise.measure.rows import rows_at_once
 from lowrise.model.decoder import Decoder
+from lowrise.observe.passes import logits_of_batches
 from lowrise.progress import Reporter
 
 
@@ -24,9 +25,7 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
     total = 0.0
     rows = rows_at_once(decoder, windows.length)
     with progress.bar("perplexity", len(windows)) as bar:
-        for ids in windows.batches(rows * windows.length):
-            ids = ids.to(decoder.device)
-            logits = decoder.model(input_ids=ids, use_cache=False).logits
+        for ids, logits in logits_of_batches(decoder, windows.batches(rows * windows.length)):
             total += _cross_entropy_sum(logits[:, windows.skipped :], ids[:, windows.skipped :])
             bar.advance(ids.numel(), steps=len(ids))
     loss = total / windows.targets

@@ -30,6 +30,7 @@ from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import difference_of_cut, prove, refusal, refuse_unfit
 from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
+from lowrise.store import LayerStore
 
 _BATCH_TOKENS = 1024
 CUSTOM_TYPE = "lowrise-"  # before the model type of a checkpoint with published-form networks
@@ -68,9 +69,11 @@ class Decoder:
     Raises ModelError for a model without exactly one stack of decoder layers, or with one that is not supported.
     """
 
-    def __init__(self, model: Any, where: str = "model") -> None:
+    def __init__(self, model: Any, where: str = "model", store: LayerStore | None = None) -> None:
+        """store: where the model's layers live."""
         self.model = model
         self.where = where
+        self.store = store or LayerStore()
         self.config: Any = model.config.get_text_config(decoder=True)
         self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
@@ -79,6 +82,7 @@ class Decoder:
         self._origin: Origin | None = None  # of a stack that was cut and not yet compared
         self._more_cuts = False
         self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
+        self.store.watch(model, self.layers)
         self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
@@ -369,6 +373,7 @@ class Decoder:
         """Give the model up, so that its memory is free; the view is of no use after."""
         self.model = None
         self._owner = nn.Module()
+        self.store.close()
 
     def parameters(self) -> int:
         """All parameters, shared ones once."""

@@ -100,14 +100,14 @@ def with_lent_states(calls: Sequence[LayerArguments]) -> list[LayerArguments]:
     return [replace(call, kwargs={**call.kwargs, **ours}) for call in calls] if names else list(calls)
 
 
-def alike(one: Any, other: Any) -> bool:
+def same_value(one: Any, other: Any) -> bool:
     """Whether two arguments of a layer are the same, as far as they are numbers and names."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
     if isinstance(one, list | tuple):
-        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(alike, one, other))
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(same_value, one, other))
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(alike(one[k], other[k]) for k in one)
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same_value(one[k], other[k]) for k in one)
     if isinstance(one, bool | int | float | str | None):
         return type(one) is type(other) and one == other
     return other is not None
@@ -123,6 +123,6 @@ def another_argument(one: LayerArguments, other: LayerArguments) -> tuple[str, A
     for name in [*named[0], *(name for name in named[1] if name not in named[0])]:
         mine, its = named[0].get(name), named[1].get(name)
         asked = (name in named[0]) != (name in named[1]) and all(isinstance(v, bool | str | None) for v in (mine, its))
-        if not asked and name != _OF_THE_HEAD and not alike(mine, its):
+        if not asked and name != _OF_THE_HEAD and not same_value(mine, its):
             return name, mine, its
     return None

@@ -17,7 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import UNUSABLE, InputError, ModelError, reason
+from lowrise.errors import UNUSABLE, InputError, ModelError, close_paths, reason
 from lowrise.headers import gguf_header
 from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
@@ -27,10 +27,17 @@ from lowrise.model.formats import named_format, refuse_unreadable, usual_format
 from lowrise.model.side_files import check_side_files
 from lowrise.model.sizes import check_layers, check_numbers
 from lowrise.model.tokenizing import tokenizing
-from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
+from lowrise.model.weights import (
+    check_finite,
+    check_weight_files,
+    fingerprint,
+    sizes_in_memory,
+    stored_tensors,
+)
 from lowrise.model.wrappers import auto_class, is_known, wrapper_class
 from lowrise.plan import ModelRecord
 from lowrise.reading import kind_of, read_json
+from lowrise.store import Memory, store_for
 
 # What transformers and the parsers below it raise on files that are not what they should be.
 _UNUSABLE: tuple[type[Exception], ...] = (
@@ -42,6 +49,7 @@ _UNUSABLE: tuple[type[Exception], ...] = (
 
 # What config.json says beside the numbers, by type. The numbers are checked by the family's own config class.
 _TYPES = {"model_type": str, "architectures": list, "auto_map": dict, "transformers_weights": str}
+_UNPACKING = 16  # bytes a number while a tensor of a GGUF file is unpacked: three copies in float32, and the packed one
 _WORDS = {str: "text", list: "list", dict: "mapping"}
 
 
@@ -59,6 +67,8 @@ class OpenModel:
     """The folder, or the .gguf file, that it was read from; None: it was in memory already."""
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    memory: Memory = field(default_factory=Memory)
+    """What was asked of the place where its layers live."""
     notes: list[str] = field(default_factory=list)
     """What the user should know of it, a sentence each."""
 
@@ -88,17 +98,19 @@ def open_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    memory: Memory | None = None,
 ) -> OpenModel:
     """Open `source` for pruning, in evaluation mode.
 
-    dtype: `auto` is the model's own on an accelerator and float32 on CPU.
-    Raises ModelError, one line, for whatever cannot be opened or is not a decoder-only model fit to be pruned.
+    dtype: `auto` is the model's own on an accelerator and float32 on CPU. memory: None: in memory.
+    Raises ModelError, one line, for whatever cannot be opened or is not a decoder-only model fit to be pruned; as
+    `store_for` does where its layers cannot live as `memory` asks.
     """
     _silence_transformers()
     target = pick_device(device)
     place = _locate(source, trust_remote_code, allow_pickle)
     with _reading_once(place[1]):
-        return _open(source, *place, dtype, target, trust_remote_code, allow_pickle)
+        return _open(source, *place, dtype, target, trust_remote_code, allow_pickle, memory or Memory())
 
 
 def _open(
@@ -110,6 +122,7 @@ def _open(
     target: torch.device,
     trust_remote_code: bool,
     allow_pickle: bool,
+    memory: Memory,
 ) -> OpenModel:
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is not None:
@@ -130,15 +143,17 @@ def _open(
     own_dtype = named_format(config) or usual_format(tensors)
     chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
     tokenizer = _load_tokenizer(source, folder, kwargs)
+    unpacked = 0 if gguf is None else _UNPACKING * max(tensor.numbers for tensor in tensors)
+    store = store_for(memory, sizes_in_memory(tensors, weights, chosen), target, unpacked)
     kwargs["use_safetensors"] = None if allow_pickle or gguf is not None else True
     # the GGUF loader draws a bar of its own, which no setting of transformers silences
-    with contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext():
-        model, info = _load(
-            source,
-            lambda: auto_class(config).from_pretrained(
-                folder, config=config, dtype=chosen, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-            ),
-        )
+    silent = contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext()
+    with silent, store.placing(weights):
+        how = {"config": config, "dtype": chosen, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        if gguf is not None and store.layer_by_layer and not _reads_by_itself(gguf):
+            model, info = _load(source, lambda: _by_layers(gguf, how))
+        else:
+            model, info = _load(source, lambda: auto_class(config).from_pretrained(folder, **how, **kwargs))
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if lost:
         raise ModelError(source, "weights for every parameter", f"none for {lost[0]} ({len(lost)} in all)", "mend it")
@@ -147,7 +162,7 @@ def _open(
     notes = notes_of_extras(info["unexpected_keys"], config.get_text_config(decoder=True), source)
     model.to(target).eval()
     check_finite(model, source)
-    decoder = Decoder(model, source)
+    decoder = Decoder(model, source, store)
     return OpenModel(
         decoder=decoder,
         tokenizer=tokenizer,
@@ -163,6 +178,7 @@ def _open(
         place=folder if gguf is None else gguf,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        memory=memory,
         notes=notes,
     )
 
@@ -208,11 +224,12 @@ def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[P
     if kind is not None:
         raise ModelError(source, expected, "a file of another kind" if kind == "file" else kind, remedy)
     if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix == ".gguf":
-        raise ModelError(source, expected, "nothing there", remedy)
+        raise ModelError(source, expected, "nothing there", close_paths(source, remedy))
     from huggingface_hub import snapshot_download
 
     patterns = hub_files(trust_remote_code, allow_pickle)
-    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns)))
+    remedy = close_paths(source, "check the name")
+    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns), remedy))
     return folder, None, folder.name
 
 
@@ -291,7 +308,25 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _load(source: str, action: Any) -> Any:
+def _reads_by_itself(gguf: Path) -> bool:
+    from lowrise.model.gguf_layers import reads_by_itself
+
+    return reads_by_itself(gguf)
+
+
+def _by_layers(gguf: Path, how: dict[str, Any]) -> tuple[Any, Any]:
+    """The same from a GGUF file that is unpacked a layer at a time. how: of `from_pretrained`."""
+    from lowrise.model.gguf_layers import tensors_later
+
+    config, dtype = how["config"], how["dtype"]
+    with torch.device("meta"):
+        empty = auto_class(config).from_config(config, dtype=dtype)
+    model, info = type(empty).from_pretrained(None, state_dict=tensors_later(gguf, empty, dtype), **how)
+    model.name_or_path = model.config.name_or_path = str(gguf.parent)
+    return model, info
+
+
+def _load(source: str, action: Any, unreachable: str = "check the name") -> Any:
     """Run a loader; what libraries raise on unusable input becomes one line naming the model."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from safetensors import SafetensorError
@@ -300,7 +335,7 @@ def _load(source: str, action: Any) -> Any:
         return action()
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         expected = "a model folder or hub id that can be reached"
-        raise ModelError(source, expected, reason(error), "check the name") from error
+        raise ModelError(source, expected, reason(error), unreachable) from error
     except SafetensorError as error:
         raise ModelError(source, "whole safetensors files", str(error), "fetch the model again") from error
     except _UNUSABLE as error:

@@ -119,9 +119,9 @@ class LastingStore(ActivationStore):
         self._marked = {key: about["file"] for key, about in self._now.items()}
         return [[*key, about] for key, about in self._now.items()]
 
-    def restore(self, marked: list[list[Any]]) -> bool:
+    def restore(self, saved: list[list[Any]]) -> bool:
         """Whether all that was there at a mark is still as it was; then the store holds it."""
-        self._now = {(name, number): about for name, number, about in marked}
+        self._now = {(name, number): about for name, number, about in saved}
         self._starts = {key: about["start"] for key, about in self._now.items()}
         used = {self._paths[about["file"]] for about in self._now.values()}
         if all(path.is_file() and not path.is_symlink() for path in used) and all(

@@ -138,7 +138,7 @@ def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
     """check: as of `_run`."""
     recipe, progress = run.recipe, run.progress
     with run.clock.stage("open"):
-        opened = open_from(recipe)
+        opened = open_from(recipe, run)
     tell_notes(opened, progress)
     if check is not None:
         check(opened)
@@ -170,7 +170,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     decoders = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
         with run.clock.stage("open"):
-            opened = open_from(recipe.model_copy(update={"model": source}))
+            opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
@@ -201,7 +201,7 @@ def observe_model(recipe: Recipe, out: Path, force: bool, progress: Reporter, fr
 def _observe_model(run: Run) -> Analysis:
     out = run.place
     with run.clock.stage("open"):
-        opened = open_from(run.recipe)
+        opened = open_from(run.recipe, run)
     tell_notes(opened, run.progress)
     begin_work(run, opened)
     windows = calibrate(run, opened)

@@ -18,7 +18,7 @@ from lowrise.reading import sha256_or_none
 from lowrise.work import Work
 
 # Settings of a recipe that decide what is measured, or how a model is opened, but neither a plan nor weights.
-_BESIDE = {"eval_text", "windows", "speed", "tasks", "task_dir", "limit", "fewshot", "max_ram"}
+_BESIDE = {"eval_text", "windows", "speed", "tasks", "task_dir", "limit", "fewshot", "max_ram", "memory"}
 _BESIDE |= {"trust_remote_code", "allow_pickle"}
 
 

@@ -108,7 +108,7 @@ def choose_by_refit(
 
 def _may_go(cuts: AllowedCuts, k: int, gone: Collection[int] = ()) -> list[int]:
     """Layers that can go next, never the first one. Raises RecipeError where there are none."""
-    found = cuts.removable(k, gone, method("criterion", "repaired").staying(cuts.layers))
+    found = cuts.removable(k, gone, method("criterion", "refit").staying(cuts.layers))
     if not found:
         raise none_allowed(cuts, k)
     return found
@@ -249,7 +249,7 @@ def _one_gap(
 
 def _spans(cuts: AllowedCuts, n: int, k: int) -> list[int]:
     """Where spans of n layers begin, without the first layer, with which an allowed cut of k can be reached."""
-    stays = method("criterion", "repaired").staying(cuts.layers)
+    stays = method("criterion", "refit").staying(cuts.layers)
     starts = range(1, cuts.layers - n + 1)
     return [start for start in starts if cuts.extends(range(start, start + n), k, stays)]
 
@@ -321,7 +321,7 @@ def choose_span_by_refit(
     journal = Journal(work)
     fitted, deciding = _spent(windows, held_out, effort)
     cuts = cuts or AllowedCuts(len(decoder))
-    starts = cuts.spans(k, method("criterion", "repaired-span").staying(len(decoder)))
+    starts = cuts.spans(k, method("criterion", "refit-span").staying(len(decoder)))
     if not starts:
         raise none_allowed(cuts, k)
     losses: dict[int, float] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from lowrise.model.same_architecture import same_neurons
 from lowrise.model.structure import known_by_name
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
+from lowrise.observe.passes import through
 from lowrise.progress import Bar
 
 RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
@@ -69,10 +70,16 @@ class TrialContext(LayerContext):
         """The lowest layer whose output is not the dense model's; nothing is changed below it."""
         return self.student.first_difference(Student(self.decoder))
 
-    def leaving(self, number: int) -> Tensor:
-        """What leaves the last layer, of a batch that goes on through this one and those above."""
-        _, calls = self.decoder.embed(self._batches[number][0])
-        return self.student.run(self.get("student", number), calls, self.layer)
+    def leaving(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """(number, what leaves the last layer) of batches that go on through this one and those above."""
+        batches = [self._batches[number][0] for number in numbers]
+        layers = [layer for layer in self.student.layers if layer >= self.layer]
+
+        def begin(at: int) -> Tensor:
+            return self.get("student", numbers[at])
+
+        for at, _, h in through(self.decoder, batches, layers, self.student.step, begin):
+            yield numbers[at], h
 
 
 class Search:
@@ -96,9 +103,8 @@ class Search:
         self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what is stored
         self._reached = -1  # the highest layer whose entry lies in the store as it now is
         total = 0.0
-        for number, (ids, held) in enumerate(self._batches):
-            h = self._keep_dense(number, ids)
-            if held:
+        for number, ids, h in self._dense_pass():
+            if self._batches[number][1]:
                 self._likely[number], loss = likely(decoder, h[:, self._skipped :], ids[:, self._skipped :])
                 total += loss
         self.dense_loss = total / self.positions
@@ -163,7 +169,9 @@ class Search:
             batches = [self._batches[number] for number in numbers]
             layerwise = DryRun(student, store, start, batches, lambda place: self._dense(start, numbers[place]))
             layerwise.repair(passed)
-            return self._missed(lambda number: layerwise.get("student", numbers.index(number)))
+            return self._missed(
+                lambda asked: ((number, layerwise.get("student", numbers.index(number))) for number in asked)
+            )
 
     def again(self) -> None:
         """Back to the student that lacks nothing."""
@@ -200,22 +208,25 @@ class Search:
                     place.put((layer, name), gone, value)
         return Trial(layer, place.changed, *self._missed(place.leaving))
 
-    def _missed(self, leaving: Callable[[int], Tensor]) -> tuple[float, float]:
-        """Mean loss and divergence of a held-out position. leaving: a student's last layer, a batch by its number."""
+    def _missed(self, leaving: Callable[[list[int]], Iterable[tuple[int, Tensor]]]) -> tuple[float, float]:
+        """Mean loss and divergence of a held-out position. leaving: what leaves the last layer, batches by number."""
         loss = divergence = 0.0
-        for number, likely_here in self._likely.items():
-            h, ids = (one[:, self._skipped :] for one in (leaving(number), self._batches[number][0]))
-            more = loss_and_divergence(self._decoder, h, ids, likely_here)
+        for number, left in leaving([*self._likely]):
+            h, ids = (one[:, self._skipped :] for one in (left, self._batches[number][0]))
+            more = loss_and_divergence(self._decoder, h, ids, self._likely[number])
             loss, divergence = loss + more[0], divergence + more[1]
         return loss / self.positions, divergence / self.positions
 
-    def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
-        """The dense model on a batch, all that trials will ask for stored; h[L]."""
+    def _dense_pass(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The dense model on all batches, all that trials will ask for stored: (number, ids, h[L])."""
         asked = range(len(self._decoder)) if self._transplants else ()
         with ExitStack() as stack:
             given = [stack.enter_context(captured(self._decoder.layer(layer).mlp_inputs[0].module)) for layer in asked]
-            for layer, h in self._decoder.states(ids):
+
+            def keep(number: int, layer: int, h: Tensor) -> None:
                 self._store.put((("dense", layer), number), h)
                 if layer and self._transplants:
                     self._store.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
-        return h
+
+            batches = [ids for ids, _ in self._batches]
+            yield from through(self._decoder, batches, range(len(self._decoder)), self._decoder.step, told=keep)

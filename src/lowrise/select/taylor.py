@@ -98,6 +98,6 @@ def _add_gradients(
         for index, gradient in enumerate(own):
             before = gradients[layer][index]
             if before is None:
-                gradients[layer][index] = gradient
+                gradients[layer][index] = None if gradient is None else decoder.store.keep(gradient)
             elif gradient is not None:
                 before += gradient
