@@ -65,6 +65,7 @@ dist: $(READY)
 
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
 	$(BIN)/python benchmarks/threads.py

@@ -120,7 +120,9 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="Examples in front of each item [default: the task's own].", metavar="N")
     ],
     "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
-    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
+    "device": Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...; layers over several: cuda:0,cuda:1")
+    ],
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }

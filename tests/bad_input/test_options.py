@@ -78,7 +78,7 @@ class TestCommandLine:
             ("--repair", "glue", ("repair", "'refit'", "'glue'")),
             ("--synthetic-share", "1", ("--synthetic-share", "less than 1")),
             ("--written", "1", ("--synthetic-share", "less than 1")),
-            ("--effort", "0", ("--search-budget", "greater than or equal to 1")),
+            ("--effort", "0", ("--search-budget", "greater than or equal to 0.1")),
             (
                 "--search-budget",
                 "2",

@@ -191,7 +191,8 @@ def open(
     """Open a hub id, a folder, or a `.gguf` file (which is dequantised).
 
     dtype: `auto` is the model's own on an accelerator and float32 on CPU. device: `auto` is the accelerator, if there
-    is one; `cpu`, `cuda:1`, `mps`. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
+    is one, and more of its kind where the weights do not fit on it; `cpu`, `cuda:1`, `mps`; `cuda:0,cuda:1` spreads the
+    layers over both. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
     weights, which can run code. memory: bounds this process's resident memory, as "2GB", or "auto" for what is free:
     layers then lie in a file without a name where temporary files do (TMPDIR), and come into memory as they are used.
     Raises ModelError, one line, for whatever cannot be opened or is no decoder-only model fit to be pruned; InputError

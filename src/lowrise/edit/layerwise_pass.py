@@ -34,8 +34,10 @@ class LayerContext:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
     batches: as `batches_of` makes them. What lies in the store has a name and the number of a batch;
-    "student" is what enters the layer.
+    "student" is what enters the layer. most_epochs: of block reconstruction, where it is not to take its own number.
     """
+
+    most_epochs: int | None = None
 
     def __init__(
         self, student: Student, store: ActivationStore, layer: int, batches: list[tuple[Tensor, bool]]
@@ -52,6 +54,11 @@ class LayerContext:
         if self._dense_layer.index != self.layer:
             self._dense_layer = self.decoder.layer(self.layer)
         return self._dense_layer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer lies."""
+        return self.decoder.device_of(self.layer)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -108,7 +115,7 @@ class LayerContext:
         return max(1, tokens // self._batches[number][0].shape[1])
 
     def get(self, what: Hashable, number: int) -> Tensor:
-        return self.store.get((what, number)).to(self.decoder.device)
+        return self.store.get((what, number)).to(self.device, non_blocking=True)
 
     def put(self, what: Hashable, number: int, value: Tensor) -> None:
         self.store.put((what, number), value)
