@@ -42,6 +42,11 @@ def bound_over(taken: int) -> int:
     return taken + reserve_of(taken * 16 // 15)
 
 
+def with_margin(least: int) -> int:
+    """What is said to be enough: the same command may take a little more the next time."""
+    return least + max(least // 50, 1 << 24)
+
+
 class _Region:
     """What a module's parameters take on disk. gone: its pages were given back since it was called last."""
 
@@ -131,8 +136,9 @@ class OnDisk(LayerStore):
         largest = max((region.size for region in self._by_use.values()), default=0)
         least = bound_over(resident() + 2 * largest + wanted)
         if self._bound < least:
-            where, remedy = f"--memory {said_bytes(self._bound)}", f"say --memory {said_bytes(least)}"
-            raise RecipeError(where, f"at least {said_bytes(least)} for {what} on this model", "less", remedy)
+            enough = said_bytes(with_margin(least))
+            where, remedy = f"--memory {said_bytes(self._bound)}", f"say --memory {enough}"
+            raise RecipeError(where, f"at least {enough} for {what} on this model", "less", remedy)
 
     def close(self) -> None:
         with self._lock:
