@@ -60,9 +60,13 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             "--search-budget",
             "--effort",
-            help="refit, refit-span: times the usual tokens (and trials) of the search.",
-            metavar="N",
+            help="refit, refit-span: times the usual tokens (and trials) of the search: 0.25, 2.",
+            metavar="X",
         ),
+    ],
+    "fast": Annotated[
+        bool | None,
+        typer.Option("--fast", help="refit, refit-span: in a quarter of the time, and keeping a little less."),
     ],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")
@@ -116,7 +120,9 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="Examples in front of each item [default: the task's own].", metavar="N")
     ],
     "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
-    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
+    "device": Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...; layers over several: cuda:0,cuda:1")
+    ],
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }

@@ -34,7 +34,7 @@ from lowrise.report.comparison_page import comparison_page
 from lowrise.report.folder import parse
 from lowrise.results import Comparison, FailedRow
 
-__all__ = ["ask", "compare", "read_lists"]
+__all__ = ["ask", "check_place", "compare", "read_lists"]
 
 called(__name__)
 
@@ -49,9 +49,9 @@ def compare(
     or every row.
     """
     inputs = [*inputs_of(asked.recipes[0]), where or None]
-    _check(out, force, inputs)
+    check_place(out, force, inputs)
     with held(out):
-        _check(out, force, inputs)
+        check_place(out, force, inputs)
         begun_before = out.exists() and not force
         if begun_before:
             mend_question(out, progress)
@@ -81,7 +81,7 @@ def compare(
     return results
 
 
-def _check(out: Path, force: bool, inputs: list[str | None]) -> None:
+def check_place(out: Path, force: bool, inputs: list[str | None]) -> None:
     """Raises OutputError for a folder that is no comparison, and where none can be made."""
     there = os.path.lexists(out)
     if there and not is_comparison(out) and not (force and out.is_dir() and is_empty(out)):

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowrise.children import ended_after, ends_within
 from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 
@@ -49,28 +50,12 @@ def run_step(arguments: list[str], log: Path, title: str, progress: Reporter) ->
     remove(log)  # a link or a pipe in its place would be followed, or waited for
     with log.open("xb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
-        try:
-            with progress.waiting(title) as show:
-                while process.poll() is None:
-                    show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
-                    _wait(process, _GLANCE)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                if not _wait(process, _PATIENCE):
-                    process.kill()
-                    process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+        assert process.stdin is not None
+        with process.stdin, ended_after(process, _PATIENCE), progress.waiting(title) as show:
+            while process.poll() is None:
+                show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
+                ends_within(process, _GLANCE)
     return StepResult(process.returncode, log, time.monotonic() - began)
-
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _last_line(log: Path) -> str:

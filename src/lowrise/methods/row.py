@@ -41,6 +41,8 @@ class Method:
     loads_plainly: whether stock `from_pretrained` opens what comes of it. A network that looks at `form` does in its
         portable one.
 
+    older_name: recipes may still use it. Plans do, so that their bytes stay.
+
     Of criteria. decides_number: it may say itself how many layers go, and has k None where no size is asked for.
     one_span: it always answers one. takes_network: one, in whose place a network may stand. stays: so many of the first
     and so many of the last layers it never takes out.
@@ -62,6 +64,7 @@ class Method:
     paper: str | None = None
     looks_at: LooksAt = "windows"
     settings: tuple[str, ...] = ()
+    older_name: str | None = None
     check: str | None = None
     loads_plainly: bool = True
     decides_number: bool = False
@@ -101,6 +104,10 @@ class Method:
         if not isinstance(self.summary, str) or not isinstance(self.paper, str | None):
             raise ValueError(f"summary and paper of {self.name} are not text")
         self.sentence([0])
+
+    @property
+    def name_in_plans(self) -> str:
+        return self.older_name or self.name
 
     def staying(self, layers: int) -> list[int]:
         """Of a model's layers, those that it never takes out."""

@@ -24,7 +24,8 @@ OWN = (
         takes_network=True,
     ),
     Method(
-        name="collapse",
+        name="merge-search",
+        older_name="collapse",
         kind="criterion",
         summary="merge search: adjacent layers become one where the output stays alike",
         paper="https://arxiv.org/abs/2402.11187",
@@ -89,7 +90,8 @@ OWN = (
         looks_at="nothing",
     ),
     Method(
-        name="repaired",
+        name="refit",
+        older_name="repaired",
         kind="criterion",
         summary="the layers that a repaired model misses least",
         function="lowrise.select.refit_search:choose",
@@ -99,7 +101,8 @@ OWN = (
         working="lowrise.edit.working_set:refit",
     ),
     Method(
-        name="repaired-span",
+        name="refit-span",
+        older_name="repaired-span",
         kind="criterion",
         summary="the span that the layer before it bridges best",
         function="lowrise.select.refit_search:choose_span",

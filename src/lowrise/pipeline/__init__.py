@@ -5,6 +5,7 @@ Each command is one function here; the stages it calls are the modules beside it
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from lowrise.calibration import Windows
@@ -12,6 +13,7 @@ from lowrise.files import claimed, claimed_file, output_folder, write_file, writ
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
+from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
@@ -167,8 +169,11 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     if draft_for:
         check_same_tokens(recipe, recipe.model_copy(update={"model": draft_for}), "--draft-for")
     measured: list[Measured] = []
-    decoders = []
+    decoders: list[Decoder] = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
+        if decoders and not recipe.speed:
+            decoders[0].release()  # one model in memory at a time
+            gc.collect()
         with run.clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
@@ -176,8 +181,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
         check_tasks(tasks, opened, recipe.bos)
         dense = measured[0] if measured else None
         measured.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense))
-        if recipe.speed:
-            decoders.append(opened.decoder)
+        decoders.append(opened.decoder)
     results = make_results(str(recipe.model), measured[-1], measured[0] if dense_source else None, run.clock)
     if recipe.speed:
         results = with_speed(run, results, decoders[-1], decoders[0] if dense_source else None)

@@ -1,4 +1,4 @@
-"""Seconds by stage."""
+"""Stages: their seconds, and what is done about memory around each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lowrise.errors import RoomError, reason
+from lowrise.heap import give_back
+from lowrise.model.batching import is_out_of_memory, telling
 from lowrise.progress import Reporter
 
 
@@ -23,10 +26,11 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         self._open[name] = time.perf_counter()
         try:
-            with self.progress.stage(name):
+            with self.progress.stage(name), telling(self.progress.warn), _room_for(name):
                 yield
         finally:
             began = self._open.pop(name)
+            give_back()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
 
     def so_far(self) -> dict[str, float]:
@@ -44,3 +48,14 @@ class Clock:
 
     def total(self) -> dict[str, float]:
         return {**self.seconds, "total": round(time.perf_counter() - self._began, 3)}
+
+
+@contextmanager
+def _room_for(stage: str) -> Iterator[None]:
+    """Raises RoomError in the place of what torch raises when there is no more memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        raise RoomError(f"{stage} ran out of memory ({reason(error)})") from error

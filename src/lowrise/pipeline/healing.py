@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrise.errors import ModelError, RecipeError, TextError
+from lowrise.errors import ModelError, RecipeError, TextError, close_paths
 from lowrise.files import claimed
 from lowrise.heal.processes import check_loggers, start
 from lowrise.inputs import inputs_of
@@ -69,7 +69,8 @@ def check_healing(settings: Heal) -> None:
     files = [("--guard", settings.guard), *(("--chat", path) for path in settings.chat)]
     for option, path in files:
         if path is not None and (kind := kind_of(path, TextError, "a text file", "check the path")) != "file":
-            raise TextError(f"{option} {path}", "a file", kind or "nothing there", "check the path")
+            remedy = close_paths(path, "check the path")
+            raise TextError(f"{option} {path}", "a file", kind or "nothing there", remedy)
 
 
 def _settings(recipe: Recipe) -> Heal:

@@ -69,13 +69,14 @@ def plan_edits(
         noted["held_out"] = held_out_loss.scores(_loss_after(held_out_loss, decoder, edits))
     if isinstance(tokens, Sentences) and fitted_on is not None and edits:
         noted["fitted_on"] = calibration_record(recipe, fitted_on).model_dump()
+    named = {"criterion": method("criterion", recipe.select).name_in_plans}
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,
         calibration=calibration_record(recipe, tokens),
         settings=settings_of(recipe, None if k is None else k - recipe.put_back),
         edits=[*edits],
-        scores={"criterion": recipe.select, **choice.scores, **noted} | {"criterion": recipe.select},
+        scores={**named, **choice.scores, **noted, **named},  # first, and whatever its own scores say
         layers_after=len(decoder) - sum(edit.stop - edit.start - edit.put_back for edit in edits),
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, edits),
