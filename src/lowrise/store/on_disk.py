@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from lowrise.errors import RecipeError
+from lowrise.heap import give_back
 from lowrise.sizes import said_bytes
 from lowrise.store.layer_store import LayerStore
-from lowrise.store.process import forget_files, resident, trim
+from lowrise.store.process import forget_files, resident
 from lowrise.store.scratch import Scratch, Stretch
 
 _LOOK_EVERY = 0.01  # seconds
@@ -159,7 +160,7 @@ class OnDisk(LayerStore):
                     return
                 region.give_back()
             if time.monotonic() > self._trimmed + _TRIM_EVERY and resident() + wanted > self._limit:
-                trim()
+                give_back()
                 self._trimmed = time.monotonic()
 
     def _place(self, _module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:
