@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from common import demo_text, fetch, parser, table
+from common import demo_text, parser, table
+from fetch_demo_model import fetch
 
 from lowrise import pipeline
 from lowrise.progress import Reporter

@@ -96,7 +96,7 @@ def chosen(
     row = method("criterion", recipe.select)
     tokens = sentences if row.looks_at == "sentences" else windows
     selection = Selection(opened.decoder, int(settings["remove"]), recipe, tokens, [], Reporter(quiet=True))
-    selection.observation = seen  # type: ignore[misc]
+    selection.observation = seen
     choice: Choice = load(str(row.function))(selection)
     return choice
 

@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ def made() -> Iterator[tuple[Path, str]]:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = page.read_text(encoding="utf-8")
         if "<!-- made: " in text:
-            yield page, BLOCK.sub(lambda found, page=page: block(found[1], known, page), text)
+            yield page, BLOCK.sub(partial(block, known, page), text)
     yield from pictures(DATA)
 
 
-def block(name: str, known: dict[str, str], page: Path) -> str:
+def block(known: dict[str, str], page: Path, found: re.Match[str]) -> str:
+    name = found[1]
     if name not in known:
         sys.exit(f"{page.relative_to(ROOT)}: no block {name!r}; there are {', '.join(sorted(known))}")
     return f"<!-- made: {name} -->\n{known[name]}\n<!-- end -->"

@@ -102,6 +102,7 @@ def test_one_step_is_adams(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyP
 def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are larger on an accelerator."""
     monkeypatch.setattr(block_reconstruction, "STEP_TOKENS", 128)
+    monkeypatch.setattr(block_reconstruction, "PATIENCE", block_reconstruction.EPOCHS)
     taken = []
     step = torch.optim.Adam.step
 

@@ -29,6 +29,7 @@ from tiny import windows, without
 
 Main = Callable[..., tuple[int, str, str]]
 QUIET = Reporter(quiet=True)
+KNOWN = dict.fromkeys(range(1, tiny.LAYERS), -1.0)  # what each layer adds alone: so little that all are tried
 
 
 def both(fitted: Windows, deciding: Windows) -> Windows:
@@ -51,6 +52,7 @@ def test_a_finalist_is_worth_what_it_is_once_it_is_repaired(
     if not known:
         monkeypatch.setattr("lowrise.model.refittable.norms_as_known", lambda _decoder: False)
     with_one_gap(monkeypatch, [2, 3, 5])
+    monkeypatch.setattr("lowrise.edit.block_reconstruction.EPOCHS", 2)  # that finalists are given
     decoder, fitted, deciding = Decoder(tiny.model(family)), windows(24), windows(8, seed=1)
     before = copy.deepcopy(decoder.model.state_dict())
     choice = choose_by_refit(decoder, fitted, deciding, 3, 1, QUIET)
@@ -100,7 +102,7 @@ def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the rounds had taken the layers from the top, so that what has one gap differs from them."""
     rounds = [{"removed": layer, "loss": 9.0, "divergences": [1e-9] * tiny.LAYERS} for layer in (5, 1, 3)]
     monkeypatch.setattr("lowrise.select.refit_search.FLATTERS", 1e30)
-    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
+    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: (rounds[:k], KNOWN))
     dry_runs = iter([(2.0, 0.5), (2.5, 0.25)])
     monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: next(dry_runs))
 
@@ -221,7 +223,7 @@ def test_plan_and_terminal_tell_what_was_repaired(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, quiet: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds = [{"removed": layer, "loss": 9.0, "divergences": [1e-9] * tiny.LAYERS} for layer in (4, 1)]
-    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda *_: rounds)
+    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda *_: (rounds, KNOWN))
     with_one_gap(monkeypatch, [2, 3])
     asked = ["--remove", "2", "--text", text_file, "--samples", "64", "--length", "32"]
     out = tmp_path / "plan.json"

@@ -96,6 +96,7 @@ def test_what_a_layer_adds_with_neurons_is_foretold_from_what_it_adds_without() 
     )
 
 
+@torch.no_grad()
 def test_first_of_all_layers_are_tried_that_change_the_stream_least(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the cosine of their input and output at the tokens that decide; enough for the rounds to come."""
     decoder, deciding = make("llama"), windows(2, seed=1)

@@ -61,6 +61,7 @@ class Model:
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer of transformers."""
         return self._opened.tokenizer
 
     @property
@@ -70,10 +71,12 @@ class Model:
 
     @property
     def wrapped(self) -> bool:
+        """Whether it was given by `lowrise.wrap`, and has no source to be opened from again."""
         return self._settings is None
 
     @property
     def edited(self) -> bool:
+        """Whether a plan was applied to it."""
         return self.plan is not None
 
     @property

@@ -60,13 +60,14 @@ def run(
     layers = given_layers(recipe, given, model=model)
     settings = build_recipe(*layers, where=str(recipe or ""))
     said = {key for layer in layers for key in layer} | ({"out"} if out is not None else set())
-    out = output_of(settings) if out is None else out
+    usual = output_of(settings)  # complains where no model is named, before anything is said
+    out = usual if out is None else out
     check_output(out, force, [*inputs_of(settings), recipe])
     check_gguf_too(settings, out, gguf, force)
     with sending(out, push, private, force, quiet):
         with working("run", quiet) as progress:
-            if usual := chosen(settings, out, said):
-                progress.say(usual)
+            if told := chosen(settings, out, said):
+                progress.say(told)
             from lowrise import pipeline
 
             results = pipeline.run(settings, out, force, progress, fresh)

@@ -27,7 +27,7 @@ app = typer.Typer(
 _MOST_USED = """\
 lowrise makes a causal language model shallower, repairs it, and says what it cost. The commands that people use:
 
-  lowrise run MODEL --out DIR              choose layers, take them out, repair, measure, write
+  lowrise run MODEL                        choose layers, take them out, repair, measure, write
   lowrise heal DIR --dense MODEL --out D   train a cut model to be the dense one again
   lowrise measure DIR --dense MODEL        what is left: size, perplexity, tasks
   lowrise compare MODEL --presets A,B ...  several methods and sizes: one table, one page

@@ -41,7 +41,7 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     moved = {name: nn.Parameter(context.parameter(name).float().clone()) for name in rates}
     fitted = context.numbers(held=False)
     an_epoch = max(1, sum(context.count(number, STEP_TOKENS) for number in fitted))
-    epochs = min(EPOCHS, max(2, math.ceil(STEPS / an_epoch)))
+    epochs = min(context.most_epochs or EPOCHS, max(2, math.ceil(STEPS / an_epoch)), EPOCHS)
     optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, epochs * an_epoch))
     before = least = held_out_error(context, _rounded(context, moved))
     best: dict[str, Tensor] = {}

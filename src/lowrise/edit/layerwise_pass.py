@@ -34,8 +34,10 @@ class LayerContext:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
     batches: as `batches_of` makes them. What lies in the store has a name and the number of a batch;
-    "student" is what enters the layer.
+    "student" is what enters the layer. most_epochs: of block reconstruction, where it is not to take its own number.
     """
+
+    most_epochs: int | None = None
 
     def __init__(
         self, student: Student, store: ActivationStore, layer: int, batches: list[tuple[Tensor, bool]]
@@ -151,8 +153,8 @@ class LayerContext:
 
         Meanwhile nothing of it may change, nor what enters the layer.
         """
-        put, get = (partial(move, "kept attention") for move in (self.put, self.get))
-        self._attention = KeptAttention(self.dense_layer, put, get)
+        name = "kept attention"
+        self._attention = KeptAttention(self.dense_layer, partial(self.put, name), partial(self.get, name))
 
     def forget_attention(self) -> None:
         self._attention = None

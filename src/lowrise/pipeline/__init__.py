@@ -13,6 +13,7 @@ from lowrise.heap import collect
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
+from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
@@ -168,7 +169,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     if draft_for:
         check_same_tokens(recipe, recipe.model_copy(update={"model": draft_for}), "--draft-for")
     measured: list[Measured] = []
-    decoders = []
+    decoders: list[Decoder] = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
         if decoders and not recipe.speed:
             decoders[0].release()  # one model in memory at a time

@@ -30,7 +30,7 @@ from lowrise.work import Work
 
 # What a search budget of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
-HELD_OUT_TOKENS = 2_048
+HELD_OUT_TOKENS = 1_024
 LENGTH = 512  # tokens of a window at most
 SHORTLIST = 6  # trials a round at most, of those that added least when tried last: first of all without moving neurons
 LOOKED_AT = 2 / 3  # of all layers: those whose output is most like their input are tried first of all
@@ -71,7 +71,7 @@ def choose_by_refit(
     """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
     the one that is missed less once it is repaired.
 
-    Changes nothing. windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 2,048·effort.
+    Changes nothing. windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 1,024·effort.
     Divergences and losses are means over positions, natural log; the loss afterwards is of a trial where both are the
     same layers, else of the repair. On disk lie the dense model's states of these tokens, what its MLPs are given, and
     a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
@@ -82,7 +82,7 @@ def choose_by_refit(
     """
     cuts = cuts or AllowedCuts(len(decoder))
     fitted, deciding = _spent(windows, held_out, effort)
-    shortlist = max(2, round(SHORTLIST * effort))
+    shortlist = max(min(2, SHORTLIST), round(SHORTLIST * effort))
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
     with ActivationStore() as store:
@@ -92,7 +92,7 @@ def choose_by_refit(
             first = sorted(lowest(search.unlike(1), count, _may_go(cuts, k)))
             alone, _ = _tried(search, first, bar, journal, moves=False)
             known = {layer: trial.divergence for layer, trial in alone.items()}
-            rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal, cuts)
+            rounds, known = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal, cuts)
             layers = [one["removed"] for one in rounds]
             gap = _one_gap(search, k, shortlist, known, bar, journal, cuts) if k > 1 else None
         scores = choice_of_rounds("repaired", search.dense_loss, rounds).scores
@@ -148,10 +148,14 @@ def _one_by_one(
     bar: Bar,
     journal: Journal,
     cuts: AllowedCuts,
-) -> list[dict[str, Any]]:
-    """k rounds, each without the layer that the ones before left missed least. alone: what each adds, tried first."""
+) -> tuple[list[dict[str, Any]], dict[int, float]]:
+    """(k rounds, each without the layer that the ones before left missed least; what each layer added in the first).
+
+    alone: what each adds without moving neurons, tried first.
+    """
     rounds: list[dict[str, Any]] = []
     known, reached = dict(alone), 0.0  # what each added when it was tried last
+    first = known
     for number in range(k):
         may_go = _may_go(cuts, k, [one["removed"] for one in rounds])
         listed = lowest(known, shortlist, [one for one in may_go if one in known])
@@ -161,10 +165,10 @@ def _one_by_one(
             {**round_of(gone, losses, layers), "divergences": [divergences.get(layer) for layer in range(layers)]}
         )
         if not number:
-            known = _as_if_moved(known, divergences)
-        known |= {layer: divergence - reached for layer, divergence in divergences.items()}
+            known = first = {**_as_if_moved(alone, divergences), **divergences}
+        known = {**known, **{layer: divergence - reached for layer, divergence in divergences.items()}}
         reached += known.pop(gone)
-    return rounds
+    return rounds, first
 
 
 def _round(
@@ -213,13 +217,13 @@ def _one_gap(
     search: Search,
     k: int,
     shortlist: int,
-    alone: dict[int, float],
+    known: dict[int, float],
     bar: Bar,
     journal: Journal,
     cuts: AllowedCuts,
 ) -> _Gap | None:
     """k > 1 layers: the span of k that is missed least or, if that is missed less, that of k - 1 and one layer more.
-    None where no such cut is allowed.
+    None where no such cut is allowed. known: what each layer adds alone.
 
     By their trials, of which that of the one layer more moves neurons, so that it is a little ahead.
     """
@@ -234,8 +238,8 @@ def _one_gap(
             trial = search.span(shorter.start, shorter.stop)
         search.again()
         search.remove(shorter, trial)
-        listed = lowest(alone, shortlist, [one for one in _may_go(cuts, k, shorter) if one in alone])
-        more, trial, _, _, _ = _round(search, listed, {}, 0.0, bar, journal)
+        listed = lowest(known, shortlist, [one for one in _may_go(cuts, k, shorter) if one in known])
+        more, trial, _, _, _ = _round(search, listed, known, trial.divergence, bar, journal)
         found.insert(0, _Gap([*shorter, more], trial.divergence))
     if not found:
         return None

@@ -158,15 +158,20 @@ class Search:
 
     @torch.no_grad()
     def dry_run(self, gone: Collection[int], passed: Callable[[int], None]) -> tuple[float, float]:
-        """Mean held-out loss and divergence without the layers in `gone`, all others repaired as `repair` would.
+        """Mean held-out loss and divergence without the layers in `gone`, all others repaired on every other batch.
 
         passed: told every layer that is repaired.
         """
         student, start = Student(self._decoder).without(gone), min(gone) - 1
+        fitted = [number for number, (_, held) in enumerate(self._batches) if not held]
+        numbers = [*fitted[::2], *self._likely]
         with ActivationStore() as store:
-            layerwise = DryRun(student, store, start, self._batches, lambda number: self._dense(start, number))
+            batches = [self._batches[number] for number in numbers]
+            layerwise = DryRun(student, store, start, batches, lambda place: self._dense(start, numbers[place]))
             layerwise.repair(passed)
-            return self._missed(lambda numbers: ((number, layerwise.get("student", number)) for number in numbers))
+            return self._missed(
+                lambda asked: ((number, layerwise.get("student", numbers.index(number))) for number in asked)
+            )
 
     def again(self) -> None:
         """Back to the student that lacks nothing."""

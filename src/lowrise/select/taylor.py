@@ -124,7 +124,7 @@ def _back(
         by_x, *own = torch.autograd.grad(
             decoder.step(layer, x, part), [x, *parameters], flowing[rows], allow_unused=True
         )
-        return by_x, own
+        return by_x, [*own]
 
     def joined(parts: Sequence[Back]) -> Back:
         own: list[Tensor | None] = [reduce(_plus, of_one) for of_one in zip(*(own for _, own in parts), strict=True)]
