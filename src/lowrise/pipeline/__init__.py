@@ -5,11 +5,11 @@ Each command is one function here; the stages it calls are the modules beside it
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 from lowrise.calibration import Windows
 from lowrise.files import claimed, claimed_file, output_folder, write_file, writing
+from lowrise.heap import collect
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
@@ -173,7 +173,7 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
         if decoders and not recipe.speed:
             decoders[0].release()  # one model in memory at a time
-            gc.collect()
+            collect()
         with run.clock.stage("open"):
             opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
