@@ -38,6 +38,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/estimates.py --check
 	$(BIN)/python scripts/engine_facts.py --check
 
 # what the site is built with is no part of the usual environment

@@ -36,11 +36,14 @@ RUNS = {
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
     "families": (["llama", "--presets", "streamline-none"], "llama: works"),
     "engine_facts": (["--check"], "holds the facts"),
+    "estimate": (["--models", "MODEL", "--preset", "streamline-none", "--remove", "2", "--samples", "8", "--length",
+                  "32", "--windows", "2", "--text", "TEXT"], "| peak memory |"),
+    "estimates": (["--check"], "docs/estimates.md is as the code is"),
     "reference": (["--check"], "pages are as the code is"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
-INSIDE = {"calibration", "engine_facts", "families", "greedy", "reference", "train_small", "writing"}
+INSIDE = {"calibration", "engine_facts", "estimates", "families", "greedy", "reference", "train_small", "writing"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:

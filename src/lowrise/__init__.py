@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         calibrate,
         check,
         compare,
+        estimate,
         export,
         heal,
         measure,
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from lowrise.calibration.tokens import Windows
     from lowrise.errors import LowriseError
     from lowrise.plan import Plan
-    from lowrise.results import Comparison, Healing, Results
+    from lowrise.results import Comparison, Estimate, Healing, Results
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Estimate",
     "Event",
     "Healing",
     "LowriseError",
@@ -48,6 +50,7 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "estimate",
     "export",
     "heal",
     "measure",
@@ -61,6 +64,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Comparison": "lowrise.results",
+    "Estimate": "lowrise.results",
     "Healing": "lowrise.results",
     "LowriseError": "lowrise.errors",
     "Plan": "lowrise.plan",

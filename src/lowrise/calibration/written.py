@@ -130,5 +130,9 @@ def _rows_at_once(decoder: Decoder, length: int) -> int:
     config = decoder.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * len(decoder) * heads * size * length * torch.finfo(decoder.dtype).bits // 8
-    return max(1, min(_MOST_ROWS, int(_CACHE_BYTES // row)))
+    return rows_for(2 * len(decoder) * heads * size * length * torch.finfo(decoder.dtype).bits // 8)
+
+
+def rows_for(row: int) -> int:
+    """Of so many bytes of keys and values each."""
+    return max(1, min(_MOST_ROWS, int(_CACHE_BYTES // max(1, row))))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,13 @@ class StepResult:
         return f"crashed with exit status {self.status}: {lines[-1] if lines else 'it said nothing'}"
 
 
-def run_step(arguments: list[str], log: Path, title: str, progress: Reporter) -> StepResult:
-    """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process."""
+def run_step(
+    arguments: list[str], log: Path, title: str, progress: Reporter, heard: Callable[[str], None] | None = None
+) -> StepResult:
+    """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process.
+
+    heard: given every whole line that it says, soon.
+    """
     command = [sys.executable, "-P", "-m", "lowrise.child_process", *arguments]
     began = time.monotonic()
     remove(log)  # a link or a pipe in its place would be followed, or waited for
@@ -51,9 +57,12 @@ def run_step(arguments: list[str], log: Path, title: str, progress: Reporter) ->
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
         try:
             with progress.waiting(title) as show:
+                read = 0
                 while process.poll() is None:
+                    read = _hear(log, read, heard)
                     show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
                     _wait(process, _GLANCE)
+                _hear(log, read, heard)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -63,6 +72,19 @@ def run_step(arguments: list[str], log: Path, title: str, progress: Reporter) ->
             if process.stdin is not None:
                 process.stdin.close()
     return StepResult(process.returncode, log, time.monotonic() - began)
+
+
+def _hear(log: Path, read: int, heard: Callable[[str], None] | None) -> int:
+    """Give what is new of the log, whole lines of it; how many bytes are read then."""
+    if heard is None:
+        return read
+    with log.open("rb") as stream:
+        stream.seek(read)
+        new = stream.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.decode("utf-8", errors="replace").splitlines():
+        heard(line)
+    return read + len(whole)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
