@@ -21,10 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import demo_text, table
 from fetch_demo_model import fetch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from lowrise.results import Estimate
 
@@ -84,6 +82,9 @@ def made(name: str, place: Path) -> str:
         return str(fetch())
     if name not in RANDOM:
         return name
+    import torch  # not by what measures alone
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
     layers, hidden, inner, heads, key_heads = RANDOM[name]
     source = fetch()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)

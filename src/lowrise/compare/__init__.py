@@ -78,9 +78,9 @@ def compare(
         with writing(out):
             draw_comparison(results, out)
         write_file(out / "compare.html", comparison_page(results))
-    if not begun_before and (total := _estimated(out)):
+    if not begun_before and (said := _estimated(out)):
         took = words.seconds(time.monotonic() - began)
-        progress.say(f"took {took}, estimated {words.seconds(total)}")
+        progress.say(f"took {took}, estimated {words.seconds(sum(said.values()))}")
     failed = [row for row in results.rows if isinstance(row, FailedRow)]
     if len(failed) == len(results.rows):
         raise StepError(f"{out}: all rows failed, the first because of this: {failed[0].reason}", 1)
@@ -127,16 +127,18 @@ def _rows(asked: ComparisonRequest, out: Path) -> list[Row]:
     return [Row(out, recipe, removed[str(recipe.remove)]) for recipe in asked.recipes]
 
 
-def _estimated(out: Path) -> float:
-    """Seconds of the whole, as they were said before it began; 0 where there was no estimate."""
-    return sum((prepared_of(out) or {}).get("estimate", {}).values())
+def _estimated(out: Path) -> dict[str, float]:
+    """Seconds by step, as they were said before it began; none where there was no estimate."""
+    found = (prepared_of(out) or {}).get("estimate")
+    said = found if isinstance(found, dict) else {}
+    return {name: float(seconds) for name, seconds in said.items() if isinstance(seconds, int | float)}
 
 
 def _expected(rows: list[Row], asked: ComparisonRequest, out: Path) -> dict[str, float]:
     """Seconds by the name of a row."""
-    said = (prepared_of(out) or {}).get("estimate", {})
+    said = _estimated(out)
     titles = [f"{recipe.preset} at {recipe.remove}" for recipe in asked.recipes]
-    return {row.name: said[title] for row, title in zip(rows, titles, strict=True) if title in said}
+    return {row.name: said[title] for row, title in zip(rows, titles, strict=False) if title in said}
 
 
 def _results(rows: list[Row], out: Path, asked: ComparisonRequest) -> Comparison:

@@ -91,9 +91,10 @@ def _trained(job: Healing) -> Stage:
         work += scored(job.dense, tokens, job.length) + Work(head=(_TEACHER - 1) * tokens)
     if settings.checkpointing:
         work += scored(shape, tokens, job.length)
-    state = 16 * learning + 4 * shape.parameters - shape.bytes + shape.bytes  # moments, gradients; the best so far
-    activations = 4 * 1024 * shape.layers * (8 * shape.hidden + 4 * shape.inner)
-    activations /= shape.layers if settings.checkpointing else 1
+    # gradients, moments and the best so far; the model itself is brought to float32
+    state = 16 * learning + 4 * shape.parameters - shape.bytes
+    kept = 1 if settings.checkpointing else shape.layers
+    activations = 4 * 1024 * kept * (8 * shape.hidden + 4 * shape.inner)
     return Stage("healing", work, state + activations, disk=4 * learning * 3)
 
 

@@ -113,8 +113,8 @@ def sums_bytes(shape: ModelShape, *, moves: bool) -> float:
     most = gram_bytes(k + shape.attention_inputs, d)
     if not moves:
         return max(most, gram_bytes(k, d))
-    both = k + max(block.stop - block.start for block in blocks(k))
-    return max(most, 8 * (5 * both * both + 4 * both * d))
+    both = k + max(int(block.stop) - int(block.start) for block in blocks(k))
+    return max(most, 8.0 * (5 * both * both + 4 * both * d))
 
 
 def _up_to_last_gap(job: Job) -> Work:

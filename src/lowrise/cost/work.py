@@ -54,7 +54,7 @@ class Rates(Work):
     """
 
     def seconds(self, work: Work) -> float:
-        return sum(getattr(self, one.name) * getattr(work, one.name) for one in fields(Work))
+        return float(sum(getattr(self, one.name) * getattr(work, one.name) for one in fields(Work)))
 
     def streamed(self, layer_bytes: float) -> Self:
         """The same where every visit of a layer reads it from disk."""
