@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# a command that is silent for minutes: meanwhile a line every few seconds
+SAYING := $(PYTHON) scripts/saying.py
 
-.PHONY: install demo test test-slow test-gpu check docs bench clean
+.PHONY: install demo test test-slow test-gpu check docs notebook dist bench clean
 
 install: $(READY)
 
@@ -12,7 +14,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lowrise needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(SAYING) $(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -21,10 +23,11 @@ demo: $(READY)
 test: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'not slow and not gpu and not network'
 
-test-slow: $(READY)
+test-slow: $(VENV)/.docs
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python scripts/fetch_gemma_model.py
 	$(BIN)/python scripts/transformers4.py
+	$(BIN)/python scripts/versions.py
 	$(BIN)/python scripts/llama_cpp.py
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
 
@@ -39,6 +42,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
 	$(BIN)/python scripts/estimates.py --check
+	$(BIN)/python scripts/results.py --check
 	$(BIN)/python scripts/engine_facts.py --check
 
 # what the site is built with is no part of the usual environment
@@ -52,8 +56,17 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'site/index.html is built; with search: $(BIN)/python -m http.server --directory site'
 
+# runs docs/notebooks/quickstart.ipynb on the demo model, and keeps what it shows
+notebook: $(VENV)/.docs
+	$(BIN)/python scripts/notebook.py
+
+# wheel and sdist into dist/, each installed in an empty environment and run
+dist: $(READY)
+	$(BIN)/python scripts/dist.py
+
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
 	$(BIN)/python benchmarks/threads.py
@@ -63,4 +76,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/heal.py
 
 clean:
-	rm -rf $(VENV) .demo .transformers4 .engines .llama-cpp build site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 .versions .engines .llama-cpp build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@ Importing the package loads nothing heavy: torch and transformers come in with t
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lowrise.threads import wait_briefly
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from lowrise.errors import LowriseError
     from lowrise.plan import Plan
     from lowrise.results import Comparison, Estimate, Healing, Results
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
@@ -78,6 +77,8 @@ wait_briefly()  # here, because it is of use only before torch is imported
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("lowrise")  # of the installed package: its build took it from a tag of git
     if name not in __all__:
         raise AttributeError(f"module 'lowrise' has no attribute {name!r}")
     if name in _MODULES:

@@ -16,7 +16,8 @@ from lowrise.cost.timing import timed
 from lowrise.cost.total import BASE_BYTES
 from lowrise.errors import RecipeError
 from lowrise.model.formats import named_format
-from lowrise.model.source import pick_device, silenced_transformers
+from lowrise.model.placement import pick_devices
+from lowrise.model.source import silenced_transformers
 from lowrise.pipeline.estimating import Known, estimate_of, known_of, known_of_source
 from lowrise.recipe import Recipe, build_recipe
 from lowrise.results import Estimate
@@ -73,7 +74,7 @@ def _of(command: Estimated, recipe: Recipe, known: Known) -> Estimate:
 
 
 def _known_of_config(config: PretrainedConfig, recipe: Recipe) -> Known:
-    device = pick_device(recipe.device)
+    device = pick_devices(recipe.device)[0]
     own = named_format(config) or torch.float32
     own = own if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else own

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lowrise.chosen import chosen, output_of
 from lowrise.cli.exporting import check_gguf_too, write_gguf_too
 from lowrise.cli.program import app, foretold, sending, show, working
 from lowrise.files import check_file, check_output
@@ -30,6 +31,7 @@ from lowrise.options import (
     Quiet,
     RecipeFile,
     ToHub,
+    given_layers,
     recipe_of,
     takes,
 )
@@ -37,11 +39,13 @@ from lowrise.ranks import is_first
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
+@takes(*SELECTING, "fast", *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
 def run(
-    out: OutFolder,
     given: dict[str, Any],
     model: ModelArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The output folder [default: beside the model, by a telling name].")
+    ] = None,
     recipe: RecipeFile = None,
     gguf: Gguf = None,
     as_json: Json = False,
@@ -53,7 +57,13 @@ def run(
     private: Private = False,
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
-    settings = recipe_of(recipe, given, model=model)
+    from lowrise.recipe import build_recipe
+
+    layers = given_layers(recipe, given, model=model)
+    settings = build_recipe(*layers, where=str(recipe or ""))
+    said = {key for layer in layers for key in layer} | ({"out"} if out is not None else set())
+    usual = output_of(settings)  # complains where no model is named, before anything is said
+    out = usual if out is None else out
     check_output(out, force, [*inputs_of(settings), recipe])
     check_gguf_too(settings, out, gguf, force)
     if dry_run:
@@ -61,6 +71,8 @@ def run(
         return
     with sending(out, push, private, force, quiet):
         with working("run", quiet) as progress:
+            if told := chosen(settings, out, said):
+                progress.say(told)
             from lowrise import pipeline
 
             results = pipeline.run(settings, out, force, progress, fresh)
@@ -69,7 +81,7 @@ def run(
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, *OPENING)
+@takes(*SELECTING, "fast", *SEARCHING, *OPENING)
 def plan(
     out: OutFile,
     given: dict[str, Any],

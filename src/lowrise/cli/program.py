@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 _MOST_USED = """\
 lowrise makes a causal language model shallower, repairs it, and says what it cost. The commands that people use:
 
-  lowrise run MODEL --out DIR              choose layers, take them out, repair, measure, write
+  lowrise run MODEL                        choose layers, take them out, repair, measure, write
   lowrise heal DIR --dense MODEL --out D   train a cut model to be the dense one again
   lowrise measure DIR --dense MODEL        what is left: size, perplexity, tasks
   lowrise compare MODEL --presets A,B ...  several methods and sizes: one table, one page
@@ -38,8 +38,16 @@ All commands: lowrise --help. Methods: lowrise presets. To complete names in the
 
 
 @app.callback()
-def alone(context: typer.Context) -> None:
+def alone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
+) -> None:
     """Make a Hugging Face causal language model shallower, repair it, and say what it cost."""
+    if version:
+        import lowrise
+
+        typer.echo(f"lowrise {lowrise.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(_MOST_USED)
 

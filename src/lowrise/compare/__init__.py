@@ -51,9 +51,9 @@ def compare(
     or every row.
     """
     began, inputs = time.monotonic(), [*inputs_of(asked.recipes[0]), where or None]
-    check_place(asked, out, force, where)
+    check_place(out, force, inputs)
     with held(out):
-        _check(out, force, inputs)
+        check_place(out, force, inputs)
         begun_before = out.exists() and not force
         if begun_before:
             mend_question(out, progress)
@@ -87,12 +87,7 @@ def compare(
     return results
 
 
-def check_place(asked: ComparisonRequest, out: Path, force: bool, where: str = "") -> None:
-    """Raises OutputError for a folder that is no comparison, and where none can be made. where: as of `compare`."""
-    _check(out, force, [*inputs_of(asked.recipes[0]), where or None])
-
-
-def _check(out: Path, force: bool, inputs: list[str | None]) -> None:
+def check_place(out: Path, force: bool, inputs: list[str | None]) -> None:
     """Raises OutputError for a folder that is no comparison, and where none can be made."""
     there = os.path.lexists(out)
     if there and not is_comparison(out) and not (force and out.is_dir() and is_empty(out)):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowrise.children import ended_after, ends_within
 from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 
@@ -55,22 +56,14 @@ def run_step(
     remove(log)  # a link or a pipe in its place would be followed, or waited for
     with log.open("xb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
-        try:
-            with progress.waiting(title) as show:
-                read = 0
-                while process.poll() is None:
-                    read = _hear(log, read, heard)
-                    show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
-                    _wait(process, _GLANCE)
-                _hear(log, read, heard)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                if not _wait(process, _PATIENCE):
-                    process.kill()
-                    process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+        assert process.stdin is not None
+        read = 0
+        with process.stdin, ended_after(process, _PATIENCE), progress.waiting(title) as show:
+            while process.poll() is None:
+                read = _hear(log, read, heard)
+                show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
+                ends_within(process, _GLANCE)
+            _hear(log, read, heard)
     return StepResult(process.returncode, log, time.monotonic() - began)
 
 
@@ -85,14 +78,6 @@ def _hear(log: Path, read: int, heard: Callable[[str], None] | None) -> int:
     for line in whole.decode("utf-8", errors="replace").splitlines():
         heard(line)
     return read + len(whole)
-
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _last_line(log: Path) -> str:

@@ -81,7 +81,7 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
 def _foretell(recipes: list[Recipe], opened: OpenModel, progress: Reporter) -> dict[str, float]:
     """Say what the comparison will take, which the process that waits for this one hears; seconds by step."""
     try:
-        estimate = estimate_rows(recipes, known_of(opened), keep=False)
+        estimate = estimate_rows(recipes, known_of(opened, recipes[0].memory), keep=False)
     except (LowriseError, RuntimeError, AttributeError, ValueError, TypeError) as error:
         progress.say(f"no estimate of this model can be made: {error}")
         return {}

@@ -5,16 +5,19 @@ A function takes a `Job` and answers the `Stage`s that choosing layers is; a row
 
 from __future__ import annotations
 
-from lowrise.cost.job import Job, batch_bytes, loss_bytes, passes
+import math
+
+from lowrise.cost.job import Job, batch_bytes, loss_bytes, passes, to_mlp
 from lowrise.cost.repairs import refit_work, sums_bytes, transplant, write_anew
 from lowrise.cost.work import NOTHING, Stage, Work
+from lowrise.edit.dry_run import DryRun
 from lowrise.methods import method
 from lowrise.recipe import Recipe
-from lowrise.select.refit_search import FIT_TOKENS, HELD_OUT_TOKENS, LENGTH, SHORTLIST
+from lowrise.select.refit_search import FIT_TOKENS, HELD_OUT_TOKENS, LENGTH, LOOKED_AT, SHORTLIST
 from lowrise.select.refit_trials import RIDGES
 
 _COMPARED = 1.06  # passes that observing takes, with the statistics of all pairs of states
-_AGAIN = 0.5  # of a round's trials, those that were not solved in the round before
+_LATER = 0.3  # of a shortlist, what a later round tries and has not solved before
 _SEARCHED = 0.35  # of the layers, what a pass from the first change to the last candidate goes through
 _LIKELIEST = 1.5  # of a loss: what the dense model's likeliest tokens are compared too
 _SENTENCE = 24  # tokens of a sentence, about
@@ -41,10 +44,10 @@ def greedy(job: Job) -> list[Stage]:
     """A trial runs the layers above the one that it leaves out, and the head; there are L - r in round r."""
     layers, k = job.shape.layers, job.taken
     left = [layers - done for done in range(k)]
-    trials, above = sum(left), sum(one * (one - 1) / 2 for one in left)
-    work = passes(job.tokens, layers + above, job.length) + Work(head=trials * job.tokens)
+    number, above = sum(left), sum(one * (one - 1) / 2 for one in left)
+    work = passes(job.tokens, layers + above, job.length) + Work(head=number * job.tokens)
     store = 2 * layers * job.tokens * job.shape.hidden * job.shape.compute
-    states = Work(states=(trials * 1.5 / layers + 1) * store / 2)
+    states = Work(states=(number * 1.5 / layers + 1) * store / 2)
     return [Stage("search", work + states, batch_bytes(job, job.length) + loss_bytes(job), disk=store)]
 
 
@@ -71,45 +74,51 @@ def merges(job: Job) -> list[Stage]:
 
 def repaired(job: Job) -> list[Stage]:
     """`select/refit_search.choose_by_refit`: trials of single layers, of spans, and two repairs of the whole."""
-    shape, shortlist = job.shape, SHORTLIST * job.recipe.search_budget
+    shape, length, layers = job.shape, _length(job), job.shape.layers
     fit, held = search_tokens(job)
-    seen, length, layers = fit + held, _length(job), shape.layers
-    store = seen * shape.compute * ((layers + 1) * shape.hidden + (layers * shape.hidden if shape.moves else 0))
+    store = (fit + held) * shape.compute * shape.hidden * ((layers + 1) + (layers if shape.moves else 0))
     work = trials(job) + finalists(job) + Work(states=3 * store)
     memory = max(sums_bytes(shape, moves=shape.moves), loss_bytes(job)) + batch_bytes(job, length)
     changed = max(1, len(job.gaps)) * shape.layer_bytes
-    return [Stage("search", work, memory + changed, disk=store + shortlist * shape.layer_bytes)]
+    return [Stage("search", work, memory + changed, disk=store + _shortlist(job) * shape.layer_bytes)]
+
+
+def _shortlist(job: Job) -> int:
+    return max(min(2, SHORTLIST), round(SHORTLIST * job.recipe.search_budget))
 
 
 def trials(job: Job) -> Work:
-    """Each layer alone, no neuron moving; k rounds of a shortlist; and spans, of which the best gets one layer more."""
-    shape, effort, k = job.shape, job.recipe.search_budget, job.taken
+    """Most layers alone, no neuron moving; k rounds of a shortlist, all of it in the first, in others as long as the
+    next one could be better; and spans, of which the best gets one layer more.
+    """
+    shape, k, shortlist, layers = job.shape, job.taken, _shortlist(job), job.shape.layers
     fit, held = search_tokens(job)
-    seen, length, shortlist = fit + held, _length(job), SHORTLIST * effort
-    tries, layers = len(RIDGES), shape.layers
+    seen, length, tries = fit + held, _length(job), len(RIDGES)
     missed = passes(held, layers / 2, length) + Work(head=_LIKELIEST * held)
     plain = write_anew(shape, fit, held, length, tries) + missed
-    moving = transplant(shape, seen, length, tries) if shape.moves else write_anew(shape, fit, held, length, tries)
-    moving += missed
-    one_by_one = sum(min(layers - 1 - done, shortlist) * (1.0 if done == 0 else _AGAIN) for done in range(k))
+    moving = plain
+    if shape.moves:
+        moving = to_mlp(shape, seen, length) + transplant(shape, fit, held, tries) + missed
+    first = min(layers - 1, max(k + shortlist, math.ceil(LOOKED_AT * layers)))
+    rounds = [min(layers - 1 - done, shortlist) for done in range(k)]
     way_up = passes(seen, _SEARCHED * layers, length)
-    work = passes(seen, layers, length) + Work(head=_LIKELIEST * held)
-    work += (layers - 1) * plain + one_by_one * moving + k * way_up
+    work = passes(seen, layers, length) + Work(head=_LIKELIEST * held) + first * plain + (k - 1) * way_up
+    work += (rounds[0] + _LATER * sum(rounds[1:])) * moving
     if k > 1:
         spans = sum(min(layers - n, shortlist) for n in (k - 1, k))
-        work += spans * plain + min(layers - k, shortlist) * moving + way_up
+        work += spans * plain + _LATER * min(layers - k, shortlist) * moving + way_up
     return work
 
 
 def finalists(job: Job) -> Work:
-    """Two cuts repaired whole, as they mostly are two: layers that went one by one, and a long gap."""
+    """Two cuts repaired on every other batch, as they mostly are two: layers that went one by one, and a long gap."""
     if job.taken < 2:
         return NOTHING
     fit, held = search_tokens(job)
     long = ((job.gaps[0][0], min(job.shape.layers, job.gaps[0][0] + job.taken)),)
     work = Work(head=2 * _LIKELIEST * held)
     for gone in (job.gaps, long):
-        work += refit_work(job, fit, held, _length(job), gone, from_start=True)
+        work += refit_work(job, fit / 2, held, _length(job), gone, from_start=True, epochs=DryRun.most_epochs)
     return work
 
 

@@ -110,10 +110,10 @@ def _texts(job: Healing) -> tuple[Text, ...]:
 
 
 def _measured(job: Healing, shape: ModelShape) -> list[Stage]:
-    rows, read, new = greedy_text.PROMPTS, min(greedy_text.PROMPT_TOKENS, job.length // 2), greedy_text.NEW_TOKENS
-    asked = len(greedy_text.QUESTIONS) * decoded(shape, 1, greedy_text.QUESTION_TOKENS, read)
-    followed = scored(shape, rows * (read + new), read + new)
-    found = [_perplexity(job, shape), Stage("generation", decoded(shape, rows, new, read) + asked + followed)]
+    read, new = min(greedy_text.PROMPT_TOKENS, job.length // 2), greedy_text.NEW_TOKENS
+    rows = greedy_text.PROMPTS + len(greedy_text.QUESTIONS) / 2  # questions have half as many tokens
+    written = decoded(shape, rows, new, read) + scored(shape, rows * (read + new), read + new)
+    found = [_perplexity(job, shape), Stage("generation", written)]
     if job.task_tokens:
         found.append(Stage("tasks", scored(shape, job.task_tokens, 64)))
     return [*found, Stage("samples", len(samples.PROMPTS) * decoded(shape, 1, samples.NEW_TOKENS, 16))]

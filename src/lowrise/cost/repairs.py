@@ -5,20 +5,22 @@ A function takes a `Job` and answers its `Stage`s; a row of `methods/rows.py` na
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lowrise.cost.job import Job, batch_bytes, gram, gram_bytes, passes, solve, to_mlp
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Stage, Work
 from lowrise.edit import cosine_map
-from lowrise.edit.block_reconstruction import EPOCHS, STEP_TOKENS
-from lowrise.edit.neurons import blocks
+from lowrise.edit.block_reconstruction import EPOCHS, STEP_TOKENS, STEPS
+from lowrise.edit.neurons import CHOOSING_TOKENS, blocks
+from lowrise.edit.refit import CHOOSING_RIDGES
 from lowrise.methods import load, method
 
 TRIES = 4  # λ of seven that are tried, mostly
 _HALF_SHORT = 0.55  # of a window's length: the mean length of rows where half of the windows are cut to 64 tokens
 _ADAM = 15  # times that a step of Adam reads or writes each weight, with its gradient, moments and temporaries
-_THEIRS = 1.75  # runs of a layer for a block of a donor's neurons: one whole, one up to the MLP's last matrix
+_THEIRS = 1.67  # runs of an MLP for a block of a donor's neurons: one whole, one up to its last matrix
 _EIGEN = 25.0  # times d³: operations of an eigendecomposition, which a pseudo-inverse takes
 
 
@@ -45,8 +47,11 @@ def refit_work(
     gaps: Sequence[tuple[int, int]],
     *,
     from_start: bool = False,
+    epochs: int = EPOCHS,
 ) -> Work:
-    """Of so many fitted and held-out tokens. from_start: the states before the first gap are at hand."""
+    """Of so many fitted and held-out tokens. from_start: the states before the first gap are at hand. epochs: of block
+    reconstruction, at most.
+    """
     shape, tokens = job.shape, fit + held
     gone = {layer for start, stop in gaps for layer in range(start, stop)}
     first = max(0, gaps[0][0] - 1)
@@ -55,56 +60,69 @@ def refit_work(
         if layer in gone:
             continue
         between = next((stop - start for start, stop in gaps if start == layer + 1), 0)
-        work += refit_layer(shape, fit, held, length, between)
+        work += refit_layer(shape, fit, held, length, between, epochs)
     return work
 
 
-def refit_layer(shape: ModelShape, fit: float, held: float, length: float, between: int) -> Work:
-    """`edit/refit.refit_layer`. between: layers that are gone right behind it."""
+def refit_layer(shape: ModelShape, fit: float, held: float, length: float, between: int, epochs: int) -> Work:
+    """`edit/refit.refit_layer`. between: layers that are gone right behind it. epochs: most of block reconstruction.
+
+    From its attention's write on, what attention makes is at hand.
+    """
     d, k, heads, tokens = shape.hidden, shape.inner, shape.attention_inputs, fit + held
     reads = gram(tokens, d, d) + solve(d, d, TRIES)
     folded = Work(solves=2 * d * d * (shape.head_size * (shape.heads + 2 * shape.key_heads) + 2 * k))
     beside = heads + (k if between else 0)
-    work = passes(tokens, 1 + between, length) + 2 * reads + folded + to_mlp(shape, tokens, length)
-    work += passes(tokens, 1, length) + gram(tokens, beside, d) + solve(beside, d, TRIES)
+    work = passes(tokens, 1 + between, length) + 2 * reads + folded
+    work += (
+        passes(tokens, 1, length) + gram(tokens, beside, d) + solve(beside, d, TRIES) + to_mlp(shape, tokens, length)
+    )
+    last = through_mlp(shape, tokens)
     if between:
         if shape.moves:
-            work += between * transplant(shape, tokens, length, TRIES)
-        work += reconstruction(shape, fit, held, length)
-    work += passes(tokens, 1, length) + gram(tokens, k, d) + solve(k, d, TRIES)
-    return work + Work(sums=2 * tokens * k * d)
+            work += between * transplant(shape, fit, held, len(CHOOSING_RIDGES))
+        work += reconstruction(shape, fit, held, length, epochs)
+        last = passes(tokens, 1, length)
+    return work + last + gram(tokens, k, d) + solve(k, d, TRIES) + Work(sums=2 * tokens * k * d)
+
+
+def through_mlp(shape: ModelShape, tokens: float) -> Work:
+    """Tokens through one layer whose attention is at hand."""
+    return Work(forward=(1 - shape.attention_share) * tokens, visits=1)
 
 
 def write_anew(shape: ModelShape, fit: float, held: float, length: float, tries: float) -> Work:
     """`edit/writing.refit_write`."""
-    return (
-        passes(fit + held, 1, length)
-        + gram(fit + held, shape.inner, shape.hidden)
-        + solve(shape.inner, shape.hidden, tries)
-    )
+    tokens, k, d = fit + held, shape.inner, shape.hidden
+    return passes(tokens, 1, length) + gram(tokens, k, d) + solve(k, d, tries)
 
 
-def transplant(shape: ModelShape, tokens: float, length: float, tries: float) -> Work:
-    """`edit/neurons.transplant` of one donor: an input map, and for every block of its neurons two runs of the layer,
-    the sums of both layers' neurons, their selection, and what is then written solved with them and without.
+def transplant(shape: ModelShape, fit: float, held: float, tries: float) -> Work:
+    """`edit/neurons.transplant` of one donor, attention at hand: an input map, and for every block of its neurons two
+    runs of the MLP, the sums of both layers' neurons on enough tokens, their selection, and what is then written solved
+    with them and without.
     """
-    d, k = shape.hidden, shape.inner
-    work = to_mlp(shape, tokens, length) + gram(tokens, d, d) + solve(d, d, TRIES) + Work(solves=4 * d * d * k)
+    d, k, tokens = shape.hidden, shape.inner, fit + held
+    work = gram(tokens, d, d) + solve(d, d, TRIES) + Work(solves=4 * d * d * k)
     for block in blocks(k):
-        both = k + block.stop - block.start
+        both = k + int(block.stop) - int(block.start)
+        some = min(fit, CHOOSING_TOKENS * both) + held
         factored = both**3 + 2 * both * both * d
         left = 2 * (both - k) * ((both + k) / 2) ** 2 * 1.05
         kept = 8 * k * (both - k) * d
-        work += passes(_THEIRS * tokens, 1, length) + gram(tokens, both, d) + Work(solves=factored + left + kept)
+        work += _THEIRS * through_mlp(shape, some) + gram(some, both, d) + Work(solves=factored + left + kept)
         work += 2 * solve(k, d, tries)
     return work
 
 
-def reconstruction(shape: ModelShape, fit: float, held: float, length: float) -> Work:
-    """`edit/block_reconstruction.reconstruct_block`: epochs of one layer's gradients, and its held-out error."""
-    steps = EPOCHS * max(1.0, fit / STEP_TOKENS)
-    adam = Work(touched=steps * _ADAM * 4 * shape.layer_parameters)
-    return Work(backward=EPOCHS * fit, visits=1) + adam + (EPOCHS + 1) * passes(held, 1, length)
+def reconstruction(shape: ModelShape, fit: float, held: float, length: float, most: int = EPOCHS) -> Work:
+    """`edit/block_reconstruction.reconstruct_block`: epochs of one layer's gradients, and its held-out error. most:
+    epochs; fewer where they make enough steps.
+    """
+    an_epoch = max(1.0, fit / STEP_TOKENS)
+    epochs = min(most, EPOCHS, max(2, math.ceil(STEPS / an_epoch)))
+    adam = Work(touched=epochs * an_epoch * _ADAM * 4 * shape.layer_parameters)
+    return Work(backward=epochs * fit, visits=1) + adam + (epochs + 1) * passes(held, 1, length)
 
 
 def sums_bytes(shape: ModelShape, *, moves: bool) -> float:

@@ -12,6 +12,7 @@ from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Stage, Work
 from lowrise.measure import greedy_text, samples
 
+CACHE_BYTES = 3 * 2**30  # of keys and values that are written at once, as of `model/batching.py` on CPU
 LOSS_TOKENS = 8192  # as of `pipeline/repairing.py`
 _PROBED = 10.0  # times that opening and its proofs of cuts go through the weights, a few tokens at a time
 _PROVEN = 14.0  # the same of saving: logits before and after, and through the cache
@@ -31,13 +32,13 @@ def opened(shape: ModelShape) -> Stage:
 def written_text(shape: ModelShape, rows: int, length: int, name: str) -> Stage:
     """`calibration/written.py`: so many windows, token by token, as many at once as fit."""
     row = shape.layers * shape.key_bytes * length
-    at_once = min(rows, rows_for(row))
+    at_once = min(rows, rows_for(row, CACHE_BYTES))
     times = -(-rows // max(1, at_once))
     work = times * decoded(shape, at_once, length, 0) + Work(head=(_SAMPLED - 1) * rows * length)
     return Stage(name, work, at_once * (row + 4 * 4 * shape.vocabulary))
 
 
-def decoded(shape: ModelShape, rows: int, new: int, prompt: int) -> Work:
+def decoded(shape: ModelShape, rows: float, new: int, prompt: int) -> Work:
     """New tokens, one after the other, of rows side by side; behind a prompt that is read first."""
     steps = new * shape.layers
     cached = rows * steps * (prompt + new / 2) * shape.key_bytes
@@ -74,9 +75,10 @@ def measured(job: Job, shape: ModelShape, *, samples_too: bool = True) -> list[S
     if job.texts:
         rows, prompt, new = greedy_text.PROMPTS, greedy_text.PROMPT_TOKENS, greedy_text.NEW_TOKENS
         read = min(prompt, max(1, min(text.length for text in job.texts) // 2))
-        asked = len(greedy_text.QUESTIONS) * decoded(shape, 1, greedy_text.QUESTION_TOKENS, read)
+        asked = passes(len(greedy_text.QUESTIONS) * read, shape.layers, read)
         followed = scored(shape, rows * (read + new), read + new)
-        found.append(Stage("generation", decoded(shape, rows, new, read) + asked + followed, loss_bytes(job)))
+        written = decoded(shape, rows + len(greedy_text.QUESTIONS) / 2, new, read)  # all at once
+        found.append(Stage("generation", written + asked + followed, loss_bytes(job)))
     if job.task_tokens:
         found.append(Stage("tasks", scored(shape, job.task_tokens, _TASK_LENGTH), loss_bytes(job)))
     if samples_too:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lowrise.cost.work import Rates, Stage
@@ -45,8 +46,9 @@ def estimated(
     machine: str,
     assumed: Sequence[str] = (),
     base: float = BASE_BYTES,
+    bound: float = math.inf,
 ) -> Estimate:
-    """base: bytes of the process without models."""
+    """base: bytes of the process without models. bound: of its resident memory, where layers lie on disk."""
     found, kept = list[StageEstimate](), 0.0
     for stage in stages:
         kept += stage.keeps
@@ -54,7 +56,7 @@ def estimated(
             StageEstimate(
                 name=stage.name,
                 seconds=round(rates.seconds(stage.work), 3),
-                memory_bytes=round(base + stage.models + _KEPT * stage.memory),
+                memory_bytes=round(min(bound, base + stage.models + _KEPT * stage.memory)),
                 disk_bytes=round(kept + stage.disk),
             )
         )

@@ -24,7 +24,8 @@ OWN = (
         takes_network=True,
     ),
     Method(
-        name="collapse",
+        name="merge-search",
+        older_name="collapse",
         kind="criterion",
         summary="merge search: adjacent layers become one where the output stays alike",
         paper="https://arxiv.org/abs/2402.11187",
@@ -70,6 +71,7 @@ OWN = (
         function="lowrise.select.taylor:choose",
         cost="lowrise.cost.criteria:taylor",
         check="lowrise.select.taylor:check",
+        reads_whole=True,
         stays=(4, 2),
     ),
     Method(
@@ -91,7 +93,8 @@ OWN = (
         looks_at="nothing",
     ),
     Method(
-        name="repaired",
+        name="refit",
+        older_name="repaired",
         kind="criterion",
         summary="the layers that a repaired model misses least",
         function="lowrise.select.refit_search:choose",
@@ -99,9 +102,11 @@ OWN = (
         settings=("search_budget",),
         check="lowrise.select.refit_search:check",
         stays=(1, 0),
+        working="lowrise.edit.working_set:refit",
     ),
     Method(
-        name="repaired-span",
+        name="refit-span",
+        older_name="repaired-span",
         kind="criterion",
         summary="the span that the layer before it bridges best",
         function="lowrise.select.refit_search:choose_span",
@@ -110,6 +115,7 @@ OWN = (
         check="lowrise.select.refit_search:check",
         one_span=True,
         stays=(1, 0),
+        working="lowrise.edit.working_set:refit",
     ),
     Method(
         name="lorp",
@@ -162,6 +168,7 @@ OWN = (
         check="lowrise.model.refittable:refit_support",
         special_tokens=True,
         on_networks="lowrise.edit.refit:refit_network",
+        working="lowrise.edit.working_set:refit",
         did="ridge regressions refit the matrices of the layers that are left from {first} on, in closed form",
         did_reading="ridge regressions refit the matrices that read the stream, in the layers that are left from "
         "{first} on, in closed form",

@@ -5,6 +5,7 @@ Each command is one function here; the stages it calls are the modules beside it
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from lowrise.calibration import Windows
@@ -154,7 +155,7 @@ def _apply(run: Run, plan: Plan, check: Check | None, whole: Recipe | None) -> R
     """check: as of `_run`."""
     recipe, progress = run.recipe, run.progress
     with run.clock.stage("open"):
-        opened = open_from(recipe)
+        opened = open_from(recipe, run)
     tell_notes(opened, progress)
     if check is not None:
         check(opened)
@@ -190,15 +191,17 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     measured: list[Measured] = []
     decoders = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
+        if decoders and not recipe.speed:
+            decoders[0].release()  # one model in memory at a time
+            gc.collect()
         with run.clock.stage("open"):
-            opened = open_from(recipe.model_copy(update={"model": source}))
+            opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
         dense = measured[0] if measured else None
         measured.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense))
-        if recipe.speed:
-            decoders.append(opened.decoder)
+        decoders.append(opened.decoder)
     results = make_results(str(recipe.model), measured[-1], measured[0] if dense_source else None, run.clock)
     if recipe.speed:
         results = with_speed(run, results, decoders[-1], decoders[0] if dense_source else None)
@@ -222,7 +225,7 @@ def observe_model(recipe: Recipe, out: Path, force: bool, progress: Reporter, fr
 def _observe_model(run: Run) -> Analysis:
     out = run.place
     with run.clock.stage("open"):
-        opened = open_from(run.recipe)
+        opened = open_from(run.recipe, run)
     tell_notes(opened, run.progress)
     begin_work(run, opened)
     windows = calibrate(run, opened)

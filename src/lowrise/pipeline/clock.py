@@ -1,4 +1,4 @@
-"""Seconds by stage."""
+"""Stages: their seconds, and what is done about memory around each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowrise.cost.forecast import Forecast
+from lowrise.errors import RoomError, reason
+from lowrise.heap import give_back
+from lowrise.model.batching import is_out_of_memory, telling
 from lowrise.progress import Reporter
 from lowrise.report import words
 
@@ -33,10 +36,11 @@ class Clock:
         if left := self.left():
             self.progress.say(f"{name}: {left}")
         try:
-            with self.progress.stage(name):
+            with self.progress.stage(name), telling(self.progress.warn), _room_for(name):
                 yield
         finally:
             began = self._open.pop(name)
+            give_back()
         passed = time.perf_counter() - began
         self.seconds[name] = round(self.seconds.get(name, 0.0) + passed, 3)
         if self.forecast is not None:
@@ -65,3 +69,14 @@ class Clock:
 
     def total(self) -> dict[str, float]:
         return {**self.seconds, "total": round(time.perf_counter() - self._began, 3)}
+
+
+@contextmanager
+def _room_for(stage: str) -> Iterator[None]:
+    """Raises RoomError in the place of what torch raises when there is no more memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        raise RoomError(f"{stage} ran out of memory ({reason(error)})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,14 +23,17 @@ from lowrise.cost.total import BASE_BYTES, against, estimated, lines
 from lowrise.cost.work import Stage
 from lowrise.errors import LowriseError, ModelError, RecipeError
 from lowrise.measure.system import peak_memory
-from lowrise.model.source import OpenModel, describe, pick_device
+from lowrise.model.placement import pick_devices
+from lowrise.model.source import OpenModel, describe
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report import words
 from lowrise.results import Estimate
+from lowrise.sizes import memory_bound
 
+_WITH = 1.3  # times a model: what a run in memory takes, as of `store/choosing.py`
 _TOLD_ANEW = 1.25  # by what a better estimate must differ to be said
 
 
@@ -42,21 +46,30 @@ class Known:
     tokenizer: Any
     batch: int
     base: float
+    bound: float = math.inf  # of resident memory, where layers lie on disk
 
 
-def known_of(opened: OpenModel) -> Known:
-    """Of a model in memory, whose own layer is timed."""
+def known_of(opened: OpenModel, memory: str | None = None) -> Known:
+    """Of a model that is open, whose own layer is timed. memory: the bound that it was opened with."""
+    bound = _bound(memory)
     decoder = opened.decoder
     shape = shape_of(decoder, opened.record.source, opened.save_dtype.itemsize)
     resident = psutil.Process().memory_info().rss - (shape.bytes if decoder.device.type == "cpu" else 0)
-    return Known(shape, timed(decoder, shape), opened.tokenizer, decoder.batch_tokens, max(0.0, resident))
+    known = Known(shape, timed(decoder, shape), opened.tokenizer, decoder.batch_tokens, max(0.0, resident))
+    return known if bound is None or not decoder.store.layer_by_layer else on_disk(known, bound)
+
+
+def on_disk(known: Known, bound: float) -> Known:
+    """With layers on disk, each read once a pass."""
+    rates = known.timed.rates.streamed(known.shape.layer_bytes)
+    return replace(known, timed=replace(known.timed, rates=rates), base=BASE_BYTES, bound=bound)
 
 
 def known_of_source(recipe: Recipe) -> Known:
     """Of a model that is not opened: its config, and one random layer."""
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
-    device = pick_device(recipe.device)
+    device = pick_devices(recipe.device)[0]
     found = describe(
         recipe.model,
         dtype=recipe.dtype,
@@ -66,7 +79,18 @@ def known_of_source(recipe: Recipe) -> Known:
     compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else found.stored
     how: dict[str, Any] = {"compute": compute, "stored": found.stored.itemsize, "device": device}
     shape, layer = shape_and_layer(found.config, recipe.model, **how)
-    return Known(shape, timed(layer, shape), found.tokenizer, layer.batch_tokens, BASE_BYTES)
+    known = Known(shape, timed(layer, shape), found.tokenizer, layer.batch_tokens, BASE_BYTES)
+    bound = _bound(recipe.memory)
+    streamed = bound is not None and device.type == "cpu" and BASE_BYTES + _WITH * shape.bytes > bound
+    return on_disk(known, bound) if streamed and bound is not None else known
+
+
+def _bound(memory: str | None) -> float | None:
+    """Bytes; `auto` is what is free, but for a tenth."""
+    if memory is None:
+        return None
+    asked = memory_bound(memory)
+    return 0.9 * psutil.virtual_memory().available if asked is None else float(asked)
 
 
 def estimate_of(
@@ -102,6 +126,9 @@ def estimate_of(
             learned = asked.healing(replace(job.after, name=job.shape.name), free, texts)
             stages = [*stages, *healing_stages.stages(learned)]
             what += f", then healed on {learned.windows * learned.length:,} tokens"
+    if known.bound < math.inf:
+        what += f", layers on disk, {words.megabytes(known.bound)} of memory"
+        stages = [replace(stage, disk=stage.disk + known.shape.bytes) for stage in stages]
     return _said(command, known, stages, what, after, tokens, asked.assumed)
 
 
@@ -120,6 +147,7 @@ def _said(
         machine=known.timed.said,
         assumed=list(dict.fromkeys(assumed)),
         base=known.base,
+        bound=known.bound,
     )
 
 
@@ -183,7 +211,7 @@ def foretell(
     if run.progress.quiet:
         return
     try:
-        known = known_of(opened)
+        known = known_of(opened, run.recipe.memory)
         own = None if student is None else shape_of(student.decoder, student.record.source, student.save_dtype.itemsize)
         measured = None if not texts else [Text(_counted(run.recipe, one), one.length) for one in texts.values()]
         given: dict[str, Any] = {"removed": removed, "texts": measured, "student": own}

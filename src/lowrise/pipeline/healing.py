@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrise.errors import RecipeError, TextError
+from lowrise.errors import RecipeError, TextError, close_paths
 from lowrise.files import claimed
 from lowrise.heal.processes import check_loggers, start
 from lowrise.inputs import inputs_of
@@ -70,7 +70,8 @@ def check_healing(settings: Heal) -> None:
     files = [("--guard", settings.guard), *(("--chat", path) for path in settings.chat)]
     for option, path in files:
         if path is not None and (kind := kind_of(path, TextError, "a text file", "check the path")) != "file":
-            raise TextError(f"{option} {path}", "a file", kind or "nothing there", "check the path")
+            remedy = close_paths(path, "check the path")
+            raise TextError(f"{option} {path}", "a file", kind or "nothing there", remedy)
 
 
 def _settings(recipe: Recipe) -> Heal:
@@ -118,7 +119,9 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
 
 def _open(run: Run, cut: Cut | None) -> Models:
     with run.clock.stage("open"):
-        student, dense = open_from(run.recipe), open_from(dense_of(run.recipe, cut))
+        # what is trained is in memory, with its gradients; a bound is of the dense model beside it
+        student = open_from(run.recipe.model_copy(update={"memory": None}), run)
+        dense = open_from(dense_of(run.recipe, cut), run)
     check_vocabularies(student, dense)
     refuse_network(dense.decoder)
     for opened in (student, dense):
