@@ -41,6 +41,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/estimates.py --check
 	$(BIN)/python scripts/results.py --check
 	$(BIN)/python scripts/engine_facts.py --check
 
