@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from functools import cache
 
@@ -22,6 +23,12 @@ def map_large_blocks() -> None:
     if library is not None and not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         library.mallopt(_MMAP_THRESHOLD, _LARGE)
         library.mallopt(_TRIM_THRESHOLD, _TOP)
+
+
+def collect() -> None:
+    """What nobody refers to is freed, and goes back to the system: before a model takes the place of another."""
+    gc.collect()
+    give_back()
 
 
 def give_back() -> None:

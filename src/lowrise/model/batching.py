@@ -135,7 +135,9 @@ class Batching:
         made: list[Made] = []
         notes: list[list[list[Any]]] = [[] for _ in _heard]
         for first in range(0, rows, size):
-            made.append(run(slice(first, min(first + size, rows))))
+            part = slice(first, min(first + size, rows))
+            with _at_hand(part):
+                made.append(run(part))
             for of_one, (one, _), mark in zip(notes, _heard, marks, strict=True):
                 of_one.append(one[mark:])
                 del one[mark:]
@@ -175,6 +177,23 @@ def heard(join: Callable[[Sequence[Made]], Made]) -> Iterator[list[Made]]:
         yield seen
     finally:
         _heard[:] = [one for one in _heard if one[0] is not seen]
+
+
+_rows: list[slice] = []
+
+
+@contextmanager
+def _at_hand(rows: slice) -> Iterator[None]:
+    _rows.append(rows)
+    try:
+        yield
+    finally:
+        _rows.pop()
+
+
+def of_rows_at_hand(whole: Tensor) -> Tensor:
+    """Of a batch's (batch, ...) the rows that are being run, where it is run in parts."""
+    return whole[_rows[-1]] if _rows else whole
 
 
 def joined_rows(parts: Sequence[Tensor]) -> Tensor:

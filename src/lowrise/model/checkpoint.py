@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import AutoConfig
 
 from lowrise.errors import ProofError
 from lowrise.files import writing
+from lowrise.heap import collect
 from lowrise.model.cached import disagreement, uncached_logits
 from lowrise.model.companions import copy_companions, forget_missing_code
 from lowrise.model.custom import write_custom_model, write_stock_type
@@ -51,20 +51,20 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
     write_model(opened, folder, out)
     decoder.release()
     del model
-    gc.collect()
+    collect()
     loading = _Loading(folder, devices, custom or remote, decoder.store)
     reloaded = loading.decoder(dtype)
     _check_equal(before, uncached_logits(reloaded.model, ids))
     if compute != dtype:
         reloaded.release()
-        gc.collect()
+        collect()
         reloaded = loading.decoder(compute)
     if disagreement(reloaded.model, ids) > _SAME.get(compute, _COARSE):
         found = disagreement(reloaded.model, many)
         reloaded.release()
-        gc.collect()
+        collect()
         _check_cached(found, _dense_disagreement(opened, many, compute, devices))
-        gc.collect()
+        collect()
         reloaded = loading.decoder(compute)
     reloaded.batching.follow(batching)
     return reloaded
