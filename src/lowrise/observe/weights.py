@@ -31,7 +31,9 @@ def adjacent_matrices(decoder: Decoder) -> dict[str, Matrix]:
                 a, b = one[name].float(), other[name].float()
                 distance = float((a - b).norm())
                 similarity = 1 - distance / (mine + its) if mine + its else None
-                cosine = float(torch.dot(a.flatten(), b.flatten())) / (mine * its) if mine * its else None
+                # of copies: how a product is rounded hangs on where in memory the factors begin
+                product = float(torch.dot(a.flatten().clone(), b.flatten().clone()))
+                cosine = product / (mine * its) if mine * its else None
             rows.distance.append(distance)
             rows.similarity.append(similarity)
             rows.cosine.append(cosine)

@@ -108,6 +108,8 @@ class OnDisk(LayerStore):
             self._sources = []
 
     def watch(self, model: nn.Module, layers: nn.ModuleList) -> None:
+        with self._lock:
+            self._by_use.clear()
         self._layers = [self._region(layer, layer.parameters()) for layer in layers]
         within = {id(module) for layer in layers for module in layer.modules()}
         for module in model.modules():
@@ -171,6 +173,7 @@ class OnDisk(LayerStore):
             return None
         made = nn.Parameter(self._scratch.put(parameter), requires_grad=parameter.requires_grad)
         vars(made).update(vars(parameter))  # what the loader notes of it
+        self._known(None, [made])  # until the model's layers are known
         self.make_room()
         return made
 
