@@ -46,6 +46,9 @@ RUNS = {
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
     "families": (["llama", "--presets", "streamline-none"], "llama: works"),
     "engine_facts": (["--check"], "holds the facts"),
+    "estimate": (["--models", "MODEL", "--preset", "streamline-none", "--remove", "2", "--samples", "8", "--length",
+                  "32", "--windows", "2", "--text", "TEXT"], "| peak memory |"),
+    "estimates": (["--check"], "docs/estimates.md is as the code is"),
     "reference": (["--check"], "pages are as the code is"),
     "saying": ([sys.executable, "-c", "print('waited')"], "waited"),
     "results": (["--check"], "every number is as docs/data has it"),
@@ -55,6 +58,7 @@ RUNS = {
 INSIDE = {
     "calibration",
     "engine_facts",
+    "estimates",
     "families",
     "greedy",
     "reference",

@@ -219,6 +219,10 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Options as YA
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done, how long it takes and what it needs; write nothing."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, not where the same command was stopped.")]
 ToHub = Annotated[
     str | None,

@@ -136,4 +136,9 @@ def _rows_at_once(decoder: Decoder, length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * len(decoder) * heads * size * length * torch.finfo(decoder.dtype).bits // 8
-    return max(1, min(_MOST_ROWS, int(decoder.batching.cache_bytes // row)))
+    return rows_for(row, decoder.batching.cache_bytes)
+
+
+def rows_for(row: int, cache_bytes: int) -> int:
+    """Of so many bytes of keys and values each, and in all."""
+    return max(1, min(_MOST_ROWS, int(cache_bytes // max(1, row))))

@@ -204,8 +204,44 @@ def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: boo
     return depth(config.get_text_config(decoder=True))
 
 
-def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
-    """(folder, gguf file or None, hub revision or None)."""
+@dataclass(frozen=True)
+class Described:
+    """A model that is not opened. config: of transformers. stored: the number format that its result is written in.
+
+    tokenizer: None where its folder holds none.
+    """
+
+    config: Any
+    stored: torch.dtype
+    tokenizer: Any
+
+
+def describe(
+    source: str, *, dtype: str = "auto", trust_remote_code: bool = False, allow_pickle: bool = False
+) -> Described:
+    """Config, tokenizer and headers of `source`; of a hub id no weights are fetched. Raises ModelError likewise."""
+    _silence_transformers()
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle, weights=False)
+    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is None:
+        named = _check_config_file(folder, source, trust_remote_code).get("transformers_weights")
+        there = kind_of(source, ModelError, "a folder", "check the path") is not None
+        tensors = stored_tensors(check_weight_files(folder, source, allow_pickle, named)) if there else []
+    else:
+        kwargs["gguf_file"] = gguf.name
+        tensors = stored_tensors([gguf])
+    with _reading_once(gguf):
+        config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
+        check_kind(config, source, is_gguf=gguf is not None)
+        tokenizer = _load_tokenizer(source, folder, kwargs)
+    own = named_format(config) or usual_format(tensors)
+    return Described(config, own if dtype == "auto" else getattr(torch, dtype), tokenizer)
+
+
+def _locate(
+    source: str, trust_remote_code: bool, allow_pickle: bool, *, weights: bool = True
+) -> tuple[Path, Path | None, str | None]:
+    """(folder, gguf file or None, hub revision or None). weights: are fetched too, of a hub id."""
     path, expected, remedy = Path(source), "a folder, a .gguf file or a hub id", "check the path"
     kind = kind_of(source, ModelError, expected, remedy)
     if kind == "folder":
@@ -219,6 +255,7 @@ def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[P
     from huggingface_hub import snapshot_download
 
     patterns = hub_files(trust_remote_code, allow_pickle)
+    patterns = patterns if weights else [one for one in patterns if one not in ("*.safetensors", "*.bin")]
     remedy = close_paths(source, "check the name")
     folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns), remedy))
     return folder, None, folder.name
