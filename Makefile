@@ -41,6 +41,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/estimates.py --check
 	$(BIN)/python scripts/results.py --check
 	$(BIN)/python scripts/engine_facts.py --check
 
@@ -65,6 +66,7 @@ dist: $(READY)
 
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
 	$(BIN)/python benchmarks/threads.py

@@ -48,22 +48,27 @@ QUICK: dict[str, tuple[str, dict[str, Any]]] = {
 
 def main() -> None:
     arguments = parser(__doc__)
+    arguments.add_argument("--only", action="append", choices=[*QUICK], help="this row alone; may be said again")
     arguments.add_argument("--sizes", default="4,8,12", help="layers gone; default: 4,8,12")
     arguments.add_argument("--samples", type=int, default=16)
     arguments.add_argument("--length", type=int, default=256)
     arguments.add_argument("--out", type=Path, help="a CSV whose other rows are kept; default: print alone")
     given = arguments.parse_args()
-    torch.set_grad_enabled(False)
     opened = open_demo(given.model)
     text = demo_text(given.text)
     stream = tokenise(opened.tokenizer, text, "text")
     windows = Windows(sample(pack([stream], given.length), given.samples, 0), "text", 0)
     sentences = ten_sentences(opened, text)
-    seen = observe(opened.decoder, windows, Reporter(quiet=True))
+    seen: Observation | None = None
     source = " ".join(["benchmarks/which_layers.py", *sys.argv[1:]]).replace(f" --out {given.out}", "")
     rows = []
     for name, (preset, settings) in QUICK.items():
+        if given.only and name not in given.only:
+            continue
         for size in map(int, given.sizes.split(",")):
+            if seen is None and method("criterion", build_recipe({"preset": preset}).select).looks_at == "states":
+                with torch.no_grad():
+                    seen = observe(opened.decoder, windows, Reporter(quiet=True))
             try:
                 choice = chosen(opened, preset, {**settings, "remove": size}, windows, sentences, seen)
             except RecipeError as error:  # too few layers may go
@@ -90,13 +95,14 @@ def chosen(
     settings: dict[str, Any],
     windows: Windows,
     sentences: Sentences,
-    seen: Observation,
+    seen: Observation | None,
 ) -> Choice:
     recipe = build_recipe({"preset": preset, **settings})
     row = method("criterion", recipe.select)
     tokens = sentences if row.looks_at == "sentences" else windows
     selection = Selection(opened.decoder, int(settings["remove"]), recipe, tokens, [], Reporter(quiet=True))
-    selection.observation = seen
+    if seen is not None:
+        selection.observation = seen
     choice: Choice = load(str(row.function))(selection)
     return choice
 
@@ -124,7 +130,8 @@ def write(out: Path, rows: list[tuple[str, str, str, str]]) -> None:
     if out.is_file():
         with out.open(encoding="utf-8", newline="") as stream:
             kept = [tuple(row) for row in csv.reader(stream)][1:]
-    kept = [row for row in kept if row[0] not in QUICK]
+    made = {row[0] for row in rows}
+    kept = [row for row in kept if row[0] not in made]
     with out.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(HEAD)

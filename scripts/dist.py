@@ -35,7 +35,7 @@ def main() -> int:
     options.add_argument("--python", default=sys.executable, help="makes the empty environment; default: this one")
     python = options.parse_args().python
     shutil.rmtree(DIST, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--outdir", DIST, ROOT)
+    say(sys.executable, "-m", "build", "--outdir", DIST, ROOT, where=ROOT)  # names every file that it copies
     (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     check_wheel(wheel)
     with tempfile.TemporaryDirectory() as name:

@@ -45,7 +45,7 @@ def main() -> int:
             photograph(
                 opened, (asked.run / "lowrise" / "report.html").resolve().as_uri(), "page-phone", 390, 844, "dark"
             )
-            photograph(opened, f"{address}/index.html", "site", 1180, 760, "light")
+            photograph(opened, f"{address}/index.html", "site", 1280, 800, "light")
     return 1 if wrong else 0
 
 

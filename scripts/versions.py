@@ -13,7 +13,10 @@ from pathlib import Path
 from transformers4 import install
 
 ENDS = {
-    "oldest": ["transformers==5.0.0", "huggingface_hub==1.3.4", "tokenizers==0.22.2"],
+    "oldest": [
+        *("transformers==5.0.0", "huggingface_hub==1.3.4", "tokenizers==0.22.2"),
+        *("httpx==0.28.1", "httpcore==1.0.9"),  # which that huggingface_hub asks by
+    ],
     "newest": ["transformers==5.24.0"],
 }
 FOLDER = Path(__file__).resolve().parent.parent / ".versions"

@@ -107,6 +107,19 @@ def test_the_readme_is_short_and_its_numbers_are_made() -> None:
     assert re.findall(r"\S*\d\S*", re.sub(names, "", bare)) == []
 
 
+def test_every_table_says_its_command_its_day_and_its_entry() -> None:
+    data = yaml.safe_load((ROOT / "docs" / "data" / "results.yaml").read_text(encoding="utf-8"))
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    known = {slug(entry) for entry in re.findall(r"^## (.+)$", log, re.M)}
+    for name, table in {**data["tables"], "demo": data["demo"], "how long a search takes": data["search"]}.items():
+        assert table["entry"] in known, name
+        assert table["command"].strip(), name
+        assert re.fullmatch(r"2026-\d\d-\d\d", str(table["date"])), name
+    shown = {part for part in data["page"]["parts"] if isinstance(part, str)}
+    pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("science/refit.md", "choose.md"))
+    assert {*data["tables"]} == shown | {*re.findall(r"<!-- made: table (\w+) -->", pages)}
+
+
 def test_every_public_name_says_what_it_is() -> None:
     import lowrise
 

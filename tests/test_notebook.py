@@ -1,4 +1,4 @@
-"""docs/notebooks/quickstart.ipynb: its cells run, in order, from a fresh kernel; what it shows is of one such run."""
+"""docs/notebooks/quickstart.ipynb: its cells run, in order, from a fresh kernel."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_it_was_run_from_top_to_bottom_without_an_error() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("nbclient") is None, reason="nbclient comes with the extra `docs`")
 def test_it_runs_on_a_tiny_model(tmp_path: Path) -> None:
-    model = tiny.save(tmp_path / "model", max_position_embeddings=64)
-    values = {"MODEL": f'"{model}"', "GONE": "2", "SAMPLES, LENGTH": "8, 32", "HEAL": '"512"', "HEAL_LENGTH": "32"}
+    model = tiny.save(tmp_path / "model")
+    values = {"MODEL": f'"{model}"', "GONE": "2", "SAMPLES, LENGTH": "8, 32", "HEAL": '"1024"', "HEAL_LENGTH": "64"}
     command = [sys.executable, str(ROOT / "scripts" / "notebook.py"), "--out", str(tmp_path / "run.ipynb")]
     for name, value in {**values, "WRITES": "4"}.items():
         command += ["--set", f"{name}={value}"]

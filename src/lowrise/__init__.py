@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         calibrate,
         check,
         compare,
+        estimate,
         export,
         heal,
         measure,
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from lowrise.calibration.tokens import Windows
     from lowrise.errors import LowriseError
     from lowrise.plan import Plan
-    from lowrise.results import Comparison, Healing, Results
+    from lowrise.results import Comparison, Estimate, Healing, Results
 
 __all__ = [
     "Comparison",
+    "Estimate",
     "Event",
     "Healing",
     "LowriseError",
@@ -47,6 +49,7 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "estimate",
     "export",
     "heal",
     "measure",
@@ -60,6 +63,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Comparison": "lowrise.results",
+    "Estimate": "lowrise.results",
     "Healing": "lowrise.results",
     "LowriseError": "lowrise.errors",
     "Plan": "lowrise.plan",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,7 @@ def output_of(recipe: Recipe) -> Path:
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
     model = Path(recipe.model)
-    beside = model.absolute().parent if model.exists() else Path.cwd()
+    beside = model.absolute().parent if os.path.lexists(model) else Path.cwd()
     name = model.name if model.name not in ("", "..") else model.resolve().name  # of `.`, the folder's own name
     words = [name.removesuffix(_GGUF), recipe.preset, _size(recipe)]
     named = "-".join(re.sub(r"[^\w.-]+", "_", word).strip("_") for word in words if word)

@@ -2,6 +2,7 @@
 
 LowriseError                 1   something failed that is not the user's mistake
 ├── ProofError               1   a written checkpoint does not behave like the model in memory
+├── RoomError                1   memory ended, of a device or of the machine
 ├── StepError                *   a process of its own failed: its line and its exit status are passed on
 └── InputError               2   what the user gave cannot be used
     ├── RecipeError              an option or a recipe key
@@ -60,6 +61,13 @@ class LowriseError(Exception):
 
 class ProofError(LowriseError):
     """The reloaded checkpoint differs from the model that was saved."""
+
+
+class RoomError(LowriseError):
+    """Memory ended where no smaller batch helps."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; free memory of the device, name another by --device, or say --dtype bfloat16")
 
 
 class StepError(LowriseError):

@@ -120,7 +120,9 @@ OPTIONS: dict[str, Any] = {
         str | None, typer.Option(help="Examples in front of each item [default: the task's own].", metavar="N")
     ],
     "dtype": Annotated[str | None, typer.Option(help="auto (the model's own; float32 on CPU), float32, bfloat16 ...")],
-    "device": Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")],
+    "device": Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...; layers over several: cuda:0,cuda:1")
+    ],
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }
@@ -217,6 +219,10 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Options as YA
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output, once the new one is whole.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done, how long it takes and what it needs; write nothing."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, not where the same command was stopped.")]
 ToHub = Annotated[
     str | None,

@@ -94,6 +94,8 @@ class Reporter:
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=muted)
         self.warnings: list[str] = []
         self._going_on: list[Stage | Bar] = []
+        self.left: Callable[[], str] | None = None  # what is left of the whole, in words, where that is known
+        self.foretold = 0.0  # seconds of the whole command, as they were said before it began; 0 where none were
         self._drawn = 0  # bars and stages on the terminal that show the seconds themselves
         self._said = time.perf_counter()
         self._one_line = threading.Lock()
@@ -200,4 +202,5 @@ class Reporter:
             going_on = [*self._going_on]
             if self._drawn or time.perf_counter() - self._said < _LINE_EVERY or not (line or going_on):
                 return
-            self.say(line or going_on[-1].line())
+            left = "" if self.left is None else self.left()
+            self.say("; ".join(filter(None, (line or going_on[-1].line(), left))))

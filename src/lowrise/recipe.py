@@ -106,7 +106,9 @@ class Recipe(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number format to compute in; auto: the model's own, float32 on CPU"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: the accelerator, if there is one")
+    device: str = Field(
+        "auto", description="auto, cpu, mps, cuda:1; cuda:0,cuda:1: layers over both; auto: GPU, or cpu"
+    )
     trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
     allow_pickle: bool = Field(False, description="open pickled weights, which can run code")
 

@@ -26,7 +26,7 @@ class TestCommandLine:
         ("arguments", "says"),
         [
             (["rum"], ("rum",)),
-            (["run"], ("--out",)),
+            (["run"], ("MODEL", "a hub id, a folder or a .gguf file")),
             (["run", "--out", "OUT"], ("MODEL", "a hub id, a folder or a .gguf file", "found none")),
             (["run", "m", "--out", "OUT", "--presett", "x"], ("No such option", "--presett", "--preset")),
             (["run", "m", "--out", "OUT", "--samples", "many"], ("--samples", "many", "integer")),

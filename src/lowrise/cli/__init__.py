@@ -18,6 +18,7 @@ from lowrise.cli import making, measuring, exporting, sending, showing
 # isort: on
 from lowrise.cli.program import app
 from lowrise.errors import LowriseError, one_line
+from lowrise.heap import map_large_blocks
 from lowrise.options import UsageError
 from lowrise.ranks import is_first
 from lowrise.streams import keep_streams
@@ -38,6 +39,7 @@ def main() -> None:
         signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
     keep_streams()
+    map_large_blocks()
     _stopped.clear()
     command = typer.main.get_command(app)
     try:

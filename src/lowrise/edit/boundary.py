@@ -65,7 +65,7 @@ class Boundary:
         return total / max(1, tokens)
 
     def _state(self, layer: int, number: int) -> Tensor:
-        return self._store.get((layer - self.gap.start, number)).to(self.device).flatten(0, -2)
+        return self._store.get((layer - self.gap.start, number)).to(self.device, non_blocking=True).flatten(0, -2)
 
 
 @torch.no_grad()

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowrise.model.batching import heard, joined_rows, of_rows_at_hand
 from lowrise.model.layer import Layer, LayerArguments
+from lowrise.model.matrices import ReachedError
 
 Put = Callable[[int, Tensor], None]
 Get = Callable[[int], Tensor]
@@ -39,28 +41,40 @@ class KeptAttention:
             yield
             return
         if number in self._forms:
-            with _saying(module, self._forms[number](self._get(number))):
+            kept, form = self._get(number), self._forms[number]
+            with _saying(module, lambda: form(of_rows_at_hand(kept))):
                 yield
             return
+        forms = list[Callable[[Tensor], Any] | None]()
 
         def note(_module: object, _args: object, output: Any) -> None:
-            form = _form(output)
-            if form is not None:
-                self._put(number, output[0] if isinstance(output, tuple) else output)
-                self._forms[number] = form
+            forms.append(_form(output))
+            seen.append(output[0] if isinstance(output, tuple) else output)
 
-        hook = module.register_forward_hook(note)
-        try:
-            yield
-        finally:
-            hook.remove()
+        with heard(joined_rows) as seen:
+            hook = module.register_forward_hook(note)
+            try:
+                yield
+            except ReachedError:
+                self._keep(number, seen, forms)
+                raise
+            else:
+                self._keep(number, seen, forms)
+            finally:
+                hook.remove()
+
+    def _keep(self, number: int, seen: list[Tensor], forms: list[Callable[[Tensor], Any] | None]) -> None:
+        form = forms[-1] if forms else None
+        if form is not None:
+            self._put(number, seen[-1])
+            self._forms[number] = form
 
 
 @contextmanager
-def _saying(module: nn.Module, output: Any) -> Iterator[None]:
+def _saying(module: nn.Module, output: Callable[[], Any]) -> Iterator[None]:
     """While it lasts, `module` computes nothing and returns that."""
     own = vars(module).get("forward")  # of its instance, where a library has put one
-    module.forward = lambda *_args, **_kwargs: output
+    module.forward = lambda *_args, **_kwargs: output()
     try:
         yield
     finally:

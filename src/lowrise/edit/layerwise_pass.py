@@ -56,6 +56,11 @@ class LayerContext:
         return self._dense_layer
 
     @property
+    def device(self) -> torch.device:
+        """Where the layer lies."""
+        return self.decoder.device_of(self.layer)
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """Its blocks, whatever its family; what they say of parameters holds for the student's too."""
         return blocks_of(self.decoder, self.layer)
@@ -110,7 +115,7 @@ class LayerContext:
         return max(1, tokens // self._batches[number][0].shape[1])
 
     def get(self, what: Hashable, number: int) -> Tensor:
-        return self.store.get((what, number)).to(self.decoder.device)
+        return self.store.get((what, number)).to(self.device, non_blocking=True)
 
     def put(self, what: Hashable, number: int, value: Tensor) -> None:
         self.store.put((what, number), value)

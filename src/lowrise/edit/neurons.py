@@ -44,7 +44,8 @@ def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequ
     token, the student's layer is run to its MLP once, and twice a block.
     """
     change = fit_input_map(context, what, context.dense_layer.mlp_inputs).change
-    theirs = donor.with_input_map(change, context.decoder.dtype)
+    own = donor.with_input_map(change, context.decoder.dtype)
+    theirs = {name: value.to(context.device) for name, value in own.items()}
     asked = (
         transplant_block(context, donor, block, theirs, ridges) for block in blocks(context.dense_layer.neuron_count)
     )
@@ -63,7 +64,7 @@ def transplant_block(
     layer = context.dense_layer
     write = layer.mlp_write
     own = write.matrix(context.parameter(write.parameter)).float()
-    lent = write.matrix(donor.parameter(write.parameter)).float()[block]
+    lent = write.matrix(donor.parameter(write.parameter)).float()[block].to(own.device)
     k, d = own.shape
     numbers = context.some(CHOOSING_TOKENS * (k + len(lent)))
 

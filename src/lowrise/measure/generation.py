@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def continued(
     time, where a prompt goes on its own and else what the model writes. A step reads all weights, however many rows
     it has.
     """
+
+    def of(rows: slice) -> list[list[int]]:
+        return _continued(decoder, prompts[rows], counts[rows], ends)
+
+    longest = max(len(prompt) + count for prompt, count in zip(prompts, counts, strict=True))
+    return decoder.batching.in_parts(len(prompts), longest, of, lambda parts: [*chain(*parts)])
+
+
+def _continued(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], counts: Sequence[int], ends: Collection[int]
+) -> list[list[int]]:
     rows: list[list[int]] = [[] for _ in prompts]
     read = min(map(len, prompts))
     ids = torch.tensor([list(prompt[:read]) for prompt in prompts], device=decoder.device)

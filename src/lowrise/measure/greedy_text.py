@@ -22,6 +22,7 @@ from lowrise.calibration.written import end_tokens
 from lowrise.errors import TextError
 from lowrise.measure.generation import continued
 from lowrise.measure.rows import rows_at_once
+from lowrise.model.batching import joined_rows
 from lowrise.model.decoder import Decoder
 
 PROMPTS = 8  # of the texts, in all
@@ -91,12 +92,21 @@ def same_choices(decoder: Decoder, prompts: Prompts, written: list[list[int]]) -
         filled = torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows])
         ids = torch.cat([batch, filled], dim=1)[:, :-1].to(decoder.device)
         likeliest = [
-            decoder.model(input_ids=some, use_cache=False).logits[:, batch.shape[1] - 1 :].argmax(-1).cpu()
-            for some in ids.split(rows_at_once(decoder, ids.shape[1]))
+            _likeliest(decoder, some, batch.shape[1] - 1) for some in ids.split(rows_at_once(decoder, ids.shape[1]))
         ]
         same = (torch.cat(likeliest) == filled).tolist()
         found += [one[: len(row)] for one, row in zip(same, rows, strict=True)]
     return found
+
+
+def _likeliest(decoder: Decoder, ids: Tensor, first: int) -> Tensor:
+    """Behind each position from `first` on of ids (batch, tokens), on the CPU."""
+
+    def of(rows: slice) -> Tensor:
+        logits: Tensor = decoder.model(input_ids=ids[rows], use_cache=False).logits
+        return logits[:, first:].argmax(-1).cpu()
+
+    return decoder.batching.in_parts(len(ids), ids.shape[1], of, joined_rows)
 
 
 def agreement(same: Iterable[list[bool]]) -> float:

@@ -15,6 +15,8 @@ from lowrise.model.decoder import Decoder
 from lowrise.observe.passes import logits_of_batches
 from lowrise.progress import Reporter
 
+_POSITIONS = 256  # whose losses are taken at once
+
 
 @torch.no_grad()
 def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[str, Any]:
@@ -41,8 +43,12 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
 
 def _cross_entropy_sum(logits: Tensor, ids: Tensor) -> float:
     """Summed over all positions that have a next token; logits (batch, tokens, vocabulary), ids (batch, tokens)."""
-    losses = [
-        exact_sum(torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:], reduction="none"))
-        for row, targets in zip(logits, ids, strict=True)
-    ]
+    losses = [exact_sum(_losses(row[:-1], targets[1:])) for row, targets in zip(logits, ids, strict=True)]
     return float(torch.stack(losses).sum())
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """(positions,); a few positions at a time, for what a loss makes of logits is as large as they are."""
+    loss = torch.nn.functional.cross_entropy
+    parts = zip(logits.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
+    return torch.cat([loss(some.float(), following, reduction="none") for some, following in parts])

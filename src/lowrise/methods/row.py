@@ -40,6 +40,8 @@ class Method:
         layers to go or None, of a repair `(decoder)`.
     loads_plainly: whether stock `from_pretrained` opens what comes of it. A network that looks at `form` does in its
         portable one.
+    cost: how much work it is, `(Job) -> list[Stage]` (cost/job.py, cost/work.py); None: a criterion is taken to do
+        what `looks_at` says, a repair to go through all layers once.
 
     older_name: recipes may still use it. Plans do, so that their bytes stay.
 
@@ -67,6 +69,7 @@ class Method:
     older_name: str | None = None
     check: str | None = None
     loads_plainly: bool = True
+    cost: str | None = None
     decides_number: bool = False
     one_span: bool = False
     takes_network: bool = False
@@ -87,7 +90,7 @@ class Method:
         for field, values in (("kind", get_args(Kind)), ("looks_at", get_args(LooksAt))):
             if getattr(self, field) not in values:
                 raise ValueError(f"{field} of {self.name} is {getattr(self, field)!r}, none of {', '.join(values)}")
-        for field in ("function", "check", "on_networks", "parameters", "working"):
+        for field in ("function", "check", "on_networks", "parameters", "working", "cost"):
             path = getattr(self, field)
             if path is not None and not (isinstance(path, str) and re.fullmatch(r"[\w.]+:\w+", path)):
                 raise ValueError(f"{field} of {self.name} is {path!r}, not `package.module:name`")

@@ -17,13 +17,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import UNUSABLE, InputError, ModelError, close_paths, reason
+from lowrise.errors import UNUSABLE, ModelError, close_paths, reason
 from lowrise.headers import gguf_header
 from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
 from lowrise.model.depth import depth
 from lowrise.model.extras import notes_of_extras
 from lowrise.model.formats import named_format, refuse_unreadable, usual_format
+from lowrise.model.placement import how_to_load, pick_devices, settle
 from lowrise.model.side_files import check_side_files
 from lowrise.model.sizes import check_layers, check_numbers
 from lowrise.model.tokenizing import tokenizing
@@ -77,20 +78,6 @@ class OpenModel:
         return self.decoder.model
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the accelerator if there is one. Raises InputError for a device this machine lacks."""
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.empty(0, device=name).device
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        return device
-    except (RuntimeError, AssertionError) as error:
-        found = f"{name!r} ({reason(error)})"
-        raise InputError("--device", "a device of this machine", found, "try cpu or auto") from error
-
-
 def open_model(
     source: str,
     *,
@@ -102,15 +89,16 @@ def open_model(
 ) -> OpenModel:
     """Open `source` for pruning, in evaluation mode.
 
-    dtype: `auto` is the model's own on an accelerator and float32 on CPU. memory: None: in memory.
+    dtype: `auto` is the model's own on an accelerator and float32 on CPU. device: as of `pick_devices`. memory: None:
+    in memory.
     Raises ModelError, one line, for whatever cannot be opened or is not a decoder-only model fit to be pruned; as
     `store_for` does where its layers cannot live as `memory` asks.
     """
     _silence_transformers()
-    target = pick_device(device)
+    pick_devices(device)
     place = _locate(source, trust_remote_code, allow_pickle)
     with _reading_once(place[1]):
-        return _open(source, *place, dtype, target, trust_remote_code, allow_pickle, memory or Memory())
+        return _open(source, *place, dtype, device, trust_remote_code, allow_pickle, memory or Memory())
 
 
 def _open(
@@ -119,7 +107,7 @@ def _open(
     gguf: Path | None,
     revision: str | None,
     dtype: str,
-    target: torch.device,
+    device: str,
     trust_remote_code: bool,
     allow_pickle: bool,
     memory: Memory,
@@ -141,15 +129,18 @@ def _open(
         if is_known(config):  # not code that the checkpoint brings
             _load(source, lambda: check_numbers(config, tensors, source))
     own_dtype = named_format(config) or usual_format(tensors)
-    chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
+    on_cpu = pick_devices(device)[0].type == "cpu"
+    chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if on_cpu else own_dtype
+    devices = pick_devices(device, sum(tensor.numbers for tensor in tensors) * chosen.itemsize)
     tokenizer = _load_tokenizer(source, folder, kwargs)
     unpacked = 0 if gguf is None else _UNPACKING * max(tensor.numbers for tensor in tensors)
-    store = store_for(memory, sizes_in_memory(tensors, weights, chosen), target, unpacked)
+    store = store_for(memory, sizes_in_memory(tensors, weights, chosen), devices[0], unpacked)
     kwargs["use_safetensors"] = None if allow_pickle or gguf is not None else True
     # the GGUF loader draws a bar of its own, which no setting of transformers silences
     silent = contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext()
     with silent, store.placing(weights):
         how = {"config": config, "dtype": chosen, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        how |= how_to_load(devices, gguf=gguf is not None)
         if gguf is not None and store.layer_by_layer and not _reads_by_itself(gguf):
             model, info = _load(source, lambda: _by_layers(gguf, how))
         else:
@@ -160,7 +151,7 @@ def _open(
     if gguf is not None:
         _forget_quantisation(model)
     notes = notes_of_extras(info["unexpected_keys"], config.get_text_config(decoder=True), source)
-    model.to(target).eval()
+    settle(model, devices, source).eval()
     check_finite(model, source)
     decoder = Decoder(model, source, store)
     return OpenModel(
@@ -213,8 +204,44 @@ def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: boo
     return depth(config.get_text_config(decoder=True))
 
 
-def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
-    """(folder, gguf file or None, hub revision or None)."""
+@dataclass(frozen=True)
+class Described:
+    """A model that is not opened. config: of transformers. stored: the number format that its result is written in.
+
+    tokenizer: None where its folder holds none.
+    """
+
+    config: Any
+    stored: torch.dtype
+    tokenizer: Any
+
+
+def describe(
+    source: str, *, dtype: str = "auto", trust_remote_code: bool = False, allow_pickle: bool = False
+) -> Described:
+    """Config, tokenizer and headers of `source`; of a hub id no weights are fetched. Raises ModelError likewise."""
+    _silence_transformers()
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle, weights=False)
+    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is None:
+        named = _check_config_file(folder, source, trust_remote_code).get("transformers_weights")
+        there = kind_of(source, ModelError, "a folder", "check the path") is not None
+        tensors = stored_tensors(check_weight_files(folder, source, allow_pickle, named)) if there else []
+    else:
+        kwargs["gguf_file"] = gguf.name
+        tensors = stored_tensors([gguf])
+    with _reading_once(gguf):
+        config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
+        check_kind(config, source, is_gguf=gguf is not None)
+        tokenizer = _load_tokenizer(source, folder, kwargs)
+    own = named_format(config) or usual_format(tensors)
+    return Described(config, own if dtype == "auto" else getattr(torch, dtype), tokenizer)
+
+
+def _locate(
+    source: str, trust_remote_code: bool, allow_pickle: bool, *, weights: bool = True
+) -> tuple[Path, Path | None, str | None]:
+    """(folder, gguf file or None, hub revision or None). weights: are fetched too, of a hub id."""
     path, expected, remedy = Path(source), "a folder, a .gguf file or a hub id", "check the path"
     kind = kind_of(source, ModelError, expected, remedy)
     if kind == "folder":
@@ -228,6 +255,7 @@ def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[P
     from huggingface_hub import snapshot_download
 
     patterns = hub_files(trust_remote_code, allow_pickle)
+    patterns = patterns if weights else [one for one in patterns if one not in ("*.safetensors", "*.bin")]
     remedy = close_paths(source, "check the name")
     folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns), remedy))
     return folder, None, folder.name

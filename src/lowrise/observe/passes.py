@@ -94,11 +94,13 @@ def states_of_batches(
 
 
 def logits_of_batches(decoder: Decoder, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, logits (batch, tokens, vocabulary)) of every batch, as the model itself gives them."""
+    """(ids, logits (batch, tokens, vocabulary)) of every batch, as the model itself gives them; of parts of it where
+    the device has too little memory.
+    """
     batches = [ids.to(decoder.device) for ids in batches]
     if decoder.networks or not _layer_by_layer(decoder, batches):
         for ids in batches:
-            yield ids, decoder.model(input_ids=ids, use_cache=False).logits
+            yield from decoder.batching.parts(ids, lambda some: decoder.model(input_ids=some, use_cache=False).logits)
         return
     for _, ids, h in through(decoder, batches, range(len(decoder)), decoder.step):
         yield ids, decoder.logits(h, ids)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrise.errors import ModelError, RecipeError, TextError, close_paths
+from lowrise.errors import RecipeError, TextError, close_paths
 from lowrise.files import claimed
 from lowrise.heal.processes import check_loggers, start
 from lowrise.inputs import inputs_of
@@ -14,6 +14,7 @@ from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel, layers_of
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.estimating import check_shallower, foretell, tell_against
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.healed_output import Cut, dense_of, with_kept_weights, write_healed
 from lowrise.pipeline.healing_steps import (
@@ -86,9 +87,7 @@ def _check_depths(recipe: Recipe, dense: Recipe) -> None:
         layers_of(str(one.model), trust_remote_code=one.trust_remote_code, allow_pickle=one.allow_pickle)
         for one in (recipe, dense)
     )
-    if ours >= theirs:
-        expected = f"a model of fewer layers than {dense.model}, which has {theirs}"
-        raise ModelError(recipe.model, expected, f"{ours}", "name the shallow model first, the dense one by --dense")
+    check_shallower(recipe.model, ours, str(dense.model), theirs)
 
 
 def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -> Results | None:
@@ -100,6 +99,8 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     begin_work(run, student, dense=dense)
     check_tasks(tasks, dense, recipe.bos)
     texts = evaluation_texts(recipe, dense)
+    if first:
+        foretell(run, dense, student=student, texts=texts)
     trains, ready = what_trains(run, settings, models)
     ready(student)
     made = tokens_to_train_on(run, settings, accelerator, models)
@@ -111,7 +112,9 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
         return None
     student.decoder.release()
     dense.decoder.release()
-    return write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
+    results = write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
+    tell_against(run)
+    return results
 
 
 def _open(run: Run, cut: Cut | None) -> Models:

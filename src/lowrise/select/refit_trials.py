@@ -185,7 +185,7 @@ class Search:
         self._reached = min(self._reached, trial.before)
 
     def _dense(self, layer: int, number: int) -> Tensor:
-        return self._store.get((("dense", layer), number)).to(self._decoder.device)
+        return self._store.get((("dense", layer), number)).to(self._decoder.device, non_blocking=True)
 
     def _place(self, layer: int, student: Student) -> TrialContext:
         return TrialContext(student, self._store, layer, self._batches)

@@ -16,7 +16,7 @@ import torch
 from lowrise.errors import OutputError, RecipeError
 from lowrise.sizes import memory_bound, said_bytes
 from lowrise.store.layer_store import LayerStore
-from lowrise.store.on_disk import OnDisk, bound_over
+from lowrise.store.on_disk import OnDisk, bound_over, with_margin
 from lowrise.store.process import free_memory, lies_in_memory, resident
 from lowrise.store.scratch import ELSEWHERE
 
@@ -62,7 +62,8 @@ def store_for(memory: Memory, sizes: Mapping[str, int], device: torch.device, un
     least = least_bound(sizes, unpacked)
     if bound < least:
         found = "less" if asked is not None else f"{said_bytes(bound)} that are free"
-        expected, remedy = f"at least {said_bytes(least)} for this model", f"say --memory {said_bytes(least)}"
+        enough = said_bytes(with_margin(least))
+        expected, remedy = f"at least {enough} for this model", f"say --memory {enough}"
         raise RecipeError(f"--memory {memory.asked}", expected, found, remedy if asked is not None else "free memory")
     folder = memory.folder if memory.folder is not None else Path(tempfile.gettempdir())
     _check_folder(folder, needed := total + mmap.PAGESIZE * len(sizes))

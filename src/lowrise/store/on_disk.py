@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from lowrise.errors import RecipeError
+from lowrise.heap import give_back
 from lowrise.sizes import said_bytes
 from lowrise.store.layer_store import LayerStore
-from lowrise.store.process import forget_files, resident, trim
+from lowrise.store.process import forget_files, resident
 from lowrise.store.scratch import Scratch, Stretch
 
 _LOOK_EVERY = 0.01  # seconds
@@ -40,6 +41,11 @@ def reserve_of(bound: int) -> int:
 def bound_over(taken: int) -> int:
     """The least bound under which so many bytes can be taken."""
     return taken + reserve_of(taken * 16 // 15)
+
+
+def with_margin(least: int) -> int:
+    """What is said to be enough: the same command may take a little more the next time."""
+    return least + max(least // 50, 1 << 24)
 
 
 class _Region:
@@ -131,8 +137,9 @@ class OnDisk(LayerStore):
         largest = max((region.size for region in self._by_use.values()), default=0)
         least = bound_over(resident() + 2 * largest + wanted)
         if self._bound < least:
-            where, remedy = f"--memory {said_bytes(self._bound)}", f"say --memory {said_bytes(least)}"
-            raise RecipeError(where, f"at least {said_bytes(least)} for {what} on this model", "less", remedy)
+            enough = said_bytes(with_margin(least))
+            where, remedy = f"--memory {said_bytes(self._bound)}", f"say --memory {enough}"
+            raise RecipeError(where, f"at least {enough} for {what} on this model", "less", remedy)
 
     def close(self) -> None:
         with self._lock:
@@ -153,7 +160,7 @@ class OnDisk(LayerStore):
                     return
                 region.give_back()
             if time.monotonic() > self._trimmed + _TRIM_EVERY and resident() + wanted > self._limit:
-                trim()
+                give_back()
                 self._trimmed = time.monotonic()
 
     def _place(self, _module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:

@@ -58,13 +58,6 @@ def forget_files(files: Iterable[Path]) -> None:
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(mmap.MADV_DONTNEED))
 
 
-def trim() -> None:
-    """What the C library keeps of freed memory is given back."""
-    libc = _libc()
-    if libc is not None and hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(ctypes.c_size_t(0))
-
-
 def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if sys.platform == "linux" else None
 
