@@ -6,7 +6,9 @@ READY := $(VENV)/.ready
 # a command that is silent for minutes: meanwhile a line every few seconds
 SAYING := $(PYTHON) scripts/saying.py
 
-.PHONY: install demo test test-slow test-gpu check docs notebook dist bench clean
+.PHONY: install demo fetched test test-slow test-gpu check docs notebook dist bench clean
+# tests that share what takes long to make go to one process (`xdist_group`); what took longest is said at the end
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadgroup --durations 20 --durations-min 5
 
 install: $(READY)
 
@@ -21,15 +23,18 @@ demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'not slow and not gpu and not network'
+	$(PYTEST) -m 'not slow and not gpu and not network'
 
-test-slow: $(VENV)/.docs
+# what slow tests need from outside
+fetched: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python scripts/fetch_gemma_model.py
 	$(BIN)/python scripts/transformers4.py
 	$(BIN)/python scripts/versions.py
 	$(BIN)/python scripts/llama_cpp.py
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
+
+test-slow: $(VENV)/.docs fetched
+	$(PYTEST) -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
 test-gpu: $(READY)

@@ -86,7 +86,7 @@ def compare(
     names, sizes, settings = read_lists(presets, remove, given_layers(recipe, given, model=model))
     asked = ask(names, sizes, settings, where=str(recipe or ""))
     if dry_run:
-        check_place(out, force, [*inputs_of(asked.recipes[0]), recipe])
+        check_place(out, force, [*inputs_of(asked.recipes[0]), str(recipe) if recipe is not None else None])
         with working("compare", quiet):
             from lowrise.compare.estimating import dry_run as foretell
 
