@@ -18,9 +18,9 @@ from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.writing import errors_of, held_out_error
 from lowrise.model.structure import known_by_name
 
-EPOCHS = 6  # at most
+EPOCHS = 3  # at most
 STEPS = 340  # enough of them: with many tokens fewer epochs make as many, two at least
-PATIENCE = 2  # epochs in a row that may leave held-out tokens no nearer
+IN_VAIN = 2  # epochs after which it is given up, if held-out tokens are no nearer after any
 STEP_TOKENS = 512  # of a step, about, however many tokens a batch has
 # What a step moves a weight by at most, in root mean squares of its matrix; over √d, so that what the matrix makes
 # moves alike in narrow and in wide models. Attention is unstable at three times its own.
@@ -34,8 +34,8 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
 
     Returned is the mean error of a held-out token before and after; equal where the layer stays.
 
-    Of a token, the layer is run and differentiated once an epoch, two to six times. Memory: its matrices in float32 six
-    times, and the activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
+    Of a token, the layer is run and differentiated once an epoch, two or three times. What its own code keeps gradients
+    from stays as it is. Memory: its matrices in float32 six times, and the activations of a step in the layer.
     """
     rates = _rates(context)
     moved = {name: nn.Parameter(context.parameter(name).float().clone()) for name in rates}
@@ -45,9 +45,8 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
     optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, epochs * an_epoch))
     before = least = held_out_error(context, _rounded(context, moved))
     best: dict[str, Tensor] = {}
-    vain = 0
     generator = torch.Generator().manual_seed(0)
-    for _ in range(epochs):
+    for epoch in range(epochs):
         for place in torch.randperm(len(fitted), generator=generator).tolist():
             for errors in _errors(context, moved, fitted[place]):
                 if not errors.requires_grad:
@@ -60,10 +59,9 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
                 optimizer.step()
                 schedule.step()
         now = held_out_error(context, _rounded(context, moved))
-        vain += 1
         if now < least:
-            vain, least, best = 0, now, {name: value.detach().clone() for name, value in moved.items()}
-        if vain == PATIENCE:
+            least, best = now, {name: value.detach().clone() for name, value in moved.items()}
+        if not best and epoch + 1 == IN_VAIN:
             break
     context.set_weights(_rounded(context, best))
     return before, least

@@ -24,7 +24,7 @@ from lowrise.model.neurons import chosen
 
 WHILE_CHOOSING = 0.1  # λ while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
-CHOOSING_TOKENS = 8  # fitted tokens for each neuron that is asked, of which neurons are chosen; the write is of all
+CHOOSING_TOKENS = 12  # fitted tokens for each neuron that is asked, of which neurons are chosen; the write is of all
 MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are then 2 GiB
 
 
