@@ -163,7 +163,7 @@ def _store(file: Path, tensors: Mapping[str, Tensor]) -> str:
     with writing(file):
         partial = sibling(file, "partial")
         try:
-            save_file({name: _alone(value) for name, value in tensors.items()}, partial)
+            save_file(_apart(tensors), partial)
             stored = file.with_suffix(f".{_checksum(partial):08x}.safetensors")
             partial.replace(stored)
         finally:
@@ -191,10 +191,16 @@ def _clear(file: Path, but: str | None) -> None:
             remove(other)
 
 
-def _alone(value: Tensor) -> Tensor:
-    """In memory of its own, which the format asks for."""
-    value = value.detach().cpu().contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each in memory of its own, which the format asks for: no part of a larger tensor, and no other's."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, given in tensors.items():
+        value = given.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in taken or value.untyped_storage().nbytes() != value.nbytes else value
+        taken.add(place)
+    return found
 
 
 def _checksum(file: Path) -> int:

@@ -24,6 +24,7 @@ from lowrise.model.neurons import chosen
 
 WHILE_CHOOSING = 0.1  # λ while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
+CHOOSING_TOKENS = 8  # fitted tokens for each neuron that is asked, of which neurons are chosen; the write is of all
 MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are then 2 GiB
 
 
@@ -43,7 +44,8 @@ def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequ
     token, the student's layer is run to its MLP once, and twice a block.
     """
     change = fit_input_map(context, what, context.dense_layer.mlp_inputs).change
-    theirs = donor.with_input_map(change, context.decoder.dtype)
+    own = donor.with_input_map(change, context.decoder.dtype)
+    theirs = {name: value.to(context.device) for name, value in own.items()}
     asked = (
         transplant_block(context, donor, block, theirs, ridges) for block in blocks(context.dense_layer.neuron_count)
     )
@@ -62,11 +64,12 @@ def transplant_block(
     layer = context.dense_layer
     write = layer.mlp_write
     own = write.matrix(context.parameter(write.parameter)).float()
-    lent = write.matrix(donor.parameter(write.parameter)).float()[block]
+    lent = write.matrix(donor.parameter(write.parameter)).float()[block].to(own.device)
     k, d = own.shape
+    numbers = context.some(CHOOSING_TOKENS * (k + len(lent)))
 
     def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
-        for number, held, calls in context.batches():
+        for number, held, calls in context.batches(numbers):
             with captured(write.module) as inputs:
                 out = context.run(number, calls)().float()
             a = (

@@ -94,7 +94,7 @@ def refuse_buffers(decoder: Decoder) -> None:
         own = dict(computed_buffers(layer))
         same, others = first.setdefault(kind_of_layer(layer), (index, own))
         for name, value in own.items():
-            if name in others and not torch.equal(value, others[name]):
+            if name in others and not torch.equal(value, others[name].to(value.device)):
                 raise ModelError(
                     decoder.where,
                     "decoder layers that stand on their own",

@@ -21,7 +21,7 @@ def with_draft(run: Run, results: Results, draft: OpenModel, dense_source: str) 
     Behind beginnings of the evaluation texts, where there are any, and fixed prompts.
     """
     with run.clock.stage("open"):
-        dense = open_from(run.recipe.model_copy(update={"model": dense_source}))
+        dense = open_from(run.recipe.model_copy(update={"model": dense_source}), run)
     return tried_as_draft(run, results, draft, dense, dense_source)
 
 

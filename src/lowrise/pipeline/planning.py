@@ -17,7 +17,7 @@ from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, kept_observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
-from lowrise.pipeline.opening import calibration_record
+from lowrise.pipeline.opening import calibration_record, check_memory
 from lowrise.pipeline.repairing import HeldOutLoss, check_repairs, held_out_windows, special_tokens
 from lowrise.pipeline.restricting import (
     check_plan_allowed,
@@ -168,6 +168,7 @@ def check_plan(plan: Plan, opened: OpenModel, for_engines: Sequence[str] | None 
     scores_of(plan)
     _check_cut(opened.decoder, plan.edits)
     check_repairs(opened.decoder, plan.edits)
+    check_memory(opened.decoder, [method("repair", edit.repair) for edit in plan.edits if edit.repair != "none"])
 
 
 def held_out_loss_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> HeldOutLoss:
