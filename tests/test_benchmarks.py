@@ -71,7 +71,7 @@ INSIDE = {
     "writing",
 }
 # of the slow ones, those for which it may be a fork, which has no imports to make
-FORKED = {"demo", "heal", "keeping", "laco", "observe", "record_bytes", "repair", "streamline"}
+FORKED = {"heal", "laco", "observe", "repair"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
