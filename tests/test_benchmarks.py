@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from programs import run_program
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted(
     file for folder in ("benchmarks", "scripts") for file in (ROOT / folder).glob("*.py") if file.name != "common.py"
@@ -40,6 +42,7 @@ RUNS = {
     "which_layers": (["--model", "MODEL", "--text", "TEXT", "--sizes", "2", "--samples", "8", "--length", "32"],
                      "angular,2,"),
     "writing": (SIZES, "ratio"),
+    "keeping": ([*SIZES, "--remove", "2", "--preset", "replaceme"], "| kept |"),
     "record_bytes": (["OUT", "--only", "llama tail"], "0 differ"),
     "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
                      "--length", "24"], "not killed: "),
@@ -54,7 +57,7 @@ RUNS = {
     "results": (["--check"], "every number is as docs/data has it"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
-# those that start no process of their own; the others are slow: each process imports torch
+# those that start no process of their own; the others are slow
 INSIDE = {
     "calibration",
     "engine_facts",
@@ -67,6 +70,8 @@ INSIDE = {
     "which_layers",
     "writing",
 }
+# of the slow ones, those for which it may be a fork, which has no imports to make
+FORKED = {"heal", "laco", "observe", "repair"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
@@ -144,7 +149,10 @@ def test_it_runs_with_the_processes_that_it_starts(
     arguments, expected = RUNS[name]
     (program,) = (file for file in PROGRAMS if file.stem == name)
     command = [sys.executable, str(program), *given(arguments, tiny_folder, text_file, tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    if name in FORKED:
+        done = run_program(command, timeout=250)
+    else:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert (done.returncode, expected in done.stdout) == (0, True), done.stderr[-2000:]
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
 import lm_eval
 import pytest
@@ -19,8 +17,9 @@ from lowrise.calibration import calibration_windows
 from lowrise.model.source import OpenModel, open_model
 from lowrise.progress import Reporter
 from made_tasks import naive_stability, write_tasks
+from refusals import Main, assert_one_line
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo model")]
 
 MODEL = Path(__file__).resolve().parent.parent / ".demo" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SETTINGS = {"samples": 8, "length": 256, "seed": 0}
@@ -58,13 +57,13 @@ def naive_cosines(opened: OpenModel, topics_file: Path, n: int) -> torch.Tensor:
 
 
 def test_streamline_none_chooses_what_a_naive_reference_chooses(
-    lowrise: Callable[..., object], opened: OpenModel, topics_file: Path, tmp_path: Path
+    main: Main, opened: OpenModel, topics_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
     chosen = ["--preset", "streamline-none", "--remove", "8", "--text", topics_file]
-    done = lowrise("run", MODEL, *chosen, *settings, "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
+    status, _, errors = main("run", MODEL, *chosen, *settings, "--out", out, "--quiet")
+    assert status == 0, errors
     plan = json.loads((out / "lowrise/plan.json").read_text())
     expected = naive_cosines(opened, topics_file, 8)
     assert torch.allclose(torch.tensor(plan["scores"]["cosine"], dtype=torch.float64), expected, atol=1e-5)
@@ -79,16 +78,13 @@ def test_streamline_none_chooses_what_a_naive_reference_chooses(
         assert torch.equal(ours, opened.model.model.layers[original].mlp.down_proj.weight)
 
 
-def test_a_truncated_copy_is_refused_in_one_line(lowrise: Callable[..., object], tmp_path: Path) -> None:
+def test_a_truncated_copy_is_refused_in_one_line(main: Main, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(MODEL.read_bytes()[:-1_000_000])
-    done = lowrise("measure", broken)
-    assert done.returncode == 2  # type: ignore[attr-defined]
-    assert len(done.stderr.splitlines()) == 1, done.stderr  # type: ignore[attr-defined]
-    assert str(broken) in done.stderr  # type: ignore[attr-defined]
+    assert_one_line(*main("measure", broken), (broken,))
 
 
-def test_task_scores_are_those_of_lm_evals_own_command_line(lowrise: Callable[..., Any], tmp_path: Path) -> None:
+def test_task_scores_are_those_of_lm_evals_own_command_line(main: Main, tmp_path: Path) -> None:
     """On the shallower model that a run writes, to the last digit."""
     folder, out = write_tasks(tmp_path / "tasks", count=12), tmp_path / "out"
     asked = ["made_choice", "made_subjects", "made_contexts", "made_writing"]
@@ -96,9 +92,9 @@ def test_task_scores_are_those_of_lm_evals_own_command_line(lowrise: Callable[..
     chosen += ["--tasks", ",".join(asked), "--task-dir", folder, "--limit", "10"]
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(topics.values()), encoding="utf-8")
-    done = lowrise("run", MODEL, *chosen, "--text", text, "--out", out, "--json", "--quiet")
-    assert done.returncode == 0, done.stderr
-    ours = json.loads(done.stdout)["tasks"]
+    status, said, errors = main("run", MODEL, *chosen, "--text", text, "--out", out, "--json", "--quiet")
+    assert status == 0, errors
+    ours = json.loads(said)["tasks"]
     command = [Path(sys.executable).with_name("lm_eval"), "--model", "hf", "--model_args", f"pretrained={out}"]
     command += ["--device", "cpu", "--batch_size", "8", "--include_path", folder, "--tasks", ",".join(asked)]
     command += ["--limit", "10", "--output_path", tmp_path / "theirs"]

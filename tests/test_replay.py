@@ -174,6 +174,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tmp_path_factory.mktemp("models") / "seven", template="<s> $A", num_hidden_layers=7)
 
 
+@pytest.fixture
+def weights_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page, and as little text of the models as there can be: a plan and its weights do not hang on them."""
+    request.getfixturevalue("main")  # whose models write a little more
+    monkeypatch.setattr("lowrise.pipeline.building.build_report", lambda _folder: {})
+    monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
+    monkeypatch.setattr("lowrise.measure.greedy_text.NEW_TOKENS", 1)
+
+
+@pytest.mark.usefixtures("weights_alone")
 @pytest.mark.parametrize(("preset", "other"), [*FAST, *CASES])
 def test_plan_and_apply_make_what_run_makes(
     main: Main, folder: Path, text_file: Path, tmp_path: Path, preset: str, other: dict[str, Any]
