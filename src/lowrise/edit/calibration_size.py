@@ -6,7 +6,7 @@ import math
 
 from lowrise.calibration import Windows
 from lowrise.edit.block_write import BlockWrite
-from lowrise.edit.gram import FEW, few
+from lowrise.edit.gram import ENOUGH
 from lowrise.model.decoder import Decoder
 from lowrise.model.structure import blocks_of, known_by_name
 
@@ -14,12 +14,12 @@ from lowrise.model.structure import blocks_of, known_by_name
 def note_on_size(decoder: Decoder, windows: Windows, held_out: int) -> str | None:
     """A sentence where few tokens are fitted; None where they are enough. held_out: so many of the windows."""
     inputs, fitted = widest_write(decoder), windows.cut(len(windows) - held_out)[0]
-    if not few(fitted.tokens, inputs) or not len(fitted):
+    if fitted.tokens >= ENOUGH * inputs or not len(fitted):
         return None
-    enough = math.ceil(FEW * inputs * len(windows) / fitted.tokens)
+    enough = math.ceil(ENOUGH * inputs * len(windows) / fitted.tokens)
     return (
-        f"{fitted.tokens:,} tokens are fitted, {fitted.tokens / inputs:.1f} for each of the {inputs:,} inputs of the "
-        f"widest matrix that writes the stream: below {FEW:g} are few; --samples {enough:,} would bring as many"
+        f"{fitted.tokens:,} tokens are fitted, {fitted.tokens / inputs:.1f} for each of {inputs:,} inputs of the "
+        f"widest matrix that writes the stream; up to {ENOUGH:g} more help: --samples {enough:,} would bring as many"
     )
 
 
