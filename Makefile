@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# a command that is silent for minutes: meanwhile a line every few seconds
+SAYING := $(PYTHON) scripts/saying.py
 
-.PHONY: install demo test test-slow test-gpu check docs bench clean
+.PHONY: install demo fetched test test-slow test-gpu check docs notebook dist bench clean
+# tests that share what takes long to make go to one process (`xdist_group`); what took longest is said at the end
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadgroup --durations 20 --durations-min 5
 
 install: $(READY)
 
@@ -12,21 +16,25 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lowrise needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(SAYING) $(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'not slow and not gpu and not network'
+	$(PYTEST) -m 'not slow and not gpu and not network'
 
-test-slow: $(READY)
+# what slow tests need from outside
+fetched: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
 	$(BIN)/python scripts/fetch_gemma_model.py
 	$(BIN)/python scripts/transformers4.py
+	$(BIN)/python scripts/versions.py
 	$(BIN)/python scripts/llama_cpp.py
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 -m 'slow and not gpu and not network'
+
+test-slow: $(VENV)/.docs fetched
+	$(PYTEST) -m 'slow and not gpu and not network'
 
 # needs an accelerator that torch sees
 test-gpu: $(READY)
@@ -38,6 +46,8 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/estimates.py --check
+	$(BIN)/python scripts/results.py --check
 	$(BIN)/python scripts/engine_facts.py --check
 
 # what the site is built with is no part of the usual environment
@@ -51,8 +61,17 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'site/index.html is built; with search: $(BIN)/python -m http.server --directory site'
 
+# runs docs/notebooks/quickstart.ipynb on the demo model, and keeps what it shows
+notebook: $(VENV)/.docs
+	$(BIN)/python scripts/notebook.py
+
+# wheel and sdist into dist/, each installed in an empty environment and run
+dist: $(READY)
+	$(BIN)/python scripts/dist.py
+
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/observe.py
 	$(BIN)/python benchmarks/writing.py
 	$(BIN)/python benchmarks/threads.py
@@ -62,4 +81,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/heal.py
 
 clean:
-	rm -rf $(VENV) .demo .transformers4 .engines .llama-cpp build site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .transformers4 .versions .engines .llama-cpp build dist site .pytest_cache .mypy_cache .ruff_cache

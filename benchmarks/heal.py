@@ -76,7 +76,8 @@ class Setting:
         plan = training.TrainingPlan(
             Schedule(steps, self.batch, 1, 0), rates, self.student.decoder.batch_tokens, frozenset(), 1
         )
-        run = training._Run(self.module, teacher, self.tokens, plan, self.accelerator)
+        decoder = self.student.decoder
+        run = training._Run(self.module, teacher, self.tokens, plan, self.accelerator, decoder.batching)
         quiet = Reporter(quiet=True)
 
         def step(number: int) -> float:

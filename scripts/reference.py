@@ -41,7 +41,12 @@ FILES: dict[str, tuple[type[BaseModel], str]] = {
     "training": (Curve, "`lowrise/training.json` is a list of these, one for each network that was trained."),
 }
 KINDS: dict[Kind, tuple[str, str]] = {
-    "criterion": ("Criteria", "`select` in a recipe: how layers are chosen."),
+    "criterion": (
+        "Criteria",
+        "`select` in a recipe: how layers are chosen. Older names are read, and plans keep them: "
+        + ", ".join(f"`{row.older_name}` (now `{row.name}`)" for row in methods("criterion").values() if row.older_name)
+        + ".",
+    ),
     "repair": ("Repairs", "`--repair`, or `repair` in a recipe: what makes up for layers that are gone."),
     "network": ("Networks", "`network` in a recipe: what is trained in a span's place."),
 }

@@ -26,7 +26,7 @@ def steps_inside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Steps of comparisons run inside this process, where torch is loaded; the titles of those that were run."""
     titles: list[str] = []
 
-    def step(arguments: list[str], log: Path, title: str, _report: object) -> StepResult:
+    def step(arguments: list[str], log: Path, title: str, _report: object, _heard: object = None) -> StepResult:
         titles.append(title.rpartition(": ")[2])
         with log.open("w") as said, redirect_stdout(said), redirect_stderr(said), monkeypatch.context() as patched:
             patched.setattr(sys, "argv", ["lowrise", *arguments])

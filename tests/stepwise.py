@@ -1,5 +1,5 @@
-"""A command run again and again in forks, each of which sends itself a signal right after its n-th call that changes
-the file system: first counted, then tried one by one.
+"""A command whose run forks right after every call that changes the file system. Each fork sends itself a signal, and
+what it leaves is looked at. Then the files are put back, and the run goes on to its next call.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rewinding import Forking, Snapshot
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CALLS = ("mkdir", "rename", "replace", "unlink", "remove", "rmdir", "chmod", "open")
-_TOKEN = re.compile(r"\.[0-9a-f]{8}\.(partial|old)$")
+_TOKEN = re.compile(r"\.[0-9a-f]{8}\.(partial|old)(?=/|$)")
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,20 @@ class Case:
     def out(self) -> Path:
         return self.place / "out"
 
+    @property
+    def states(self) -> Path:
+        """A folder for what signals left."""
+        return self.place.with_name("states")
+
 
 class Counter:
-    """Wraps what changes the file system below `place`; sends `number` to this process after step `at`."""
+    """Wraps what changes the file system below `place`. on_step: called after each such call, with its number."""
 
-    def __init__(self, place: Path, at: int | None, number: int) -> None:
-        self.place, self.at, self.number = str(place), at, number
+    def __init__(self, place: Path) -> None:
+        self.place = str(place)
         self.steps: list[str] = []
         self.paused = False
+        self.on_step: Callable[[int], None] | None = None
 
     def install(self) -> None:
         from lowrise.files import exchange
@@ -68,9 +76,10 @@ class Counter:
         def stepping(*arguments: Any, **options: Any) -> Any:
             found = call(*arguments, **options)
             if not self.paused and self._counts(name, arguments, options):
-                self.steps.append(f"{name} {Path(str(arguments[0])).name}")
-                if len(self.steps) - 1 == self.at:
-                    os.kill(os.getpid(), self.number)
+                about = "" if name == "flock" else Path(str(arguments[0])).name
+                self.steps.append(f"{name} {about}")
+                if self.on_step is not None:
+                    self.on_step(len(self.steps) - 1)
             return found
 
         return stepping
@@ -104,34 +113,92 @@ def _signal_at_each_step(case: Case) -> tuple[int, list[str]]:
     gc.freeze()
     _reset(case)
     old = contents(case.out)
-    status, steps = _attempt(case, None, signal.SIGTERM)
+    status, steps, _ = _in_a_fork(case, None)
     new = contents(case.out)
     wrong = [] if status == 0 else [f"without a signal: exit {status}"]
-    renaming = {at for at, step in enumerate(steps) if step.startswith(("rename", "replace"))}
-    proven: set[frozenset[str]] = set()
-    for turn, at in enumerate(sorted(renaming | set(range(0, len(steps), case.every)))):
-        for number in [SIGNALS[turn % 4]] if case.in_turn else SIGNALS:
-            _reset(case)
-            status, _ = _attempt(case, at, number)
-            expected = -number if number == signal.SIGKILL else 128 + number
-            found = [] if status == expected else [f"exit {status}, not {expected}"]
-            found += not_whole(case, old, new)
-            left = unfinished(case)
-            if number != signal.SIGKILL and left:
-                found.append(f"left {left}")
-            state = frozenset(_TOKEN.sub(r".\1", name) for name in contents(case.place))
-            if state not in proven:
-                proven.add(state)
-                found += [f"then {line}" for line in _next_run(case, old, new)]
-            wrong += [f"{signal.Signals(number).name} after step {at}, {steps[at]}: {line}" for line in found]
+    _reset(case)
+    case.states.mkdir()
+    trying = Trying(case, steps, old, new)
+    status, again, found = _in_a_fork(case, trying)
+    wrong += found
+    if status != 0 or [_named(step) for step in again] != [_named(step) for step in steps]:
+        wrong.append(f"between the signals: exit {status}, {len(again)} steps, not {len(steps)}")
+    for state in sorted(case.states.iterdir(), key=lambda path: int(path.name)):
+        _reset(case, state / "place")
+        wrong += [f"{(state / 'when').read_text()}: then {line}" for line in _next_run(case, old, new)]
     return len(steps), wrong
+
+
+class Trying:
+    """What is done at the chosen steps of a run: for every signal a fork that sends it to itself, and is looked at.
+
+    Afterwards the run goes on as if nothing had been. wrong: in lines. Each new state of the files is copied to
+    `case.states`, for a next run.
+    """
+
+    def __init__(self, case: Case, steps: list[str], old: dict[str, bytes], new: dict[str, bytes]) -> None:
+        renaming = {at for at, step in enumerate(steps) if step.startswith(("rename", "replace"))}
+        self._chosen = sorted(renaming | set(range(0, len(steps), case.every)))
+        self._case, self._old, self._new = case, old, new
+        self._known: set[frozenset[str]] = set()
+        self.wrong: list[str] = []
+        self.counter: Counter | None = None
+
+    def begin(self, counter: Counter) -> None:
+        self.counter, counter.on_step = counter, self._at
+
+    def _at(self, step: int) -> None:
+        assert self.counter is not None
+        if step not in self._chosen:
+            return
+        self.counter.paused = True
+        before = Snapshot(self._case.place, self._case.place.with_name("spare"))
+        turn = self._chosen.index(step)
+        for number in [SIGNALS[turn % 4]] if self._case.in_turn else SIGNALS:
+            forking = Forking(self._case.place)
+            child = forking.fork()
+            if child == 0:
+                self.counter.on_step = None
+                os.kill(os.getpid(), number)
+                return
+            _, ended = os.waitpid(child, 0)
+            when = f"{signal.Signals(number).name} after step {step}, {self.counter.steps[-1]}"
+            try:
+                found = self._look(number, os.waitstatus_to_exitcode(ended), when)
+            except Exception as error:  # noqa: BLE001 - it would be raised in the midst of the command
+                found = [f"{type(error).__name__}: {error}"]
+            self.wrong += [f"{when}: {line}" for line in found]
+            before.put_back()
+            forking.ended()
+        self.counter.paused = False
+
+    def _look(self, number: int, status: int, when: str) -> list[str]:
+        case = self._case
+        expected = -number if number == signal.SIGKILL else 128 + number
+        found = [] if status == expected else [f"exit {status}, not {expected}"]
+        found += not_whole(case, self._old, self._new)
+        left = unfinished(case)
+        if number != signal.SIGKILL and left:
+            found.append(f"left {left}")
+        state = frozenset(map(_named, contents(case.place)))
+        if state not in self._known:
+            kept = case.states / str(len(self._known))
+            shutil.copytree(case.place, kept / "place")
+            (kept / "when").write_text(when)
+            self._known.add(state)
+        return found
+
+
+def _named(name: str) -> str:
+    """Without what is drawn by lot in it."""
+    return _TOKEN.sub(r".\1", name)
 
 
 def _next_run(case: Case, old: dict[str, bytes], new: dict[str, bytes]) -> list[str]:
     """What is wrong with the same command after it; with --force if it had come to its end."""
     if case.arguments[0] in ("run", "apply") and case.out.exists():
         case = replace(case, arguments=[*case.arguments, "--force"])
-    status, _ = _attempt(case, None, signal.SIGTERM)
+    status, _, _ = _in_a_fork(case, None)
     found = [] if status == 0 else [f"exit {status}"]
     if set(contents(case.out)) != set(new):
         found.append(f"other files: {set(contents(case.out)) ^ set(new)}")
@@ -186,30 +253,35 @@ def unfinished(case: Case) -> list[str]:
     return sorted(str(path.relative_to(case.place)) for path in case.place.rglob("*") if pattern.search(path.name))
 
 
-def _reset(case: Case) -> None:
+def _reset(case: Case, to: Path | None = None) -> None:
     shutil.rmtree(case.place, ignore_errors=True)
-    shutil.copytree(case.before, case.place)
+    shutil.copytree(to or case.before, case.place)
 
 
-def _attempt(case: Case, at: int | None, number: int) -> tuple[int, list[str]]:
-    """(exit status, or minus the signal that killed it; the steps) of the command in a fork."""
+def _in_a_fork(case: Case, trying: Trying | None) -> tuple[int, list[str], list[str]]:
+    """(exit status of the command, or minus the signal that killed it; its steps; what was wrong when trying)."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        counter = Counter(case.place, at, number)
+        own, counter = os.getpid(), Counter(case.place)
         counter.install()
+        if trying is not None:
+            trying.begin(counter)
+            shutil._use_fd_functions = False  # type: ignore[attr-defined]  # folders that are put back are others
         status = 70  # what no command ends with: a traceback
         try:
             status = _run(case, counter)
         finally:
-            os.write(write, json.dumps(counter.steps).encode())
+            if os.getpid() == own:
+                told = [counter.steps, [] if trying is None else trying.wrong]
+                os.write(write, json.dumps(told).encode())
             os._exit(status)
     os.close(write)
     with os.fdopen(read, "rb") as stream:
         said = stream.read()
     _, ended = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(ended), json.loads(said) if said else []
+    return os.waitstatus_to_exitcode(ended), *(json.loads(said) if said else ([], []))
 
 
 def _run(case: Case, counter: Counter | None) -> int:

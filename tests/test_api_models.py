@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import lowrise
 import made_tasks
 import tiny
+from comparisons import steps_inside
 from lowrise import api
 from lowrise.errors import ModelError, TaskError, TextError
 
@@ -166,8 +167,85 @@ def test_a_wrapped_dense_model_that_was_edited_is_refused(live: Any) -> None:
     found = lowrise.measure(model, dense=before)
     assert found.dense is not None
     assert (found.layers, found.dense.layers) == (4, 6)
-    with pytest.raises(ModelError, match="use plan, apply, measure and save"):
+    with pytest.raises(ModelError, match=r"4 layers after a plan was applied; wrap its hf_model anew"):
         lowrise.run(model, "out")
+
+
+def state(live: Any) -> dict[str, tuple[int, torch.Tensor]]:
+    return {name: (id(one), one.detach().clone()) for name, one in live.named_parameters()}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_of_a_wrapped_model_is_that_of_its_source_and_leaves_it_alone(here: Path) -> None:
+    how: dict[str, Any] = {"preset": "replaceme", "remove": 2, "text": ["a.txt"], "samples": 8, "length": 16}
+    lowrise.run("org/name", "by-source", **how)
+    live = AutoModelForCausalLM.from_pretrained("org/name")
+    before = state(live)
+    results = lowrise.run(lowrise.wrap(live, tiny.tokenizer()), "wrapped", **how)
+    assert (results.layers, len(live.model.layers)) == (4, 6)
+    for name, (number, value) in state(live).items():
+        assert number == before[name][0]
+        assert torch.equal(value, before[name][1])
+    assert weights("wrapped") == weights("by-source")
+    plans = [json.loads(Path(out, "lowrise/plan.json").read_text()) for out in ("wrapped", "by-source")]
+    assert Path(plans[0]["model"].pop("source")).name == "name"
+    assert plans[1]["model"].pop("source") == "org/name"
+    assert plans[0].pop("versions")["dtype"] == plans[1].pop("versions")["dtype"]
+    assert [plan["settings"].pop("dtype") for plan in plans] == ["float32", "auto"]
+    assert plans[0] == plans[1]
+    assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_wrapped_model_is_run_in_its_number_format() -> None:
+    live = AutoModelForCausalLM.from_pretrained("org/name", dtype=torch.bfloat16)
+    model = lowrise.wrap(live, tiny.tokenizer())
+    lowrise.run(model, "new/place/out", preset="tail", remove=1, text=["a.txt"], samples=4, length=16)
+    plan = json.loads(Path("new/place/out/lowrise/plan.json").read_text())
+    assert plan["versions"]["dtype"] == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained("new/place/out").dtype == torch.bfloat16
+    with pytest.raises(lowrise.LowriseError, match="choose another or say --force"):
+        lowrise.run(model, "new/place/out", preset="tail", remove=1)
+    with pytest.raises(lowrise.LowriseError, match=r"nowhere\.txt"):
+        lowrise.run(model, "other/place/out", preset="tail", remove=1, text=["nowhere.txt"])
+    assert not Path("other").exists()
+    assert [path.name for path in Path("new/place").iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("here")
+def test_an_interrupted_run_of_a_wrapped_model_goes_on(
+    live: Any, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = lowrise.wrap(live, tiny.tokenizer())
+    how: dict[str, Any] = {"preset": "tail", "remove": 2, "text": ["a.txt"], "samples": 4, "length": 16}
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("lowrise.pipeline.apply_and_write", stop)
+        lowrise.run(model, "out", **how)
+    (work,) = (path for path in here.iterdir() if path.name.startswith("."))
+    lowrise.run(model, "out", progress=True, **how)
+    assert f"going on with what is kept in {work}" in capfd.readouterr().err
+    assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_comparison_of_a_wrapped_model_goes_on_and_takes_more_rows(
+    live: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = steps_inside(monkeypatch)
+    model = lowrise.wrap(live, tiny.tokenizer())
+    how: dict[str, Any] = {"text": ["a.txt"], "eval_text": ["b.txt"], "samples": 4, "length": 16, "windows": 1}
+    found = lowrise.compare(model, ["tail"], [2], "compared", **how)
+    assert [row.status for row in found.rows] == ["done"]
+    assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
+    titles.clear()
+    found = lowrise.compare(model, ["tail"], [2, 1], "compared", **how)
+    assert [row.status for row in found.rows] == ["done", "done"]
+    assert titles == ["preparing", "tail, 1 layer"]
+    assert len(live.model.layers) == 6
 
 
 def test_results_are_those_of_the_command(model: lowrise.Model, main: Main) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -22,13 +23,22 @@ RUNS = {
     "heal": (["--model", "MODEL", "--text", "TEXT", "--start", "2", "--stop", "4", "--windows", "2", "--length", "32",
               "--rounds", "1"], "| plain |"),
     "laco": (["--model", "MODEL", "--text", "TEXT", "--threshold", "0.1"], "| naive / ours |"),
+    "memory": ([*SIZES, "--text", "TEXT", "--presets", "refit", "--remove", "2"], "| bound |"),
     "observe": ([*SIZES, "--span", "2"], "| store all states |"),
     "repair": ([*SIZES, "--start", "2", "--stop", "4"], "| naive / ours |"),
+    "run": (["--model", "MODEL", "--text", "TEXT", "--eval-text", "TEXT", "--preset", "refit-span", "--remove", "2",
+             "--samples", "8", "--length", "32", "--windows", "2", "--more", "--search-budget 1"], "| **all** |"),
     "streamline": ([*SIZES, "--eval-text", "TEXT", "--remove", "2", "--windows", "2", "--networks", "none,layer"],
                    "dense: "),
+    "streaming": (["--tokenizer", "MODEL", "--folder", "OUT", "--layers", "3", "--hidden", "64", "--neurons", "96",
+                   "--samples", "8", "--length", "32", "--remove", "1", "--memory", "4GB", "--only",
+                   "plan, streamline"],
+                  "| equal |"),
     "threads": ([*SIZES, "--rounds", "1"], "| one thread, beside a busy process |"),
     "train_small": (["gemma3", "--text", "TEXT", "--out", "OUT", "--layers", "4", "--width", "64", "--tokens", "8192",
                      "--vocabulary", "300", "--presets", "streamline-none", "--remove", "1"], "| 4 → 3 |"),
+    "which_layers": (["--model", "MODEL", "--text", "TEXT", "--sizes", "2", "--samples", "8", "--length", "32"],
+                     "angular,2,"),
     "writing": (SIZES, "ratio"),
     "record_bytes": (["OUT", "--only", "llama tail"], "0 differ"),
     "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
@@ -36,11 +46,27 @@ RUNS = {
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
     "families": (["llama", "--presets", "streamline-none"], "llama: works"),
     "engine_facts": (["--check"], "holds the facts"),
+    "estimate": (["--models", "MODEL", "--preset", "streamline-none", "--remove", "2", "--samples", "8", "--length",
+                  "32", "--windows", "2", "--text", "TEXT"], "| peak memory |"),
+    "estimates": (["--check"], "docs/estimates.md is as the code is"),
     "reference": (["--check"], "pages are as the code is"),
+    "saying": ([sys.executable, "-c", "print('waited')"], "waited"),
+    "results": (["--check"], "every number is as docs/data has it"),
     "demo": ([*SIZES, "--folder", "OUT", "--remove", "2", "--windows", "2"], "written to "),
 }  # fmt: skip
 # those that start no process of their own; the others are slow: each process imports torch
-INSIDE = {"calibration", "engine_facts", "families", "greedy", "reference", "train_small", "writing"}
+INSIDE = {
+    "calibration",
+    "engine_facts",
+    "estimates",
+    "families",
+    "greedy",
+    "reference",
+    "results",
+    "train_small",
+    "which_layers",
+    "writing",
+}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
@@ -53,7 +79,8 @@ def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) ->
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
-        for name in {"common", "documentation", "fetch_demo_model"} & (set(sys.modules) - before):
+        mine = {"common", "documentation", "fetch_demo_model", "saying", "transformers4"}
+        for name in mine & (set(sys.modules) - before):
             del sys.modules[name]
     return 0
 
@@ -75,9 +102,18 @@ def test_help_says_what_it_is_for_and_does_nothing(
 
 
 def test_each_is_run_here() -> None:
-    """But for those that only download."""
-    downloads = {"fetch_demo_model", "fetch_gemma_model", "transformers4", "llama_cpp"}
-    assert {program.stem for program in PROGRAMS} == {*RUNS, *downloads}
+    """But for those that download, that look, that `make dist` or tests/test_notebook.py runs."""
+    elsewhere = {
+        "fetch_demo_model",
+        "fetch_gemma_model",
+        "transformers4",
+        "versions",
+        "llama_cpp",
+        "notebook",
+        "dist",
+        "screenshots",
+    }
+    assert {program.stem for program in PROGRAMS} == {*RUNS, *elsewhere}
 
 
 def given(arguments: list[str], model: Path, text: Path, out: Path) -> list[str]:
@@ -110,3 +146,12 @@ def test_it_runs_with_the_processes_that_it_starts(
     command = [sys.executable, str(program), *given(arguments, tiny_folder, text_file, tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert (done.returncode, expected in done.stdout) == (0, True), done.stderr[-2000:]
+
+
+def test_a_silent_command_is_waited_for_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its exit status is handed on."""
+    wait = runpy.run_path(str(ROOT / "scripts" / "saying.py"))["wait"]
+    command = [sys.executable, "-c", "import sys, time; time.sleep(0.5); sys.exit(3)"]
+    assert wait(command, every=0.1) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(re.fullmatch(r"\S+ -c: \d+ s", line) for line in lines)

@@ -102,6 +102,7 @@ def test_one_step_is_adams(layerwise: LayerwisePass, monkeypatch: pytest.MonkeyP
 def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are larger on an accelerator."""
     monkeypatch.setattr(block_reconstruction, "STEP_TOKENS", 128)
+    monkeypatch.setattr(block_reconstruction, "PATIENCE", block_reconstruction.EPOCHS)
     taken = []
     step = torch.optim.Adam.step
 
@@ -118,6 +119,20 @@ def test_a_step_takes_as_many_tokens_however_they_are_batched(monkeypatch: pytes
         found.append(next(fit.after for fit in fits if fit.stop != fit.layer + 1))
     assert taken[0] == taken[1] == block_reconstruction.EPOCHS * (64 - HELD_OUT) * 32 // 128
     assert found[0] == pytest.approx(found[1], rel=0.1)
+
+
+@pytest.mark.parametrize(("wanted", "epochs"), [(1, 2), (50, 4), (10**6, 6)])
+def test_many_tokens_take_fewer_epochs_for_as_many_steps(
+    layerwise: LayerwisePass, wanted: int, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_reconstruction, "STEP_TOKENS", 128)
+    monkeypatch.setattr(block_reconstruction, "STEPS", wanted)
+    steps, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (steps.append(1), step(self))[1])
+    reconstruct_block(layerwise)
+    an_epoch = (64 - HELD_OUT) * 32 // 128
+    assert len(steps) == epochs * an_epoch
+    assert wanted < 10 or epochs == 6 or (epochs - 1) * an_epoch < wanted <= epochs * an_epoch
 
 
 @torch.no_grad()
@@ -167,11 +182,21 @@ def test_the_best_epoch_is_taken_and_not_the_last(layerwise: LayerwisePass, monk
         return reached[-1]
 
     monkeypatch.setattr(block_reconstruction, "held_out_error", noted)
+    monkeypatch.setattr(block_reconstruction, "PATIENCE", block_reconstruction.EPOCHS)
     monkeypatch.setattr(block_reconstruction, "RATE", 30.0)
     reconstruct_block(layerwise)
     assert len(reached) == 1 + block_reconstruction.EPOCHS
     assert min(reached) < reached[-1]  # or the test shows nothing
     assert float(error(layerwise, held=True)) == pytest.approx(min(reached), rel=1e-5)
+
+
+def test_two_epochs_in_a_row_that_bring_nothing_are_the_last(
+    layerwise: LayerwisePass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([1.0, 0.9, 0.95, 0.8, 0.8, 0.81])
+    monkeypatch.setattr(block_reconstruction, "held_out_error", lambda *_: next(errors))
+    assert reconstruct_block(layerwise) == (1.0, 0.8)
+    assert next(errors, None) is None
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ import tiny
 from lowrise.calibration import Windows
 from lowrise.errors import OutputError, RecipeError
 from lowrise.measure.perplexity import perplexity
+from lowrise.model import batching
 from lowrise.model.decoder import Decoder
-from lowrise.observe import loss as loss_module
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.angular import AngularDistance
 from lowrise.observe.loss import losses_by_piece, next_token_loss
@@ -135,7 +135,7 @@ class TestLoss:
         self, family: str, logits: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One token of the batch a piece, three, and all at once."""
-        monkeypatch.setattr(loss_module, "_LOGITS", logits)
+        monkeypatch.setattr(batching, "_CPU_PIECE", logits)
         decoder, ids = make(family), tiny.ids()
         *_, (_, last) = decoder.states(ids)
         whole = decoder.model(input_ids=ids).logits[:, :-1].flatten(0, 1)

@@ -97,6 +97,37 @@ def test_the_blocks_of_a_page_run(page: str, main: Main) -> None:
         run(block, known, main)
 
 
+def test_the_readme_is_short_and_its_numbers_are_made() -> None:
+    """Outside blocks that scripts/results.py makes there are names with digits, and sizes that commands are given."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 120
+    assert {*re.findall(r"<!-- made: (\w+) -->", text)} == {"demo", "keeps"}
+    bare = re.sub(r"(?s)<!-- made: .*?<!-- end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", text)
+    names = r"SmolLM2-135M|Python 3\.11|Apache-2\.0|\[\d{4}\.\d{5}"
+    assert re.findall(r"\S*\d\S*", re.sub(names, "", bare)) == []
+
+
+def test_every_table_says_its_command_its_day_and_its_entry() -> None:
+    data = yaml.safe_load((ROOT / "docs" / "data" / "results.yaml").read_text(encoding="utf-8"))
+    log = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    known = {slug(entry) for entry in re.findall(r"^## (.+)$", log, re.M)}
+    for name, table in {**data["tables"], "demo": data["demo"], "how long a search takes": data["search"]}.items():
+        assert table["entry"] in known, name
+        assert table["command"].strip(), name
+        assert re.fullmatch(r"2026-\d\d-\d\d", str(table["date"])), name
+    shown = {part for part in data["page"]["parts"] if isinstance(part, str)}
+    pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("science/refit.md", "choose.md"))
+    assert {*data["tables"]} == shown | {*re.findall(r"<!-- made: table (\w+) -->", pages)}
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    import lowrise
+
+    silent = [name for name in lowrise.__all__ if not (getattr(lowrise, name).__doc__ or "").strip()]
+    shown = {name: member for name, member in vars(lowrise.Model).items() if not name.startswith("_")}
+    assert silent + [name for name, member in shown.items() if not member.__doc__] == []
+
+
 def test_every_entry_of_the_log_is_in_its_index() -> None:
     text = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
     index = text.partition("\n## ")[0]

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+import lowrise
 import tiny
+from lowrise.errors import ModelError
 from lowrise.measure import draft as draft_module
 from lowrise.measure.draft import LENGTH, break_even, expected_tokens, measure_draft, speed_up
 from lowrise.model.decoder import Decoder
@@ -154,6 +156,25 @@ def test_the_command(main: Main, tiny_folder: Path, tmp_path: Path) -> None:
     assert shown["same text with the draft, of 3 prompts"] == "100.0%"
     assert math.isclose(results.draft.acceptance or 0, results.draft.accepted / results.draft.drafted)
     assert "in theory" in " ".join(err.split())
+
+
+def test_the_api(tiny_folder: Path) -> None:
+    """By its source, by a model in memory, and as the dense model of the measuring itself."""
+    dense = lowrise.open(tiny_folder, device="cpu")
+    small = lowrise.open(tiny_folder, device="cpu")
+    lowrise.apply(small, lowrise.plan(small, layers=[2, 3]))
+    for one in (tiny_folder, dense):
+        found = lowrise.measure(small, draft_for=one).draft
+        assert found is not None
+        assert (found.dense, found.equal, found.prompts) == (str(tiny_folder), 3, 3)
+    results = lowrise.measure(small, dense=dense, draft_for=dense)
+    assert results.draft is not None
+    assert (results.draft.drafted, results.draft.accepted) == (found.drafted, found.accepted)
+    assert lowrise.measure(small).draft is None
+    plain = lowrise.wrap(tiny.model("llama"), tiny.tokenizer())
+    lowrise.apply(plain, lowrise.plan(plain, layers=[2]))
+    with pytest.raises(ModelError, match=r"draft_for, .*the dense model"):
+        lowrise.measure(small, draft_for=plain)
 
 
 def test_a_model_of_other_tokens(main: Main, tiny_folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
 from lowrise.select import refit_search
 from lowrise.select.choice import spans_of
-from lowrise.select.refit_search import choose_by_refit
+from lowrise.select.refit_search import _Gap, choose_by_refit
 from lowrise.select.refit_trials import Search
 from repairs import repair
 from test_search import divergence, naive_trial, naive_write
@@ -29,14 +29,17 @@ from tiny import windows, without
 
 Main = Callable[..., tuple[int, str, str]]
 QUIET = Reporter(quiet=True)
+KNOWN = dict.fromkeys(range(1, tiny.LAYERS), -1.0)  # what each layer adds alone: so little that all are tried
 
 
 def both(fitted: Windows, deciding: Windows) -> Windows:
     return Windows(torch.cat([fitted.ids, deciding.ids]), "test", 0)
 
 
-def with_one_gap(monkeypatch: pytest.MonkeyPatch, layers: list[int]) -> None:
-    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: layers)
+def with_one_gap(monkeypatch: pytest.MonkeyPatch, layers: list[int], divergence: float = 1e3) -> None:
+    """However far it is, it is compared."""
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: _Gap(layers, divergence))
+    monkeypatch.setattr("lowrise.select.refit_search.FLATTERS", 1e30)
 
 
 @torch.no_grad()
@@ -49,6 +52,7 @@ def test_a_finalist_is_worth_what_it_is_once_it_is_repaired(
     if not known:
         monkeypatch.setattr("lowrise.model.refittable.norms_as_known", lambda _decoder: False)
     with_one_gap(monkeypatch, [2, 3, 5])
+    monkeypatch.setattr("lowrise.edit.block_reconstruction.EPOCHS", 2)  # that finalists are given
     decoder, fitted, deciding = Decoder(tiny.model(family)), windows(24), windows(8, seed=1)
     before = copy.deepcopy(decoder.model.state_dict())
     choice = choose_by_refit(decoder, fitted, deciding, 3, 1, QUIET)
@@ -96,8 +100,9 @@ def test_the_one_gap_is_the_best_of_all_spans_or_of_all_shorter_ones_with_a_laye
 
 def take_from_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the rounds had taken the layers from the top, so that what has one gap differs from them."""
-    rounds = [{"removed": layer, "loss": 9.0} for layer in (5, 1, 3)]
-    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: rounds[:k])
+    rounds = [{"removed": layer, "loss": 9.0, "divergences": [1e-9] * tiny.LAYERS} for layer in (5, 1, 3)]
+    monkeypatch.setattr("lowrise.select.refit_search.FLATTERS", 1e30)
+    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda _search, _layers, k, *_: (rounds[:k], KNOWN))
     dry_runs = iter([(2.0, 0.5), (2.5, 0.25)])
     monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: next(dry_runs))
 
@@ -171,6 +176,16 @@ def test_a_search_that_begins_again_knows_nothing_of_what_it_tried() -> None:
     assert again == pytest.approx(fresh, rel=1e-6)
 
 
+def test_a_gap_that_is_far_behind_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    flatters = refit_search.FLATTERS
+    take_from_the_top(monkeypatch)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.dry_run", lambda *_: pytest.fail("repaired"))
+    with_one_gap(monkeypatch, [2, 3], 1.01 * flatters * 1e-9)
+    monkeypatch.setattr("lowrise.select.refit_search.FLATTERS", flatters)
+    choice = choose_by_refit(Decoder(tiny.model("llama")), windows(12), windows(4, seed=1), 2, 1, QUIET)
+    assert (choice.spans, choice.scores["finalists"]) == ([(1, 2), (5, 6)], [])
+
+
 @pytest.mark.parametrize(("k", "gap"), [(1, None), (2, "as the rounds")])
 def test_where_there_is_but_one_answer_nothing_is_repaired(k: int, gap: str | None, monkeypatch: Any) -> None:
     take_from_the_top(monkeypatch)
@@ -188,7 +203,8 @@ def test_bars_end_where_the_search_does(k: int, gap: list[int] | None, monkeypat
     ended = []
     if gap is not None:
         found = refit_search._one_gap
-        monkeypatch.setattr(refit_search, "_one_gap", lambda *search: (found(*search), gap)[1])
+        monkeypatch.setattr(refit_search, "_one_gap", lambda *search: (found(*search), _Gap(gap, 1e3))[1])
+        monkeypatch.setattr(refit_search, "FLATTERS", 1e30)
 
     class Counted(Reporter):
         @contextmanager
@@ -206,8 +222,8 @@ def test_bars_end_where_the_search_does(k: int, gap: list[int] | None, monkeypat
 def test_plan_and_terminal_tell_what_was_repaired(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, quiet: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds = [{"removed": layer, "loss": 9.0} for layer in (4, 1)]
-    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda *_: rounds)
+    rounds = [{"removed": layer, "loss": 9.0, "divergences": [1e-9] * tiny.LAYERS} for layer in (4, 1)]
+    monkeypatch.setattr("lowrise.select.refit_search._one_by_one", lambda *_: (rounds, KNOWN))
     with_one_gap(monkeypatch, [2, 3])
     asked = ["--remove", "2", "--text", text_file, "--samples", "64", "--length", "32"]
     out = tmp_path / "plan.json"

@@ -11,8 +11,8 @@ import torch
 
 from lowrise.errors import ModelError
 from lowrise.model.following import RULES, follow, per_layer_lists
-from lowrise.model.numbered import PERIODS_ALONE, express_periods
 from lowrise.model.passing import LayerArguments, LentStates, with_lent_states
+from lowrise.model.periods import PERIODS_ALONE, express_periods
 from lowrise.model.restricting import period_restriction, sharing_restriction
 from lowrise.restriction import AllowedCuts
 

@@ -16,7 +16,7 @@ from lowrise.model.source import OpenModel, open_model
 from lowrise.progress import Reporter
 from refusals import Main
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("gemma")]
 
 MODEL = Path(__file__).resolve().parent.parent / ".demo" / "gemma-3-270m-q4_k_m.gguf"
 WINDOWS, LENGTH = 2, 256

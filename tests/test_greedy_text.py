@@ -55,19 +55,36 @@ def naive_continuation(decoder: Decoder, prompt: list[int], count: int, ends: li
 def test_a_batch_writes_what_every_row_writes_alone(family: str) -> None:
     decoder, ids = Decoder(tiny.model(family)), tiny.ids(3, 20)
     expected = [naive_continuation(decoder, row, 12, []) for row in ids.tolist()]
-    assert continued(decoder, ids, 12, []) == expected
+    assert continued(decoder, ids.tolist(), [12] * 3, []) == expected
 
 
 def test_each_row_ends_at_its_own_end() -> None:
     decoder, ids = Decoder(tiny.model()), tiny.ids(3, 20)
     free = [naive_continuation(decoder, row, 12, []) for row in ids.tolist()]
     ends = [free[0][3], free[1][5]]
-    assert continued(decoder, ids, 12, ends) == [naive_continuation(decoder, row, 12, ends) for row in ids.tolist()]
+    assert continued(decoder, ids.tolist(), [12] * 3, ends) == [
+        naive_continuation(decoder, row, 12, ends) for row in ids.tolist()
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_prompts_of_different_lengths_are_written_on_at_once(
+    family: str,
+) -> None:
+    decoder = Decoder(tiny.model(family))
+    prompts = [row[:length] for row, length in zip(tiny.ids(3, 20).tolist(), (20, 7, 11), strict=True)]
+    counts = [3, 12, 9]
+    expected = [naive_continuation(decoder, row, count, []) for row, count in zip(prompts, counts, strict=True)]
+    passes: list[int] = []
+    hook = decoder.model.register_forward_hook(lambda *_: passes.append(1))
+    assert continued(decoder, prompts, counts, []) == expected
+    hook.remove()
+    assert len(passes) == 20 + 3 - 7  # as many as the longest has places behind the shortest prompt
 
 
 def test_a_family_without_a_cache_reads_all_of_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, ids = Decoder(tiny.model()), tiny.ids(2, 20)
-    with_cache = continued(decoder, ids, 6, [])
+    with_cache = continued(decoder, ids.tolist(), [6] * 2, [])
     plain, lengths = decoder.model.forward, []
 
     def forward(input_ids: Any, use_cache: bool) -> Any:
@@ -75,7 +92,7 @@ def test_a_family_without_a_cache_reads_all_of_it_again(monkeypatch: pytest.Monk
         return plain(input_ids=input_ids, use_cache=False) if use_cache else None
 
     monkeypatch.setattr(decoder.model, "forward", forward)
-    assert continued(decoder, ids, 6, []) == with_cache
+    assert continued(decoder, ids.tolist(), [6] * 2, []) == with_cache
     assert lengths == [20, 21, 22, 23, 24, 25]
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import lowrise
 import tiny
 from lowrise.heal.processes import start
 from lowrise.pipeline.healing import heal as heal_model
@@ -157,6 +158,42 @@ def test_a_model_that_another_tool_cut_is_healed_without_a_plan(
     assert all(torch.equal(one, other) for one, other in zip(healed.parameters(), start.parameters(), strict=True))
     assert main("report", out)[0] == 0
     assert (out / "lowrise/report.html").read_text() == page
+
+
+def test_a_tied_head_is_kept_once_and_goes_on_with_the_same_bytes(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two names of one tensor, in the state that is kept and in the best weights. Killed after a step was kept."""
+    monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))
+    monkeypatch.setattr("lowrise.measure.samples.NEW_TOKENS", 1)
+    guard = tmp_path / "guard.txt"
+    guard.write_text(tiny.text(600, seed=5), encoding="utf-8")
+    dense = tiny.save(tmp_path / "dense", tie_word_embeddings=True)
+    small = lowrise.open(dense, device="cpu")
+    lowrise.apply(small, lowrise.plan(small, layers=[2, 3])).save(tmp_path / "cut")
+    heal = {"dense": str(dense), "tokens": "300", "length": 24, "batch_tokens": 72, "train": "all", "objective": "ce"}
+    heal |= {"learning_rate": 0.01, "guard": str(guard)}
+    recipe = build_recipe({"model": str(tmp_path / "cut"), "text": [str(text_file)], "device": "cpu", "heal": heal})
+    heal_model(recipe, tmp_path / "whole", False, Reporter(quiet=True))
+    keep, kept = Work.keep, list[str]()
+
+    def killing(work: Work, name: str, *given: Any, **how: Any) -> None:
+        keep(work, name, *given, **how)
+        kept.append(name)
+        if kept.count("healing") == 2 and name == "healing":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Work, "keep", killing)
+    with pytest.raises(KeyboardInterrupt):
+        heal_model(recipe, tmp_path / "killed", False, Reporter(quiet=True))
+    heal_model(recipe, tmp_path / "killed", False, Reporter(quiet=True))
+    assert kept.count("healing") == 4
+    whole, killed = (tmp_path / name / "model.safetensors" for name in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+    healed = AutoModelForCausalLM.from_pretrained(tmp_path / "killed")
+    assert healed.lm_head.weight is healed.model.embed_tokens.weight
+    cut = AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
+    assert not torch.equal(healed.lm_head.weight, cut.lm_head.weight)
 
 
 @pytest.mark.parametrize("teacher", ["resident", "stored"])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import tiny
-from lowrise.heal import objective
 from lowrise.heal.objective import Goal, StudentLoss
 from lowrise.heal.teacher import Resident
 from lowrise.heal.training import all_but
+from lowrise.model.batching import Batching
 from lowrise.model.decoder import Decoder
 
 SMALL = 60  # tokens: with 59 of them by name and the one that is left, buckets are the whole distribution
@@ -63,7 +63,7 @@ def both(family: str, goal: Goal, buckets: bool = False, **changes: Any) -> tupl
 def test_of_a_small_vocabulary_it_is_that_of_the_whole_distributions(
     family: str, goal: Goal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objective, "_CHUNK_BYTES", 4 * SMALL * 7)  # seven positions at a time
+    monkeypatch.setattr(Batching, "chunk_of_logits", SMALL * 7)  # seven positions at a time
     ours, theirs, apart = both(family, goal, vocab_size=SMALL)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
     assert max(apart) < 1e-4

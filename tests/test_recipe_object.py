@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from lowrise.errors import RecipeError
+from lowrise.planned import settings_of
 from lowrise.recipe import Recipe, build_recipe, presets
 from lowrise.settings import OLDER_KEYS, Heal, MergeSearch
 
@@ -25,8 +28,18 @@ def test_a_preset_named_in_python_is_what_the_command_line_makes_of_it(name: str
 
 def test_no_preset_is_refit_with_its_settings() -> None:
     recipe = Recipe(model="m", remove="2")
-    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "repaired", "none", "refit")
+    assert (recipe.preset, recipe.select, recipe.network, recipe.repair) == ("refit", "refit", "none", "refit")
     assert Recipe() == build_recipe({})
+
+
+@pytest.mark.parametrize(
+    ("older", "name"), [("collapse", "merge-search"), ("repaired", "refit"), ("repaired-span", "refit-span")]
+)
+def test_a_criterion_is_known_by_its_older_name_which_plans_keep(older: str, name: str) -> None:
+    recipe = build_recipe({"select": older})
+    assert recipe == build_recipe({"select": name})
+    assert recipe.select == name
+    assert settings_of(recipe, None)["select"] == older
 
 
 @pytest.mark.parametrize("name", presets())
@@ -64,6 +77,25 @@ def test_older_spellings_of_keys_are_read() -> None:
     assert Recipe(preset="laco", collapse={"words": 8}).merge_search == MergeSearch(rule="sum", words=8)  # type: ignore[call-arg]
     with pytest.raises(RecipeError, match="search_budget and effort: expected one of them, found both"):
         Recipe(effort=2, search_budget=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [(1, "1"), (2.0, "2"), ("0.25", "0.25"), ("3", "3")], ids=["int", "float", "share", "text"]
+)
+def test_a_budget_is_written_as_people_write_it(given: object, written: str) -> None:
+    """Whole ones as in plans that knew no others."""
+    recipe = build_recipe({"search_budget": given})
+    assert json.dumps(recipe.model_dump()["search_budget"]) == written
+    assert json.loads(recipe.model_dump_json())["search_budget"] == recipe.search_budget
+
+
+def test_fast_gives_settings_of_its_own_and_what_is_given_wins() -> None:
+    fast = build_recipe({"fast": True})
+    assert (fast.select, fast.samples, fast.search_budget, fast.repair) == ("refit-span", 32, 0.5, "refit")
+    assert build_recipe({"fast": True}, {"samples": 64}).samples == 64
+    assert build_recipe(fast.model_dump()) == fast
+    with pytest.raises(RecipeError, match=r"--fast: expected a preset that has settings for it: refit.*found tail"):
+        build_recipe({"preset": "tail", "fast": True})
 
 
 def test_an_unknown_preset_is_an_error_in_python_too() -> None:

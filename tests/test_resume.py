@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny
 from lowrise import pipeline
@@ -346,3 +347,15 @@ def test_a_second_process_is_refused(killed: Path, command: Any, monkeypatch: py
     monkeypatch.setattr(Work, "find", second)
     start(killed)
     assert tried
+
+
+def test_tensors_that_share_memory_are_kept_as_they_are(tmp_path: Path) -> None:
+    """A view of another, two names of one tensor, and one without elements."""
+    whole = torch.arange(6.0).reshape(2, 3)
+    given = {"whole": whole, "same": whole, "part": whole[:, 1:], "none": torch.empty(0), "nothing": torch.empty(0)}
+    work = Work(tmp_path / "out", "01234567")
+    work.keep("record", 1, given, what="tensors")
+    found = work.find("record")
+    assert found is not None
+    assert found.tensors.keys() == given.keys()
+    assert all(torch.equal(found.tensors[name], value) for name, value in given.items())

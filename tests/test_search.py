@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,9 @@ from lowrise.measure.perplexity import perplexity
 from lowrise.model.decoder import Decoder
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.progress import Reporter
+from lowrise.select import refit_search
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
+from lowrise.select.refit_trials import Search
 from naive import naive_transplant, through
 from ridges import best_ridge
 from tiny import windows, without
@@ -31,7 +34,14 @@ def make(family: str) -> Decoder:
     return Decoder(tiny.model(family))
 
 
+def try_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a shortlist, as where nothing is known of what layers add."""
+    own = refit_search._round
+    monkeypatch.setattr(refit_search, "_round", lambda search, listed, _known, *rest: own(search, listed, {}, *rest))
+
+
 def test_the_search_keeps_its_shortlist_full_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    try_all(monkeypatch)
     monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 2)
     choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), tiny.LAYERS - 1, 1, QUIET)
     assert sorted(choice.scores["layers"]) == list(range(1, tiny.LAYERS))
@@ -50,11 +60,59 @@ def test_the_search_shortlists_by_what_a_layer_adds(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 2)
     monkeypatch.setattr("lowrise.select.refit_search.Search.trials", trials)
-    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: removed)
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: None)
     monkeypatch.setattr("lowrise.select.refit_search.Search.remove", lambda _search, gone, _trial: removed.extend(gone))
     choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), 3, 1, QUIET)
     tried = [[n for n, value in enumerate(one["losses"]) if value is not None] for one in choice.scores["rounds"]]
-    assert tried == [[1, 2], [2, 3], [3, 4]]
+    assert tried == [[1, 2], [2], [3]]  # of two, the second only while what it added last is less than the first adds
+
+
+@pytest.mark.parametrize(("grows", "expected"), [(0.04, [[1, 2], [2]]), (0.06, [[1, 2], [2, 3]])])
+def test_a_layer_is_tried_while_it_may_be_better_than_the_best(
+    grows: float, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once layer 1 is gone, layer 2 adds .2 and so much more; layer 3 added .25 before."""
+    adds, removed = {1: 0.1, 2: 0.2, 3: 0.25, 4: 0.28, 5: 0.33}, list[int]()
+
+    def trials(_search: Any, candidates: list[int], _bar: Any, **_how: Any) -> dict[int, Any]:
+        reached = sum(adds[layer] for layer in removed)
+        more = grows if removed else 0.0
+        return {one: SimpleNamespace(loss=0.0, divergence=reached + adds[one] + more) for one in candidates}
+
+    monkeypatch.setattr("lowrise.select.refit_search.LOOKED_AT", 1)
+    monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 2)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.trials", trials)
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: None)
+    monkeypatch.setattr("lowrise.select.refit_search.Search.remove", lambda _search, gone, _trial: removed.extend(gone))
+    choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
+    tried = [[n for n, value in enumerate(one["losses"]) if value is not None] for one in choice.scores["rounds"]]
+    assert tried == expected
+
+
+def test_what_a_layer_adds_with_neurons_is_foretold_from_what_it_adds_without() -> None:
+    alone = {1: 0.4, 2: 0.5, 3: 0.6, 4: 1.0}
+    assert refit_search._as_if_moved(alone, {1: 0.2, 2: 0.4, 3: 0.3}) == pytest.approx(
+        {1: 0.2, 2: 0.25, 3: 0.3, 4: 0.5}
+    )
+
+
+@torch.no_grad()
+def test_first_of_all_layers_are_tried_that_change_the_stream_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the cosine of their input and output at the tokens that decide; enough for the rounds to come."""
+    decoder, deciding = make("llama"), windows(2, seed=1)
+    states = [h.double() for _, h in decoder.states(deciding.ids)]
+    cosines = [float(torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in itertools.pairwise(states)]
+    tried: list[int] = []
+    own = Search.trials
+
+    def noted(search: Search, candidates: list[int], *rest: Any, **how: Any) -> Any:
+        tried.extend(() if how.get("moves", True) else candidates)
+        return own(search, candidates, *rest, **how)
+
+    monkeypatch.setattr("lowrise.select.refit_search.Search.trials", noted)
+    monkeypatch.setattr("lowrise.select.refit_search.SHORTLIST", 2)
+    choose_by_refit(decoder, windows(4), deciding, 1, 1, QUIET)
+    assert tried == sorted(sorted(range(1, tiny.LAYERS), key=lambda layer: -cosines[layer])[:4])
 
 
 def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,11 +125,14 @@ def test_the_search_solves_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> Non
         return refit_write(place, ridges)
 
     monkeypatch.setattr("lowrise.select.refit_trials.refit_write", counted)
-    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: [1, 2])  # the rounds alone
+    monkeypatch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: None)  # the rounds alone
+    try_all(monkeypatch)
     choice = choose_by_refit(make("llama"), windows(4), windows(2, seed=1), 2, 1, QUIET)
     gone = choice.scores["rounds"][0]["removed"]
     again = [one for one in range(1, tiny.LAYERS) if one >= gone - 1 and one != gone]
-    assert solved == [*range(tiny.LAYERS - 1), *(one - 1 if one - 1 != gone else gone - 1 for one in again)]
+    first, more = solved[: tiny.LAYERS - 1], solved[tiny.LAYERS - 1 :]
+    assert first == [*range(tiny.LAYERS - 1)]
+    assert sorted(more) == sorted(one - 1 if one - 1 != gone else gone - 1 for one in again)
 
 
 def test_the_search_sees_many_documents_and_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +196,7 @@ def naive_write(trial: Decoder, below: list[int], target: torch.Tensor, tokens: 
 def test_the_search_takes_what_trying_every_layer_takes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a naive search: a copy a trial, repaired in place, its loss measured from the embeddings."""
     moves = family == "llama"
+    try_all(monkeypatch)
     monkeypatch.setattr("lowrise.select.refit_trials.neurons_apart", lambda _decoder: moves)
     moved = 0
     decoder, tokens, deciding = make(family), windows(12), windows(4, seed=1)

@@ -108,7 +108,7 @@ class TestNetLayers:
         recipe = build_recipe({"preset": "random", "keep_parameters": str(whole - 60)})
         assert sizing.net_layers(recipe, opened, QUIET) == 3
 
-    @pytest.mark.parametrize("select", ["cosine", "angular", "tail", "repaired-span", "random", "lorp"])
+    @pytest.mark.parametrize("select", ["cosine", "angular", "tail", "refit-span", "random", "lorp"])
     def test_a_map_counts_once_where_the_criterion_answers_one_span(
         self, opened: OpenModel, capfd: pytest.CaptureFixture[str], select: str
     ) -> None:

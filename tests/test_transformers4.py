@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import tiny
 from cuts import cut, logits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("transformers 4")]
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / ".demo" / "SmolLM2-135M-Instruct.Q4_1.gguf"

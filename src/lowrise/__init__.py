@@ -4,6 +4,7 @@ Importing the package loads nothing heavy: torch and transformers come in with t
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lowrise.threads import wait_briefly
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         calibrate,
         check,
         compare,
+        estimate,
         export,
         heal,
         measure,
@@ -30,12 +32,11 @@ if TYPE_CHECKING:
     from lowrise.calibration.tokens import Windows
     from lowrise.errors import LowriseError
     from lowrise.plan import Plan
-    from lowrise.results import Comparison, Healing, Results
-
-__version__ = "0.1.0"
+    from lowrise.results import Comparison, Estimate, Healing, Results
 
 __all__ = [
     "Comparison",
+    "Estimate",
     "Event",
     "Healing",
     "LowriseError",
@@ -48,6 +49,7 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "estimate",
     "export",
     "heal",
     "measure",
@@ -61,6 +63,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Comparison": "lowrise.results",
+    "Estimate": "lowrise.results",
     "Healing": "lowrise.results",
     "LowriseError": "lowrise.errors",
     "Plan": "lowrise.plan",
@@ -74,6 +77,8 @@ wait_briefly()  # here, because it is of use only before torch is imported
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("lowrise")  # of the installed package: its build took it from a tag of git
     if name not in __all__:
         raise AttributeError(f"module 'lowrise' has no attribute {name!r}")
     if name in _MODULES:

@@ -2,6 +2,7 @@
 
 LowriseError                 1   something failed that is not the user's mistake
 ├── ProofError               1   a written checkpoint does not behave like the model in memory
+├── RoomError                1   memory ended, of a device or of the machine
 ├── StepError                *   a process of its own failed: its line and its exit status are passed on
 └── InputError               2   what the user gave cannot be used
     ├── RecipeError              an option or a recipe key
@@ -15,9 +16,13 @@ LowriseError                 1   something failed that is not the user's mistake
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 
+MOST_NAMES = 10_000  # of a folder that are compared with a mistyped one
 MOST_CHARACTERS = 480  # of one line to the user; what the command line puts in front comes to it
 
 
@@ -56,6 +61,13 @@ class LowriseError(Exception):
 
 class ProofError(LowriseError):
     """The reloaded checkpoint differs from the model that was saved."""
+
+
+class RoomError(LowriseError):
+    """Memory ended where no smaller batch helps."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; free memory of the device, name another by --device, or say --dtype bfloat16")
 
 
 class StepError(LowriseError):
@@ -124,8 +136,24 @@ UNUSABLE: tuple[type[Exception], ...] = (
 )
 
 
-def close_names(name: str, known: Iterable[str]) -> str:
-    """A remedy for a mistyped name: its nearest relatives, or all that there is."""
+def close_names(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """A remedy for a mistyped name: its nearest relatives; else `otherwise`, or all that there is."""
     known = sorted(map(str, known))  # a task file may name its task by a number
     near = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"choose one of {', '.join(known)}" if otherwise is None else otherwise
+
+
+def close_paths(path: str | Path, otherwise: str) -> str:
+    """A remedy for a path that leads nowhere: what is there under a name that is nearly the same; else `otherwise`."""
+    wanted = Path(path)
+    try:
+        above = next(folder for folder in wanted.parents if folder.is_dir())
+        names = [entry.name for entry in islice(os.scandir(above), MOST_NAMES) if entry.name.isprintable()]
+        missing, *rest = wanted.relative_to(above).parts
+        near = get_close_matches(missing, sorted(names), n=3, cutoff=0.75)
+        found = [str(there) for name in near if (there := above.joinpath(name, *rest)).exists()]
+    except (OSError, ValueError, StopIteration):  # a folder that may not be read; no path at all
+        return otherwise
+    return f"did you mean {' or '.join(found)}?" if found else otherwise

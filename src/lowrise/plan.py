@@ -20,7 +20,7 @@ from pydantic import (
 
 from lowrise.called import called
 from lowrise.errors import PlanError
-from lowrise.methods import load, method, methods
+from lowrise.methods import current_name, load, method, methods
 from lowrise.provenance import MOST_LAYERS, RestrictionRecord
 from lowrise.provenance import CalibrationRecord as CalibrationRecord
 from lowrise.provenance import ModelRecord as ModelRecord
@@ -245,7 +245,7 @@ class Plan(_Strict):
         if named is not None and selected is not None and named != selected:
             raise ValueError(f"scores.criterion is {named!r}, but settings.select {selected!r}")
         criterion = named if selected is None else selected
-        row = methods("criterion").get(criterion) if isinstance(criterion, str) else None
+        row = methods("criterion").get(current_name("criterion", criterion)) if isinstance(criterion, str) else None
         if not self.edits and not (row is not None and row.decides_number):
             raise ValueError("there are no edits: nothing would be done")
         made = self.calibration

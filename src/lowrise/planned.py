@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrise.errors import PlanError, RecipeError, reason
+from lowrise.methods import method
 from lowrise.plan import SETTINGS, Plan, Replace
 from lowrise.provenance import RestrictionRecord
 from lowrise.reading import sha256_or_none
@@ -24,6 +25,7 @@ def settings_of(recipe: Recipe, removed: int | None) -> dict[str, Any]:
     """The part of a recipe that a plan keeps as it is. removed: net layers that a size to be kept came to."""
     kept = recipe.model_dump(include={*current_keys(dict.fromkeys(SETTINGS))} - {"training"})
     settings = {_IN_PLANS.get(key, key): value for key, value in kept.items()}
+    settings["select"] = method("criterion", recipe.select).name_in_plans
     for key in _SAID_ALONE:
         if settings[key] in (None, []):
             del settings[key]

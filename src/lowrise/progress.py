@@ -27,10 +27,9 @@ from rich.text import Text
 
 from lowrise.errors import printable
 
-# Seconds of silence after which a line says what is going on: at most 30 and 10 are promised, with room for a machine
-# that is busy with other things.
-_LINE_EVERY = 20.0
-_LINE_EVERY_ON_A_TERMINAL = 7.0  # where nothing is drawn either
+# Seconds of silence after which a line says what is going on: at most 10 are promised, with room for a machine that is
+# busy with other things.
+_LINE_EVERY = 7.0
 
 
 class Stage:
@@ -95,6 +94,8 @@ class Reporter:
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=muted)
         self.warnings: list[str] = []
         self._going_on: list[Stage | Bar] = []
+        self.left: Callable[[], str] | None = None  # what is left of the whole, in words, where that is known
+        self.foretold = 0.0  # seconds of the whole command, as they were said before it began; 0 where none were
         self._drawn = 0  # bars and stages on the terminal that show the seconds themselves
         self._said = time.perf_counter()
         self._one_line = threading.Lock()
@@ -122,7 +123,7 @@ class Reporter:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(min(1.0, self._patience / 4)):
+            while not over.wait(min(1.0, _LINE_EVERY / 4)):
                 try:
                     self._sign_of_life()
                 except OSError:  # nobody reads stderr any more, which the work itself will find out
@@ -177,10 +178,6 @@ class Reporter:
     def _draws(self) -> bool:
         return self.console.is_terminal and not self.quiet
 
-    @property
-    def _patience(self) -> float:
-        return _LINE_EVERY_ON_A_TERMINAL if self.console.is_terminal else _LINE_EVERY
-
     @contextmanager
     def _drawing(self) -> Iterator[None]:
         """While something on the terminal shows the seconds itself."""
@@ -203,6 +200,7 @@ class Reporter:
         """A line, by default of what goes on innermost, if nothing was said or drawn for a while."""
         with self._one_line:
             going_on = [*self._going_on]
-            if self._drawn or time.perf_counter() - self._said < self._patience or not (line or going_on):
+            if self._drawn or time.perf_counter() - self._said < _LINE_EVERY or not (line or going_on):
                 return
-            self.say(line or going_on[-1].line())
+            left = "" if self.left is None else self.left()
+            self.say("; ".join(filter(None, (line or going_on[-1].line(), left))))

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from lowrise.errors import InputError, reason
+from lowrise.errors import InputError, close_paths, reason
 
 MOST_JSON = 32 << 20  # bytes of a JSON file
 MOST_YAML = 256 << 10  # bytes of YAML: its parser takes seconds for a megabyte
@@ -50,6 +50,9 @@ def refusing(where: object, raising: type[InputError], expected: str, remedy: st
         yield
     except UnreadableError as error:
         raise raising(where, expected, str(error), remedy) from error
+    except FileNotFoundError as error:
+        known = remedy if error.filename is None else close_paths(os.fsdecode(error.filename), remedy)
+        raise raising(where, expected, error.strerror or reason(error), known) from error
     except OSError as error:
         raise raising(where, expected, error.strerror or reason(error), remedy) from error
     except UnicodeDecodeError as error:

@@ -20,9 +20,9 @@ from pydantic_core import PydanticCustomError
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.methods import OF_SOME, Kind, Method, method, methods, presets_of_others
 from lowrise.reading import read_yaml
-from lowrise.recipe_types import Engines, Network, Repair, Select, as_written
+from lowrise.recipe_types import Budget, Engines, Network, Repair, Select, as_written
 from lowrise.settings import Bos, Form, Heal, MergeSearch, Strict, Training, current_keys
-from lowrise.sizes import bytes_of, count_of, named_layers
+from lowrise.sizes import bytes_of, count_of, memory_bound, named_layers
 
 SIZES = ("remove", "keep_parameters", "keep_memory", "keep_latency")  # how many layers go, each in a way of its own
 _GOALS = (*SIZES, "layers")
@@ -41,6 +41,9 @@ class Recipe(BaseModel):
         "refit",
         frozen=True,  # its settings are in the others already: another one is another recipe
         description="a method by name, which gives the other keys",
+    )
+    fast: bool = Field(
+        False, frozen=True, description="of presets that have them, the keys that end sooner and keep a little less"
     )
     remove: str | None = Field(
         "25%", description="net layers to remove: 8, or 25%; null: as many as the search's threshold lets go"
@@ -63,7 +66,7 @@ class Recipe(BaseModel):
     repair: Repair = Field(
         "none", description="layer by layer, of the layers that are left, or of what stands in a span's place"
     )
-    search_budget: int = Field(1, ge=1, description="of the search with repair: times the usual tokens and trials")
+    search_budget: Budget = Field(1, description="of the search with repair: times the usual tokens and trials")
     avoid_massive: bool = Field(False, description="only spans without a layer that writes massive activations")
     for_engines: Engines = Field([], description="`for` in a recipe: only cuts that these engines read right")
     text: list[str] = Field([], description="files of calibration text")
@@ -90,6 +93,9 @@ class Recipe(BaseModel):
         False, description="a search that accepts nothing, or whose result collapses, ends with exit status 2"
     )
     max_ram: str | None = Field(None, description="bytes for training pairs, as 800M or 4G; null: half of what is free")
+    memory: Annotated[str | None, as_written(memory_bound)] = Field(
+        None, description="bound on resident memory, 2GB; auto: what is free, if the model needs more; null: in memory"
+    )
     eval_text: list[str] = Field([], description="files of text to measure perplexity on")
     windows: int | None = Field(None, gt=0, description="windows of each evaluation text, the first ones; null: all")
     speed: bool = Field(False, description="time generation, the dense model beside the compressed one")
@@ -100,7 +106,9 @@ class Recipe(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number format to compute in; auto: the model's own, float32 on CPU"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...; auto: the accelerator, if there is one")
+    device: str = Field(
+        "auto", description="auto, cpu, mps, cuda:1; cuda:0,cuda:1: layers over both; auto: GPU, or cpu"
+    )
     trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
     allow_pickle: bool = Field(False, description="open pickled weights, which can run code")
 
@@ -228,6 +236,7 @@ class Preset(Strict):
     summary: str
     paper: str | None = None  # None: a method of lowrise itself, in docs/methods.md
     settings: dict[str, Any]
+    fast: dict[str, Any] = Field({})  # in the place of some of them, where `fast` is asked for
     package: str | None = None  # None: lowrise
 
     @property
@@ -310,11 +319,21 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
         remedy = close_names(str(name), known)
         raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
     settings = known[name].settings
+    if given.get("fast"):
+        settings = {**settings, **_fast(known, name)}
     if "length" in given:
         settings = {key: value for key, value in settings.items() if key != "calibration_length"}
     if any(given.get(key) is not None for key in SIZES):
         settings = {**settings, "remove": None}
     return _merge({**settings, "preset": name}, given)
+
+
+def _fast(known: Mapping[str, Preset], name: str) -> dict[str, Any]:
+    """What `fast` says of a preset. Raises RecipeError for one of which it says nothing."""
+    if not known[name].fast:
+        those = ", ".join(other for other, preset in known.items() if preset.fast)
+        raise RecipeError("--fast", f"a preset that has settings for it: {those}", name, "give fewer --samples instead")
+    return known[name].fast
 
 
 def _as_given(value: Any) -> Any:
@@ -360,7 +379,10 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
         return RecipeError(place, clash["expected"], clash["found"], clash["remedy"])
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # a validator's of several settings
         return RecipeError(place, expected, "these settings together", "leave one of them out, or change one")
-    return RecipeError(place, expected, repr(first["input"]), first.get("ctx", {}).get("remedy", "correct the value"))
+    remedy = first.get("ctx", {}).get("remedy", "correct the value")
+    if first["type"] == "literal_error":
+        remedy = close_names(str(first["input"]), first["ctx"]["expected"].split("'")[1::2], remedy)
+    return RecipeError(place, expected, repr(first["input"]), remedy)
 
 
 def layers_to_remove(remove: str | None, layers: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from lowrise.errors import close_names
-from lowrise.methods import Kind, methods
+from lowrise.methods import Kind, current_name, methods
 from lowrise.settings import ENGINES
 
 
@@ -17,11 +17,11 @@ def _known(kind: Kind) -> AfterValidator:
     """A name of the table (`methods/rows.py`); of what a recipe may do without, `none` too."""
 
     def check(name: str) -> str:
+        name = current_name(kind, name)
         names = [*([] if kind == "criterion" else ["none"]), *methods(kind)]
         if name not in names:
             listed = f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
-            near = close_names(name, names)
-            context = {"remedy": near if near.startswith("did") else "correct the value"}
+            context = {"remedy": close_names(name, names, "correct the value")}
             raise PydanticCustomError("unknown_method", f"Input should be {listed}", context)
         return name
 
@@ -49,6 +49,14 @@ def as_written(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _whole(value: float) -> float:
+    """As it is written in plans and recipes: 2, not 2.0."""
+    return int(value) if float(value).is_integer() else value
+
+
+Budget = Annotated[
+    float, Field(ge=0.1, allow_inf_nan=False), AfterValidator(_whole), PlainSerializer(_whole, return_type=int | float)
+]
 Select = Annotated[str, _known("criterion")]
 Network = Annotated[str, _known("network")]
 Repair = Annotated[str, _known("repair")]

@@ -143,7 +143,7 @@ class GreedyScores(_Scores):
 
 
 class RefitScores(_Scores):
-    """finalists: whole choices that were repaired in the end, if several were (select/repaired.py)."""
+    """finalists: whole choices that were repaired in the end, if several were (select/refit_search.py)."""
 
     criterion: Literal["repaired"]
     layers: list[int]
@@ -154,7 +154,7 @@ class RefitScores(_Scores):
 
 
 class RefitSpanScores(_Scores):
-    """divergences, losses: by where a span of `span` layers starts, None where not tried (select/repaired.py)."""
+    """divergences, losses: by where a span of `span` layers starts, None where not tried (select/refit_search.py)."""
 
     criterion: Literal["repaired-span"]
     span: int = Field(ge=1)
@@ -166,7 +166,7 @@ class RefitSpanScores(_Scores):
 
 
 class MergeSearchScores(_Scores):
-    """Every merge that was tried, in order (select/collapse.py). threshold: None where none was asked for."""
+    """Every merge that was tried, in order (select/merge_search.py). threshold: None where none was asked for."""
 
     criterion: Literal["collapse"]
     settings: dict[str, Any] = {}  # of the recipe

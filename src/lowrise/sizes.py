@@ -40,6 +40,23 @@ def bytes_of(text: str) -> int:
     return _amount(plain, {"": 1, **_BYTES}, "a size such as 2GB, 500MB or 1.5GiB")
 
 
+def memory_bound(text: str) -> int | None:
+    """Bytes; None for `auto`, what is free. Raises ValueError for anything else."""
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise ValueError("auto, or a size such as 2GB, 500MB or 1.5GiB") from error
+
+
+def said_bytes(size: float) -> str:
+    """As `bytes_of` takes it: 2.05GB, 340MB. Rounded up, so that what is said is enough."""
+    if size < 10**9:
+        return f"{math.ceil(size / 10**6)}MB"
+    return f"{math.ceil(size / 10**7) / 100:g}GB"
+
+
 def _amount(text: str, units: dict[str, int], expected: str) -> int:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Z]*)", text.strip().upper())
     if found is None or found[2] not in units:

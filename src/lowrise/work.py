@@ -51,7 +51,7 @@ class Work:
         seconds: Callable[[], dict[str, float]] = dict,
         name: str = "",
     ) -> None:
-        self._out, self._key, self._report, self._seconds, self._name = out, key, progress, seconds, name
+        self._out, self._key, self._progress, self._seconds, self._name = out, key, progress, seconds, name
         self._folder = None if out is None else out.with_name(f".{out.name}.{key}.work")
         self._last = [""]  # what was kept last, in words; one for all parts
 
@@ -61,7 +61,7 @@ class Work:
 
     def part(self, name: str) -> Work:
         """The same folder, for records that may have the names of others."""
-        made = Work(self._out, self._key, self._report, self._seconds, f"{self._name}{name}-")
+        made = Work(self._out, self._key, self._progress, self._seconds, f"{self._name}{name}-")
         made._last = self._last
         return made
 
@@ -98,8 +98,8 @@ class Work:
 
     def distrust(self, name: str) -> None:
         """A record is not what it must be: it goes, and whoever wants it makes it anew."""
-        if self._report is not None and self._folder is not None:
-            self._report.warn(f"{self._folder / f'{self._name}{name}.json'} is damaged: made anew")
+        if self._progress is not None and self._folder is not None:
+            self._progress.warn(f"{self._folder / f'{self._name}{name}.json'} is damaged: made anew")
         self.forget(name)
 
     def forget(self, name: str) -> None:
@@ -163,7 +163,7 @@ def _store(file: Path, tensors: Mapping[str, Tensor]) -> str:
     with writing(file):
         partial = sibling(file, "partial")
         try:
-            save_file({name: _alone(value) for name, value in tensors.items()}, partial)
+            save_file(_apart(tensors), partial)
             stored = file.with_suffix(f".{_checksum(partial):08x}.safetensors")
             partial.replace(stored)
         finally:
@@ -191,10 +191,16 @@ def _clear(file: Path, but: str | None) -> None:
             remove(other)
 
 
-def _alone(value: Tensor) -> Tensor:
-    """In memory of its own, which the format asks for."""
-    value = value.detach().cpu().contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each in memory of its own, which the format asks for: no part of a larger tensor, and no other's."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, given in tensors.items():
+        value = given.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in taken or value.untyped_storage().nbytes() != value.nbytes else value
+        taken.add(place)
+    return found
 
 
 def _checksum(file: Path) -> int:

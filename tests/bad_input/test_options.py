@@ -26,7 +26,7 @@ class TestCommandLine:
         ("arguments", "says"),
         [
             (["rum"], ("rum",)),
-            (["run"], ("--out",)),
+            (["run"], ("MODEL", "a hub id, a folder or a .gguf file")),
             (["run", "--out", "OUT"], ("MODEL", "a hub id, a folder or a .gguf file", "found none")),
             (["run", "m", "--out", "OUT", "--presett", "x"], ("No such option", "--presett", "--preset")),
             (["run", "m", "--out", "OUT", "--samples", "many"], ("--samples", "many", "integer")),
@@ -78,7 +78,7 @@ class TestCommandLine:
             ("--repair", "glue", ("repair", "'refit'", "'glue'")),
             ("--synthetic-share", "1", ("--synthetic-share", "less than 1")),
             ("--written", "1", ("--synthetic-share", "less than 1")),
-            ("--effort", "0", ("--search-budget", "greater than or equal to 1")),
+            ("--effort", "0", ("--search-budget", "greater than or equal to 0.1")),
             (
                 "--search-budget",
                 "2",

@@ -48,7 +48,7 @@ class TestRefused:
             # of presets that are not asked for
             (["--form", "paperr"], ("--form", "'portable'", "'paperr'")),
             (["--loss", "l1"], ("--loss", "'relative'", "'l1'")),
-            (["--search-budget", "0"], ("--search-budget", "greater than or equal to 1")),
+            (["--search-budget", "0"], ("--search-budget", "greater than or equal to 0.1")),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

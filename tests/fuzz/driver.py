@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import warm  # noqa: F401 - its fork server has made the imports
+from fuzz.sound import little_text
 
 SECONDS = 10.0  # of computing that one input may take
 PATIENCE = 60.0  # seconds by the clock, on a machine that does other things too
@@ -72,10 +74,13 @@ def _all(kind: str, seeds: list[int], base: Path, work: Path, log: Path) -> None
     os.dup2(said, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     resource.setrlimit(resource.RLIMIT_AS, (_virtual() + 4 * MEMORY,) * 2)  # for the machine's sake
-    with log.open("a", buffering=1) as told:
+    with log.open("a", buffering=1) as told, little_text():
         for seed in seeds:
             told.write(json.dumps({"begun": seed}) + "\n")
             told.write(json.dumps(_one(kind, seed, base, work / "box", said).__dict__) + "\n")
+            if seed == seeds[0]:  # what was imported for it is never garbage, and every run looks for some
+                gc.collect()
+                gc.freeze()
 
 
 def _one(kind: str, seed: int, base: Path, box: Path, said: int) -> Outcome:

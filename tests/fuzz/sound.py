@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,9 +26,21 @@ SHORT = ["--length", "16", "--samples", "4", "--device", "cpu", "--quiet"]
 def make(base: Path) -> Path:
     """All of them below `base`, each made by the command line itself; `run/` and `comparison/` are finished."""
     base.mkdir()
-    with mock.patch.dict(os.environ, LOWRISE_CACHE=str(base / "cache")):
+    with mock.patch.dict(os.environ, LOWRISE_CACHE=str(base / "cache")), little_text():
         _make(base)
     return base
+
+
+@contextlib.contextmanager
+def little_text() -> Iterator[None]:
+    """Models write two tokens behind a prompt: when they are made as when they are read, for what is kept is known by
+    how many they are.
+    """
+    with (
+        mock.patch("lowrise.measure.samples.NEW_TOKENS", 2),
+        mock.patch("lowrise.measure.greedy_text.NEW_TOKENS", 2),
+    ):
+        yield
 
 
 def _make(base: Path) -> None:

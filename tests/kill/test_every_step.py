@@ -19,7 +19,7 @@ import tiny
 from stepwise import Case
 from warm import _FORKS
 
-LayerwisePass = Callable[..., int]
+Tried = Callable[..., int]
 _MODEL = ["--length", "16", "--device", "cpu", "--quiet"]
 _RECIPE = ["--samples", "4", "--remove", "1"]
 _THOROUGH = pytest.param({"every": 1}, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(3000)])
@@ -66,10 +66,10 @@ def old(main: Callable[..., tuple[int, str, str]], before: Path, command: Callab
 
 
 @pytest.fixture
-def swept(tmp_path: Path, before: Path) -> LayerwisePass:
+def tried(tmp_path: Path, before: Path) -> Tried:
     """Try a command at its steps; nothing may be wrong. The number of its steps."""
 
-    def layerwise(arguments: list[str], **options: object) -> int:
+    def try_steps(arguments: list[str], **options: object) -> int:
         place = tmp_path / "place"
         case = Case([*arguments, "--out", str(place / "out")], before, place, **options)  # type: ignore[arg-type]
         here, there = multiprocessing.Pipe()
@@ -81,43 +81,43 @@ def swept(tmp_path: Path, before: Path) -> LayerwisePass:
         assert not wrong, "\n".join(wrong)
         return int(steps)
 
-    return layerwise
+    return try_steps
 
 
 @pytest.mark.parametrize("options", [_BRIEF, _THOROUGH])
-def test_run(swept: LayerwisePass, command: Callable[[str], list[str]], options: dict[str, object]) -> None:
-    assert swept(command("run"), **options) > 30
+def test_run(tried: Tried, command: Callable[[str], list[str]], options: dict[str, object]) -> None:
+    assert tried(command("run"), **options) > 30
 
 
 @pytest.mark.usefixtures("old")
 @pytest.mark.parametrize("renameat2", [True, False], ids=["exchange", "no exchange"])
 @pytest.mark.parametrize("options", [_BRIEF, _THOROUGH])
 def test_run_with_force(
-    swept: LayerwisePass, command: Callable[[str], list[str]], options: dict[str, object], renameat2: bool
+    tried: Tried, command: Callable[[str], list[str]], options: dict[str, object], renameat2: bool
 ) -> None:
-    assert swept([*command("run"), "--force"], renameat2=renameat2, **options) > 40
+    assert tried([*command("run"), "--force"], renameat2=renameat2, **options) > 40
 
 
 @pytest.mark.usefixtures("old")
 @pytest.mark.parametrize("force", [True, False], ids=["force", "new"])
 @pytest.mark.parametrize("options", [_BRIEF, _THOROUGH])
 def test_apply(
-    swept: LayerwisePass, command: Callable[[str], list[str]], before: Path, options: dict[str, object], force: bool
+    tried: Tried, command: Callable[[str], list[str]], before: Path, options: dict[str, object], force: bool
 ) -> None:
     if not force:
         (before / "out").rename(before.parent / "elsewhere")
-    assert swept([*command("apply"), *(["--force"] if force else [])], **options) > 30
+    assert tried([*command("apply"), *(["--force"] if force else [])], **options) > 30
 
 
 @pytest.mark.parametrize("options", [pytest.param({"every": 20, "in_turn": True}, id="some"), _THOROUGH])
-def test_compare(swept: LayerwisePass, command: Callable[[str], list[str]], options: dict[str, object]) -> None:
-    assert swept(command("compare"), **options) > 30
+def test_compare(tried: Tried, command: Callable[[str], list[str]], options: dict[str, object]) -> None:
+    assert tried(command("compare"), **options) > 30
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_compare_with_force(swept: LayerwisePass, command: Callable[[str], list[str]]) -> None:
-    assert swept([*command("compare"), "--force"], again=True) > 40
+def test_compare_with_force(tried: Tried, command: Callable[[str], list[str]]) -> None:
+    assert tried([*command("compare"), "--force"], again=True) > 40
 
 
 @pytest.mark.parametrize("options", [{"every": 1, "in_turn": True}, _THOROUGH])

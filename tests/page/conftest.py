@@ -10,6 +10,13 @@ import pytest
 from pages import make_folders
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process makes these folders, for all tests of pages."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("pages"))
+
+
 @pytest.fixture(scope="session")
 def finished(tiny_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One output folder a kind of edit; tests copy before they change."""

@@ -11,7 +11,7 @@ import pytest
 
 from lowrise.report.charts import Axis, Band, Bars, Chart, HeatMap, Points, Rule
 from lowrise.report.page_charts import chart_item
-from lowrise.report.static_charts import write_svg
+from lowrise.report.static_charts import svg, write_svg
 
 LINE = Points(
     label="a line", x=[0, 1, 2], y=[1.0, 2.5, 4.0], colour="#112233", dash="dashed", notes=["first", "second", "third"],
@@ -37,7 +37,6 @@ CHARTS = {
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_static_picture_says_what_the_description_says(name: str, tmp_path: Path) -> None:
-    """matplotlib notes every text that it draws as a comment."""
     chart = CHARTS[name]
     write_svg([chart], tmp_path / "chart.svg")
     drawn = (tmp_path / "chart.svg").read_text(encoding="utf-8")
@@ -48,7 +47,7 @@ def test_a_static_picture_says_what_the_description_says(name: str, tmp_path: Pa
         "cells": ["a scale", "i"],
     }[name]
     for text in [chart.title, chart.x.label, *said]:
-        assert f"<!-- {text} -->" in drawn
+        assert f">{text}</text>" in drawn
     for mark in chart.marks:
         assert isinstance(mark, HeatMap) or mark.colour in drawn
 
@@ -65,10 +64,19 @@ def test_a_page_s_figure_is_plain_json_and_the_same_again(name: str) -> None:
             assert all(str(end) in first for ends in mark.intervals if ends is not None for end in ends)
 
 
+def test_a_static_picture_is_the_same_again_and_takes_its_reader_s_colours() -> None:
+    first, again = (svg([PLAIN], 1, (4.0, 3.0)) for _ in range(2))
+    assert first == again
+    assert "prefers-color-scheme: dark" in first
+    plain = first.replace("<style>", "").partition("</style>")[2]
+    assert "var(--ink)" in first
+    assert "fill: #ffffff" not in plain, "paper of its own"
+
+
 def test_several_charts_share_a_picture_and_its_legend(tmp_path: Path) -> None:
     write_svg([PLAIN, replace(PLAIN, title="Second"), replace(PLAIN, title="Third")], tmp_path / "chart.svg")
     drawn = (tmp_path / "chart.svg").read_text(encoding="utf-8")
-    assert [drawn.count(f"<!-- {text} -->") for text in ("Plain", "Second", "Third", "a line", "a rule")] == [1] * 5
+    assert [drawn.count(f">{text}</text>") for text in ("Plain", "Second", "Third", "a line", "a rule")] == [1] * 5
 
 
 def test_the_legend_is_of_all_marks_but_a_heat_map() -> None:

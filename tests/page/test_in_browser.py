@@ -9,7 +9,7 @@ import pytest
 
 from pages import add_everything, make_folders
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")

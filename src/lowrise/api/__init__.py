@@ -5,10 +5,12 @@ planning.py  plan, apply                      measuring.py    measure
 healing.py   heal                             exporting.py   export
 runs.py      run, compare                     pushing.py      push
 ../engines   check                            progress.py     what is seen of long work
+estimating.py  estimate
 stages.py    the pipeline's functions, called in one place
 """
 
 from lowrise.api.calibrating import calibrate, tokens
+from lowrise.api.estimating import estimate
 from lowrise.api.exporting import export
 from lowrise.api.healing import heal
 from lowrise.api.measuring import measure
@@ -27,6 +29,7 @@ __all__ = [
     "calibrate",
     "check",
     "compare",
+    "estimate",
     "export",
     "heal",
     "measure",

@@ -20,6 +20,7 @@ from lowrise.model.cache import layer_caches
 from lowrise.model.source import open_tokenizer
 from lowrise.pipeline.building import came_of_edits
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.drafting import tried_as_draft
 from lowrise.pipeline.measuring import Measured, make_results, tell_collapse, with_speed
 from lowrise.pipeline.opening import refuse_other_tokenizer
 from lowrise.progress import Reporter
@@ -49,6 +50,7 @@ def measure(
     limit: int | None = None,
     fewshot: int | None = None,
     speed: bool = False,
+    draft_for: Model | str | Path | None = None,
     progress: Progress = None,
 ) -> Results:
     """Layers, parameters, bytes, perplexity, generation and tasks of a model, and what it kept of the dense one's.
@@ -58,7 +60,8 @@ def measure(
     was wrapped cannot be: measure it before you apply, and give these results. text: files to measure perplexity on,
     in windows of `length` tokens (capped by the model), the first `windows` of each. tasks: of lm-eval, or of
     `task_dir`; the first `limit` items of each, `fewshot` examples in front. speed: time generation too, both models in
-    memory. Nothing is measured twice: results are kept by the hash of the model and of the data.
+    memory. draft_for: a dense model that `model` is tried for as a draft (transformers' assisted generation, greedy).
+    Nothing is measured twice: results are kept by the hash of the model and of the data.
 
     Perplexity is exp of the mean next-token loss (natural log); `bytes` those of the weights in the format that they
     are saved in. What does not exist is None, with a reason.
@@ -78,11 +81,15 @@ def measure(
     settings |= {"task_dir": None if task_dir is None else str(task_dir), "limit": limit, "fewshot": fewshot}
     recipe = build_recipe({**settings, "speed": speed})
     _check_dense(dense, speed)
+    if draft_for is not None:
+        _check_dense(draft_for, speed, "draft_for")
     subject = model if isinstance(model, Model) else open_source(model, progress=progress)
     if speed:
         layer_caches(subject.opened.decoder)  # refuses a model that cannot be timed
     if names or recipe.eval_text:
         _check_same_tokens(subject, dense)
+    if draft_for is not None:
+        _check_same_tokens(subject, draft_for, "draft_for")
     with reporting(progress, "measure") as reporter:
         run = Run(recipe, reporter, "measure")
         loaded = stages.loaded_tasks(recipe, reporter)
@@ -99,7 +106,11 @@ def measure(
             other = reference.opened.decoder if isinstance(reference, Model) else None
             results = with_speed(run, results, subject.opened.decoder, other)
         tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, reporter)
-    made = MeasuredResults(**results.given(), **_of_edits(subject, reporter))
+        drafted_for = reference if draft_for is dense else _dense_model(draft_for, subject, progress)
+        if isinstance(drafted_for, Model):
+            with subject.at_work() as draft, drafted_for.at_work() as other_model:
+                results = tried_as_draft(run, results, draft, other_model, drafted_for.source)
+    made = MeasuredResults(**{**results.given(), **_of_edits(subject, reporter)})
     made._measured = after
     return made
 
@@ -117,12 +128,12 @@ def _of_edits(model: Model, reporter: Reporter) -> dict[str, Any]:
     return {**found, "warnings": warnings} if warnings else found
 
 
-def _check_dense(dense: Dense, speed: bool) -> None:
+def _check_dense(dense: Dense, speed: bool, name: str = "dense") -> None:
     """Raises ModelError for a dense model that is none any more, RecipeError for results where models are timed."""
     if isinstance(dense, Model) and dense.edited and dense.wrapped:
         found = "one that a plan was applied to, in place"
         remedy = "measure it before lowrise.apply, and give these results as dense"
-        raise ModelError(f"dense, {dense.source}", "the dense model", found, remedy)
+        raise ModelError(f"{name}, {dense.source}", "the dense model", found, remedy)
     if isinstance(dense, Results) and speed:
         raise RecipeError("speed", "a dense model, to be timed in turn", "results", "give the model or its source")
 
@@ -142,13 +153,13 @@ def as_opened(model: Model) -> dict[str, Any]:
     return {"source": settings.pop("model"), **settings}
 
 
-def _check_same_tokens(model: Model, dense: Dense) -> None:
+def _check_same_tokens(model: Model, dense: Dense, name: str = "dense") -> None:
     """Raises ModelError for models that do not read the same tokens. Results say it by their numbers of tokens."""
     if dense is None or isinstance(dense, Results):
         return
     theirs = dense.tokenizer if isinstance(dense, Model) else open_tokenizer(str(dense))
     named = dense.source if isinstance(dense, Model) else dense
-    refuse_other_tokenizer(model.tokenizer, theirs, model.source, f"dense, {named}")
+    refuse_other_tokenizer(model.tokenizer, theirs, model.source, f"{name}, {named}")
 
 
 def _earlier(dense: Results, after: Measured) -> Measured:

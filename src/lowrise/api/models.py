@@ -61,6 +61,7 @@ class Model:
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer of transformers."""
         return self._opened.tokenizer
 
     @property
@@ -70,10 +71,12 @@ class Model:
 
     @property
     def wrapped(self) -> bool:
+        """Whether it was given by `lowrise.wrap`, and has no source to be opened from again."""
         return self._settings is None
 
     @property
     def edited(self) -> bool:
+        """Whether a plan was applied to it."""
         return self.plan is not None
 
     @property
@@ -182,15 +185,18 @@ def open(
     device: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    memory: str | None = None,
     progress: Progress = None,
 ) -> Model:
     """Open a hub id, a folder, or a `.gguf` file (which is dequantised).
 
     dtype: `auto` is the model's own on an accelerator and float32 on CPU. device: `auto` is the accelerator, if there
-    is one; `cpu`, `cuda:1`, `mps`. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
-    weights, which can run code.
+    is one, and more of its kind where the weights do not fit on it; `cpu`, `cuda:1`, `mps`; `cuda:0,cuda:1` spreads the
+    layers over both. trust_remote_code, allow_pickle: run code that the checkpoint brings, open pickled
+    weights, which can run code. memory: bounds this process's resident memory, as "2GB", or "auto" for what is free:
+    layers then lie in a file without a name where temporary files do (TMPDIR), and come into memory as they are used.
     Raises ModelError, one line, for whatever cannot be opened or is no decoder-only model fit to be pruned; InputError
-    for a device that this machine lacks.
+    for a device that this machine lacks, a bound that is too small, or a disk.
 
     >>> lowrise.open("org/name", device="cpu").layers
     6
@@ -201,6 +207,7 @@ def open(
         "device": device,
         "trust_remote_code": trust_remote_code,
         "allow_pickle": allow_pickle,
+        "memory": memory,
     }
     recipe = build_recipe(settings)
     with reporting(progress, "open") as reporter:

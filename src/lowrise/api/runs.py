@@ -10,8 +10,11 @@ from lowrise import pipeline
 from lowrise.api.calibrating import keys_of
 from lowrise.api.models import Model
 from lowrise.api.progress import Progress, reporting
-from lowrise.compare import ask
+from lowrise.api.sources import source_of
+from lowrise.compare import ask, check_place
 from lowrise.compare import compare as compare_presets
+from lowrise.files import check_output
+from lowrise.inputs import inputs_of
 from lowrise.recipe import build_recipe
 from lowrise.results import Comparison, Results
 
@@ -21,18 +24,22 @@ def run(
 ) -> Results:
     """Plan, edit, measure and write, in one go: the folder that `lowrise run` writes, its page and model card included.
 
-    model: a source, or a Model that was opened from one; it is opened anew, so a Model stays as it is. recipe: keys of
-    a recipe, as `preset="refit"`, `remove="25%"`, `text=["a.txt"]`, `eval_text=["b.txt"]`, `tasks=["piqa"]`. force:
-    replace an empty folder or an output of lowrise, once the new one is whole.
-    Raises RecipeError for a setting that is unknown or out of range, OutputError for a place that is taken, and what
-    `open`, `plan`, `apply`, `measure` and `Model.save` raise.
+    model: a source, or a Model, which stays as it is: its source is opened anew. One that was wrapped has none. It is
+    saved to a hidden folder beside `out`, which is opened in its number format on its device, and goes at the end; so
+    two models are in memory, and the plan names a folder that is no more. recipe: keys of a recipe, as
+    `preset="refit"`, `remove="25%"`, `text=["a.txt"]`, `eval_text=["b.txt"]`, `tasks=["piqa"]`. force: replace an empty
+    folder or an output of lowrise, once the new one is whole.
+    Raises RecipeError for a setting that is unknown or out of range, OutputError for a place that is taken, ModelError
+    for a wrapped model that was edited or healed, and what `open`, `plan`, `apply`, `measure` and `Model.save` raise.
 
     >>> results = lowrise.run("org/name", "ran", preset="tail", remove=2, text=["a.txt"], samples=8, length=16)
     >>> results.layers, results.dense.layers
     (4, 6)
     """
-    settings = build_recipe(_opening(model), keys_of(recipe))
-    with reporting(progress, "run") as reporter:
+    source = source_of(model, Path(out))
+    settings = build_recipe(source.settings, keys_of(recipe))
+    check_output(Path(out), force, inputs_of(settings))
+    with source.there(progress), reporting(progress, "run") as reporter:
         return pipeline.run(settings, Path(out), force, reporter)
 
 
@@ -59,11 +66,8 @@ def compare(
     >>> found.rows[0].preset  # doctest: +SKIP
     'tail'
     """
-    layers = [_opening(model), keys_of(recipe)]
-    asked = ask([*presets], [str(size) for size in remove], layers, where="")
-    with reporting(progress, "compare") as reporter:
+    source = source_of(model, Path(out))
+    asked = ask([*presets], [str(size) for size in remove], [source.settings, keys_of(recipe)], where="")
+    check_place(Path(out), force, inputs_of(asked.recipes[0]))
+    with source.there(progress), reporting(progress, "compare") as reporter:
         return compare_presets(asked, Path(out), force, keep, reporter)
-
-
-def _opening(model: Model | str | Path) -> dict[str, Any]:
-    return model.settings() if isinstance(model, Model) else {"model": str(model)}

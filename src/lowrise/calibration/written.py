@@ -15,11 +15,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lowrise.calibration.prefix import check_prefix
 from lowrise.errors import TextError
+from lowrise.model.batching import joined_rows
 from lowrise.model.cache import layer_caches
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 
-_CACHE_BYTES = 3 * 2**30  # most memory for keys and values; decides how many rows are written at once
 _MOST_ROWS = 128
 _MOST_TOKENS = 2**30  # their ids alone take 8 GiB
 
@@ -83,17 +83,22 @@ def write_windows(
     progress.say(f"the model writes its own text, {samples} windows of {length} tokens")
     with progress.bar("writing", samples * length) as bar:
         for first in range(0, samples, rows):
-            batch = min(rows, samples - first)
-            cache = _reserved_cache(decoder, length)
-            token = torch.tensor([prefix or (start,)], device=decoder.device).expand(batch, -1)
-            columns = [token] if prefix else []
-            for column in uniform[first : first + batch].to(decoder.device).split(1, dim=1):
-                logits = decoder.model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].float()
-                chosen = _draw(logits, column)
-                columns.append(chosen)
-                token = torch.where(torch.isin(chosen, ends), start, chosen)
-                bar.advance(batch, steps=batch)
-            done.append(torch.cat(columns, dim=1).cpu())
+            drawn = uniform[first : first + rows].to(decoder.device)
+
+            def write(part: slice, drawn: Tensor = drawn) -> Tensor:
+                own = drawn[part]
+                cache = _reserved_cache(decoder, length)
+                token = torch.tensor([prefix or (start,)], device=own.device).expand(len(own), -1)
+                columns = [token] if prefix else []
+                for column in own.split(1, dim=1):  # nothing in here waits for an accelerator
+                    logits = decoder.model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].float()
+                    chosen = _draw(logits, column)
+                    columns.append(chosen)
+                    token = torch.where(torch.isin(chosen, ends), start, chosen)
+                    bar.advance(len(own), steps=len(own))
+                return torch.cat(columns, dim=1).cpu()
+
+            done.append(decoder.batching.in_parts(len(drawn), length, write, joined_rows))
     return torch.cat(done)
 
 
@@ -131,4 +136,9 @@ def _rows_at_once(decoder: Decoder, length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * len(decoder) * heads * size * length * torch.finfo(decoder.dtype).bits // 8
-    return max(1, min(_MOST_ROWS, int(_CACHE_BYTES // row)))
+    return rows_for(row, decoder.batching.cache_bytes)
+
+
+def rows_for(row: int, cache_bytes: int) -> int:
+    """Of so many bytes of keys and values each, and in all."""
+    return max(1, min(_MOST_ROWS, int(cache_bytes // max(1, row))))

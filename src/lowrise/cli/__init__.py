@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 
 import typer
@@ -16,6 +18,7 @@ from lowrise.cli import making, measuring, exporting, sending, showing
 # isort: on
 from lowrise.cli.program import app
 from lowrise.errors import LowriseError, one_line
+from lowrise.heap import map_large_blocks
 from lowrise.options import UsageError
 from lowrise.ranks import is_first
 from lowrise.streams import keep_streams
@@ -23,6 +26,8 @@ from lowrise.streams import keep_streams
 __all__ = ["app", "exporting", "main", "making", "measuring", "sending", "showing"]
 
 _stopped: list[int] = []  # the exit status of a signal that came
+# Windows has no SIGHUP
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main() -> None:
@@ -30,10 +35,11 @@ def main() -> None:
 
     1 too where what was asked for is written, but stdout does not take what is to be printed.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
     keep_streams()
+    map_large_blocks()
     _stopped.clear()
     command = typer.main.get_command(app)
     try:
@@ -55,7 +61,7 @@ def main() -> None:
 
 def _stop(number: int, _frame: object) -> None:
     """End in order, removing what is half written; a second signal must not break into that."""
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for other in _STOPPING:
         signal.signal(other, signal.SIG_IGN)
     with suppress(OSError):  # closed, full, or of a terminal that is gone
         os.write(2, b"lowrise: interrupted\n")
@@ -77,7 +83,11 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
     """An exception that a `__del__` cannot pass on. If it is the one of `_stop`, it is raised anew a moment later."""
     if isinstance(lost.exc_value, SystemExit) and lost.exc_value.code is not None:
         code = lost.exc_value.code
-        signal.signal(signal.SIGALRM, lambda *_: sys.exit(code))
-        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda *_: sys.exit(code))
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+        else:  # Windows
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(code))
+            threading.Timer(0.001, _thread.interrupt_main).start()
     else:
         sys.__unraisablehook__(lost)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lowrise.chosen import chosen, output_of
 from lowrise.cli.exporting import check_gguf_too, write_gguf_too
-from lowrise.cli.program import app, sending, show, working
+from lowrise.cli.program import app, foretold, sending, show, working
 from lowrise.files import check_file, check_output
 from lowrise.inputs import inputs_of
 from lowrise.options import (
@@ -18,6 +19,7 @@ from lowrise.options import (
     SELECTING,
     TASKS,
     TO_HEAL,
+    DryRun,
     Force,
     Fresh,
     Gguf,
@@ -29,6 +31,7 @@ from lowrise.options import (
     Quiet,
     RecipeFile,
     ToHub,
+    given_layers,
     recipe_of,
     takes,
 )
@@ -36,26 +39,40 @@ from lowrise.ranks import is_first
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
+@takes(*SELECTING, "fast", *SEARCHING, "max_ram", "eval_text", "windows", "speed", *TASKS, *OPENING, **TO_HEAL)
 def run(
-    out: OutFolder,
     given: dict[str, Any],
     model: ModelArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The output folder [default: beside the model, by a telling name].")
+    ] = None,
     recipe: RecipeFile = None,
     gguf: Gguf = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    dry_run: DryRun = False,
     push: ToHub = None,
     private: Private = False,
 ) -> None:
     """Plan, edit, heal, measure and write, in one go."""
-    settings = recipe_of(recipe, given, model=model)
+    from lowrise.recipe import build_recipe
+
+    layers = given_layers(recipe, given, model=model)
+    settings = build_recipe(*layers, where=str(recipe or ""))
+    said = {key for layer in layers for key in layer} | ({"out"} if out is not None else set())
+    usual = output_of(settings)  # complains where no model is named, before anything is said
+    out = usual if out is None else out
     check_output(out, force, [*inputs_of(settings), recipe])
     check_gguf_too(settings, out, gguf, force)
+    if dry_run:
+        foretold("run", settings, as_json, quiet)
+        return
     with sending(out, push, private, force, quiet):
         with working("run", quiet) as progress:
+            if told := chosen(settings, out, said):
+                progress.say(told)
             from lowrise import pipeline
 
             results = pipeline.run(settings, out, force, progress, fresh)
@@ -64,7 +81,7 @@ def run(
 
 
 @app.command()
-@takes(*SELECTING, *SEARCHING, *OPENING)
+@takes(*SELECTING, "fast", *SEARCHING, *OPENING)
 def plan(
     out: OutFile,
     given: dict[str, Any],
@@ -74,10 +91,14 @@ def plan(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Choose what to do to which layers, and write it down."""
     settings = recipe_of(recipe, given, model=model)
     check_file(out, force, [*inputs_of(settings), recipe])
+    if dry_run:
+        foretold("plan", settings, as_json, quiet)
+        return
     with working("plan", quiet) as progress:
         from lowrise import pipeline
 
@@ -97,6 +118,7 @@ def apply(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    dry_run: DryRun = False,
     push: ToHub = None,
     private: Private = False,
 ) -> None:
@@ -108,6 +130,9 @@ def apply(
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
     check_gguf_too(settings, out, gguf, force)
+    if dry_run:
+        foretold("apply", settings, as_json, quiet)
+        return
     with sending(out, push, private, force, quiet):
         with working("apply", quiet) as progress:
             from lowrise import pipeline
@@ -130,6 +155,7 @@ def heal(
     quiet: Quiet = False,
     force: Force = False,
     fresh: Fresh = False,
+    dry_run: DryRun = False,
     push: ToHub = None,
     private: Private = False,
 ) -> None:
@@ -137,6 +163,9 @@ def heal(
     settings = recipe_of(recipe, given, healed=True, model=model)
     if is_first():
         check_output(out, force, [*inputs_of(settings), recipe])
+    if dry_run:
+        foretold("heal", settings, as_json, quiet)
+        return
     with sending(out, push, private, force, quiet):
         with working("heal", quiet) as progress:
             from lowrise.pipeline.healing import heal as heal_model

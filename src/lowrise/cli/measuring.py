@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowrise.cli.program import app, show, working
+from lowrise.cli.program import app, show, show_estimate, working
 from lowrise.files import check_file, check_output, write_file
 from lowrise.inputs import inputs_of
 from lowrise.options import (
@@ -16,6 +16,7 @@ from lowrise.options import (
     SHARED,
     TASKS,
     TO_HEAL,
+    DryRun,
     Force,
     Fresh,
     Json,
@@ -73,16 +74,25 @@ def compare(
     as_json: Json = False,
     quiet: Quiet = False,
     force: Annotated[bool, typer.Option("--force", help="Begin an existing comparison anew.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Several presets and sizes on one model: one table, pictures. Goes on where it stopped."""
     from rich.console import Console
 
-    from lowrise.compare import ask, read_lists
+    from lowrise.compare import ask, check_place, read_lists
     from lowrise.compare import compare as compare_presets
     from lowrise.report.comparison import terminal_comparison
 
     names, sizes, settings = read_lists(presets, remove, given_layers(recipe, given, model=model))
     asked = ask(names, sizes, settings, where=str(recipe or ""))
+    if dry_run:
+        check_place(out, force, [*inputs_of(asked.recipes[0]), str(recipe) if recipe is not None else None])
+        with working("compare", quiet):
+            from lowrise.compare.estimating import dry_run as foretell
+
+            found = foretell(asked.recipes, keep)
+        show_estimate(found, as_json)
+        return
     with working("compare", quiet) as progress:
         results = compare_presets(asked, out, force, keep, progress, where=str(recipe or ""))
     if as_json:

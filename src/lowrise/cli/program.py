@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,8 @@ from lowrise.ranks import is_first
 
 if TYPE_CHECKING:
     from lowrise.progress import Reporter
-    from lowrise.results import Results
+    from lowrise.recipe import Recipe
+    from lowrise.results import Estimate, Results
 
 app = typer.Typer(
     name="lowrise",
@@ -27,7 +28,7 @@ app = typer.Typer(
 _MOST_USED = """\
 lowrise makes a causal language model shallower, repairs it, and says what it cost. The commands that people use:
 
-  lowrise run MODEL --out DIR              choose layers, take them out, repair, measure, write
+  lowrise run MODEL                        choose layers, take them out, repair, measure, write
   lowrise heal DIR --dense MODEL --out D   train a cut model to be the dense one again
   lowrise measure DIR --dense MODEL        what is left: size, perplexity, tasks
   lowrise compare MODEL --presets A,B ...  several methods and sizes: one table, one page
@@ -37,8 +38,16 @@ All commands: lowrise --help. Methods: lowrise presets. To complete names in the
 
 
 @app.callback()
-def alone(context: typer.Context) -> None:
+def alone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
+) -> None:
     """Make a Hugging Face causal language model shallower, repair it, and say what it cost."""
+    if version:
+        import lowrise
+
+        typer.echo(f"lowrise {lowrise.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(_MOST_USED)
 
@@ -74,6 +83,23 @@ def sending(out: Path, name: str | None, private: bool, force: bool, quiet: bool
     if is_first():
         progress = Reporter(quiet)
         progress.say(f"pushed to {push_folder(out, push, progress)}")
+
+
+def foretold(command: str, settings: Recipe, as_json: bool, quiet: bool) -> None:
+    """What `--dry-run` says in place of the command."""
+    with working(command, quiet):
+        from lowrise.pipeline.estimating import dry_run
+
+        found = dry_run(command, settings)
+    show_estimate(found, as_json)
+
+
+def show_estimate(found: Estimate, as_json: bool) -> None:
+    """Three lines on stdout, or JSON."""
+    from lowrise.cost.total import lines
+
+    for line in [found.to_json()] if as_json else lines(found):
+        typer.echo(line if as_json else printable(line))
 
 
 def show(results: Results, as_json: bool, path: Path | None) -> None:

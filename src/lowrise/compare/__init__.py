@@ -6,6 +6,7 @@ What is finished lies on disk, so the same command goes on where an earlier one 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from lowrise.called import called
@@ -28,13 +29,14 @@ from lowrise.files.marks import is_empty
 from lowrise.inputs import inputs_of
 from lowrise.plan import ModelRecord
 from lowrise.progress import Reporter
+from lowrise.report import words
 from lowrise.report.comparison import summarise, write_tables
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_page import comparison_page
 from lowrise.report.folder import parse
 from lowrise.results import Comparison, FailedRow
 
-__all__ = ["ask", "compare", "read_lists"]
+__all__ = ["ask", "check_place", "compare", "read_lists"]
 
 called(__name__)
 
@@ -48,10 +50,10 @@ def compare(
     Raises InputError for what cannot be done at all, before any row is begun; StepError where a preparing step fails,
     or every row.
     """
-    inputs = [*inputs_of(asked.recipes[0]), where or None]
-    _check(out, force, inputs)
+    began, inputs = time.monotonic(), [*inputs_of(asked.recipes[0]), where or None]
+    check_place(out, force, inputs)
     with held(out):
-        _check(out, force, inputs)
+        check_place(out, force, inputs)
         begun_before = out.exists() and not force
         if begun_before:
             mend_question(out, progress)
@@ -65,7 +67,8 @@ def compare(
                 _check_again(asked, out, progress)
                 rows = _rows(asked, out)
             measure_dense(asked, out, progress)
-            for _row in finish_rows(rows, keep, progress):
+            expected = _expected(rows, asked, out)
+            for _row in finish_rows(rows, keep, progress, expected):
                 write_tables(_results(rows, out, asked), out)
         except SystemExit:
             progress.say(f"what is finished is kept in {out}; the same command goes on from there")
@@ -75,13 +78,16 @@ def compare(
         with writing(out):
             draw_comparison(results, out)
         write_file(out / "compare.html", comparison_page(results))
+    if not begun_before and (said := _estimated(out)):
+        took = words.seconds(time.monotonic() - began)
+        progress.say(f"took {took}, estimated {words.seconds(sum(said.values()))}")
     failed = [row for row in results.rows if isinstance(row, FailedRow)]
     if len(failed) == len(results.rows):
         raise StepError(f"{out}: all rows failed, the first because of this: {failed[0].reason}", 1)
     return results
 
 
-def _check(out: Path, force: bool, inputs: list[str | None]) -> None:
+def check_place(out: Path, force: bool, inputs: list[str | None]) -> None:
     """Raises OutputError for a folder that is no comparison, and where none can be made."""
     there = os.path.lexists(out)
     if there and not is_comparison(out) and not (force and out.is_dir() and is_empty(out)):
@@ -114,6 +120,20 @@ def _rows(asked: ComparisonRequest, out: Path) -> list[Row]:
     if any(str(recipe.remove) not in removed for recipe in asked.recipes):
         return []
     return [Row(out, recipe, removed[str(recipe.remove)]) for recipe in asked.recipes]
+
+
+def _estimated(out: Path) -> dict[str, float]:
+    """Seconds by step, as they were said before it began; none where there was no estimate."""
+    found = (prepared_of(out) or {}).get("estimate")
+    said = found if isinstance(found, dict) else {}
+    return {name: float(seconds) for name, seconds in said.items() if isinstance(seconds, int | float)}
+
+
+def _expected(rows: list[Row], asked: ComparisonRequest, out: Path) -> dict[str, float]:
+    """Seconds by the name of a row."""
+    said = _estimated(out)
+    titles = [f"{recipe.preset} at {recipe.remove}" for recipe in asked.recipes]
+    return {row.name: said[title] for row, title in zip(rows, titles, strict=False) if title in said}
 
 
 def _results(rows: list[Row], out: Path, asked: ComparisonRequest) -> Comparison:

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowrise.children import ended_after, ends_within
 from lowrise.files.siblings import remove
 from lowrise.progress import Reporter
 
@@ -42,35 +44,40 @@ class StepResult:
         return f"crashed with exit status {self.status}: {lines[-1] if lines else 'it said nothing'}"
 
 
-def run_step(arguments: list[str], log: Path, title: str, progress: Reporter) -> StepResult:
-    """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process."""
+def run_step(
+    arguments: list[str], log: Path, title: str, progress: Reporter, heard: Callable[[str], None] | None = None
+) -> StepResult:
+    """`lowrise ARGUMENTS` as a child; what it says goes to `log`. It never outlives this process.
+
+    heard: given every whole line that it says, soon.
+    """
     command = [sys.executable, "-P", "-m", "lowrise.child_process", *arguments]
     began = time.monotonic()
     remove(log)  # a link or a pipe in its place would be followed, or waited for
     with log.open("xb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stream)
-        try:
-            with progress.waiting(title) as show:
-                while process.poll() is None:
-                    show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
-                    _wait(process, _GLANCE)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                if not _wait(process, _PATIENCE):
-                    process.kill()
-                    process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+        assert process.stdin is not None
+        read = 0
+        with process.stdin, ended_after(process, _PATIENCE), progress.waiting(title) as show:
+            while process.poll() is None:
+                read = _hear(log, read, heard)
+                show(f"{time.monotonic() - began:,.0f} s  {_last_line(log)}".rstrip())
+                ends_within(process, _GLANCE)
+            _hear(log, read, heard)
     return StepResult(process.returncode, log, time.monotonic() - began)
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+def _hear(log: Path, read: int, heard: Callable[[str], None] | None) -> int:
+    """Give what is new of the log, whole lines of it; how many bytes are read then."""
+    if heard is None:
+        return read
+    with log.open("rb") as stream:
+        stream.seek(read)
+        new = stream.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.decode("utf-8", errors="replace").splitlines():
+        heard(line)
+    return read + len(whole)
 
 
 def _last_line(log: Path) -> str:

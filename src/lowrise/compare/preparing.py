@@ -7,9 +7,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lowrise.calibration.stored import store_tokens, stored_tokens
+from lowrise.compare.estimating import estimate_rows
 from lowrise.compare.folder import ASKED, PREPARED, read_question, tokens_file, weights_of
 from lowrise.compare.request import read_asked
-from lowrise.errors import InputError, OutputError, RecipeError, TextError, reason
+from lowrise.cost.total import lines
+from lowrise.errors import InputError, LowriseError, OutputError, RecipeError, TextError, reason
 from lowrise.files import writing
 from lowrise.files.sealed import write_state
 from lowrise.files.siblings import sibling
@@ -19,6 +21,7 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.cut_and_heal import check_texts
+from lowrise.pipeline.estimating import known_of
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import check_wishes, evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
@@ -61,6 +64,7 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
         if recipe.heal is not None and recipe.heal not in healed:
             check_texts(recipe, recipe.heal, opened)
             healed.append(recipe.heal)
+    estimates = _foretell(recipes, opened, progress)
     for recipe in recipes:
         file = tokens_file(folder, recipe)
         if not _whole(file, progress):
@@ -71,7 +75,19 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
                 store_tokens(made, partial)
                 partial.replace(file)
     about = {"model": record, "layers": len(opened.decoder), "removed": removed, "asked": question}
-    write_state(folder / PREPARED, {**about, "seconds": clock.total()})
+    write_state(folder / PREPARED, {**about, "estimate": estimates, "seconds": clock.total()})
+
+
+def _foretell(recipes: list[Recipe], opened: OpenModel, progress: Reporter) -> dict[str, float]:
+    """Say what the comparison will take, which the process that waits for this one hears; seconds by step."""
+    try:
+        estimate = estimate_rows(recipes, known_of(opened, recipes[0].memory), keep=False)
+    except (LowriseError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+        progress.say(f"no estimate of this model can be made: {error}")
+        return {}
+    for line in lines(estimate):
+        progress.say(line)
+    return estimate.by_stage()
 
 
 def _check_row(recipe: Recipe, opened: OpenModel, net: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lowrise.compare.folder import ASKED, read_question
 from lowrise.errors import OutputError, RecipeError, TextError
+from lowrise.methods import current_name
 from lowrise.reading import refusing, sha256_of
 from lowrise.recipe import SIZES, Recipe, build_recipe, check_values, foreign_settings, presets
 from lowrise.settings import current_keys
@@ -99,7 +100,10 @@ def check_same(folder: Path, asked: ComparisonRequest) -> None:
         if title not in now["rows"]:
             raise OutputError(folder, f"the row it was begun with, {title}", "none such asked for", remedy)
         # begun before there was the key, it was none
-        difference = _difference({"for_engines": []} | current_keys(recipe), now["rows"][title])
+        then = {"for_engines": []} | current_keys(recipe)
+        if isinstance(then.get("select"), str):
+            then["select"] = current_name("criterion", then["select"])
+        difference = _difference(then, now["rows"][title])
         if difference is not None:
             key, before, after = difference
             raise OutputError(folder, f"{key} {before!r}, with which it was begun", f"{after!r}", remedy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lowrise.compare.child import run_step
@@ -17,6 +17,7 @@ from lowrise.reading import read_json
 from lowrise.recipe import Recipe
 from lowrise.report.comparison import row_line
 
+HEARD = ("compare: ", "estimate: ")  # how lines of a step begin that the whole comparison says
 # Settings that decide what is measured and how a model is opened: those of `lowrise measure`.
 _MEASURING = (
     "length",
@@ -36,7 +37,12 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
     """Raises StepError with the line of what cannot be done."""
     progress.say("checking model, sizes and texts; making the calibration tokens")
     log = folder / "prepare.txt"
-    _step(["prepare", str(folder), str(asked)], log, "preparing", progress)
+
+    def heard(line: str) -> None:
+        if line.startswith(HEARD):
+            progress.say(line)
+
+    _step(["prepare", str(folder), str(asked)], log, "preparing", progress, heard)
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("warning: "):
             progress.warn(line.removeprefix("warning: "))
@@ -58,13 +64,16 @@ def measure_dense(asked: ComparisonRequest, folder: Path, progress: Reporter) ->
     remove(results)
 
 
-def finish_rows(rows: list[Row], keep: bool, progress: Reporter) -> Iterator[Row]:
-    """Run what is not finished, in order; each row as it ends. A row that fails is noted, and the next one begins."""
+def finish_rows(rows: list[Row], keep: bool, progress: Reporter, expected: Mapping[str, float]) -> Iterator[Row]:
+    """Run what is not finished, in order; each row as it ends. A row that fails is noted, and the next one begins.
+
+    expected: seconds by the name of a row, as they were estimated.
+    """
     for number, row in enumerate(rows, 1):
         if row.resume(keep):
             continue
         where = f"row {number} of {len(rows)}: {row.title}"
-        progress.say(f"{where}{_time_left(rows, number)}")
+        progress.say(f"{where}{_time_left(rows, number, expected)}")
         row.end(run_step(row.begin(), row.log, where, progress), keep)
         progress.say(f"    {row_line(row.about())}")
         yield row
@@ -86,18 +95,25 @@ def _options(recipe: Recipe) -> list[str]:
     return options
 
 
-def _step(arguments: list[str], log: Path, title: str, progress: Reporter) -> None:
-    ended = run_step(arguments, log, title, progress)
+def _step(
+    arguments: list[str], log: Path, title: str, progress: Reporter, heard: Callable[[str], None] | None = None
+) -> None:
+    ended = run_step(arguments, log, title, progress, heard)
     if ended.status != 0:
         raise StepError(ended.reason, 1 if ended.killed else ended.status)
 
 
-def _time_left(rows: list[Row], number: int) -> str:
-    """From the rows that are done: what the same preset took last, or the mean of all."""
+def _time_left(rows: list[Row], number: int, expected: Mapping[str, float]) -> str:
+    """From the rows that are done: what the same preset took last, or the mean of all; and from the estimates, times
+    what the rows that are done took of theirs.
+    """
     done = [row for row in rows if row.seconds]
-    if not done:
+    if not done and not expected:
         return ""
-    mean = sum(row.seconds for row in done) / len(done)
+    mean = sum(row.seconds for row in done) / max(1, len(done))
     last = {row.preset: row.seconds for row in done}
-    left = sum(last.get(row.preset, mean) for row in rows[number - 1 :] if not row.finished)
+    planned = sum(expected.get(row.name, 0.0) for row in done)
+    pace = sum(row.seconds for row in done) / planned if planned else 1.0
+    guessed = {name: pace * seconds for name, seconds in expected.items()}
+    left = sum(last.get(row.preset, guessed.get(row.name, mean)) for row in rows[number - 1 :] if not row.finished)
     return f" (about {left / 60:,.0f} min left)" if left >= 90 else f" (about {left:,.0f} s left)"

@@ -18,8 +18,10 @@ from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.writing import errors_of, held_out_error
 from lowrise.model.structure import known_by_name
 
-EPOCHS = 6
-STEP_TOKENS = 1024  # of a step, about, however many tokens a batch has
+EPOCHS = 6  # at most
+STEPS = 340  # enough of them: with many tokens fewer epochs make as many, two at least
+PATIENCE = 2  # epochs in a row that may leave held-out tokens no nearer
+STEP_TOKENS = 512  # of a step, about, however many tokens a batch has
 # What a step moves a weight by at most, in root mean squares of its matrix; over √d, so that what the matrix makes
 # moves alike in narrow and in wide models. Attention is unstable at three times its own.
 RATE, ATTENTION_RATE = 0.5, 0.25
@@ -32,18 +34,20 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
 
     Returned is the mean error of a held-out token before and after; equal where the layer stays.
 
-    Of a token, the layer is run and differentiated once an epoch. Memory: its matrices in float32 six times, and the
-    activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
+    Of a token, the layer is run and differentiated once an epoch, two to six times. Memory: its matrices in float32 six
+    times, and the activations of a step in the layer. What the layer's own code keeps gradients from stays as it is.
     """
     rates = _rates(context)
     moved = {name: nn.Parameter(context.parameter(name).float().clone()) for name in rates}
     fitted = context.numbers(held=False)
-    steps = EPOCHS * sum(context.count(number, STEP_TOKENS) for number in fitted)
-    optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, steps))
+    an_epoch = max(1, sum(context.count(number, STEP_TOKENS) for number in fitted))
+    epochs = min(context.most_epochs or EPOCHS, max(2, math.ceil(STEPS / an_epoch)), EPOCHS)
+    optimizer, schedule = _adam([(value, rates[name]) for name, value in moved.items()], max(1, epochs * an_epoch))
     before = least = held_out_error(context, _rounded(context, moved))
     best: dict[str, Tensor] = {}
+    vain = 0
     generator = torch.Generator().manual_seed(0)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for place in torch.randperm(len(fitted), generator=generator).tolist():
             for errors in _errors(context, moved, fitted[place]):
                 if not errors.requires_grad:
@@ -56,8 +60,11 @@ def reconstruct_block(context: LayerContext) -> tuple[float, float]:
                 optimizer.step()
                 schedule.step()
         now = held_out_error(context, _rounded(context, moved))
+        vain += 1
         if now < least:
-            least, best = now, {name: value.detach().clone() for name, value in moved.items()}
+            vain, least, best = 0, now, {name: value.detach().clone() for name, value in moved.items()}
+        if vain == PATIENCE:
+            break
     context.set_weights(_rounded(context, best))
     return before, least
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lowrise.edit.gram import Gram
 from lowrise.edit.write import Normed
 from lowrise.exact import exact
+from lowrise.model.batching import heard, joined_rows
 from lowrise.model.blocks import Block, Output
 from lowrise.model.experts import Experts, Routed, routing
 from lowrise.model.matrices import captured
@@ -201,9 +202,9 @@ def _shortened(rows: Rows, short: Tensor | None) -> Rows:
 @contextmanager
 def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
     """While it lasts, what `module` makes is appended to the list that it yields."""
-    seen: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _module, _args, out: seen.append(out))
-    try:
-        yield seen
-    finally:
-        hook.remove()
+    with heard(joined_rows) as seen:
+        hook = module.register_forward_hook(lambda _module, _args, out: seen.append(out))
+        try:
+            yield seen
+        finally:
+            hook.remove()

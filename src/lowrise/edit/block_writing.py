@@ -78,7 +78,7 @@ def pack_sums(
     counts: is told how many fitted tokens came to each unit.
     """
     inputs = sum(unit.inputs for unit in pack)
-    grams = two_grams((inputs, context.decoder.hidden_size), context.decoder.device)
+    grams = two_grams((inputs, context.decoder.hidden_size), context.device)
     seen = dict.fromkeys(pack, 0)
     for held, rows, missing, target in batches:
         parts = [rows[unit.write].of(unit) for unit in pack]

@@ -19,6 +19,7 @@ from lowrise.edit.layerwise_pass import batches_of
 from lowrise.edit.student import Student
 from lowrise.exact import exact, exact_sum
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.passes import through
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Boundary:
         return total / max(1, tokens)
 
     def _state(self, layer: int, number: int) -> Tensor:
-        return self._store.get((layer - self.gap.start, number)).to(self.device).flatten(0, -2)
+        return self._store.get((layer - self.gap.start, number)).to(self.device, non_blocking=True).flatten(0, -2)
 
 
 @torch.no_grad()
@@ -81,25 +82,35 @@ def boundaries(task: RepairTask, *, every: bool = False) -> Iterator[Boundary]:
     with ActivationStore() as store, task.progress.bar("repairing", len(gaps)) as bar:
         at = 0
         for gap in gaps:
-            for number, (ids, _) in enumerate(batches):
-                h, calls = decoder.embed(ids)
-                if at:
-                    h = store.get(("dense", number)).to(decoder.device)
-                for layer in range(at, gap.start):
-                    before = h
-                    h = decoder.step(layer, h, calls)
-                written = h
-                if gap.start - 1 in student.changed:
-                    written = student.step(gap.start - 1, before, calls)
-                store.put((0, number), written)
-                for layer in range(gap.start, gap.stop):
-                    h = decoder.step(layer, h, calls)
-                    if every or layer == gap.stop - 1:
-                        store.put((layer + 1 - gap.start, number), h)
-                store.put(("dense", number), h)
+            _cross(student, gap, at, [ids for ids, _ in batches], store, every)
             at = gap.stop
             yield Boundary(gap, store, [held for _, held in batches], decoder.device)
             bar.advance(task.windows.tokens, f"gap [{gap.start}, {gap.stop})")
+
+
+def _cross(student: Student, gap: Gap, at: int, batches: list[Tensor], store: ActivationStore, every: bool) -> None:
+    """The dense model from the entry of layer `at` to the end of the gap; what its boundary looks at is stored."""
+    decoder = student.decoder
+    merged = gap.start - 1 if gap.start - 1 in student.changed else None
+
+    def begin(number: int) -> Tensor:
+        return store.get(("dense", number))
+
+    def keep(number: int, layer: int, h: Tensor) -> None:
+        if layer == merged:
+            store.put(("merged", number), h)
+        if layer in (gap.start, gap.stop) or (every and layer > gap.start):
+            store.put((layer - gap.start, number), h)
+
+    layers = range(at, gap.stop)
+    for number, _, h in through(
+        decoder, batches, layers, decoder.step, begin if at else None, keep, following=gap.stop
+    ):
+        store.put(("dense", number), h)
+    if merged is not None:
+        for number, ids in enumerate(batches):
+            before = store.get(("merged", number)).to(decoder.device)
+            store.put((0, number), student.step(merged, before, decoder.embed(ids)[1]))
 
 
 def commit_all(student: Student) -> None:

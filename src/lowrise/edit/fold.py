@@ -40,7 +40,7 @@ def _least_squares(layerwise: LayerwisePass) -> Solution:
         for held in (False, True)
         for number in layerwise.numbers(held=held)
     )
-    d, device = layerwise.decoder.hidden_size, layerwise.decoder.device
+    d, device = layerwise.decoder.hidden_size, layerwise.device
     grams = gather((d, d), device, ((held, made, missing, None) for held, made, missing in tokens))
     return fold(*grams, torch.eye(d, device=device))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrise.exact import exact, exact_device
+from lowrise.exact import exact, exact_device, full_products
 
 # Ridge toward the matrix as it is, in units of the mean squared input. What wins on held-out tokens is taken; at the
 # largest hardly anything moves, at the smallest only directions that no calibration token has are held.
@@ -39,6 +39,7 @@ class Gram:
         self.squares = 0.0
         self.tokens = 0
 
+    @full_products()
     def add(self, a: Tensor, e: Tensor, weight: Tensor | None = None) -> None:
         """a: (..., k), e: (..., d), of the same tokens; weight: (...), what each counts, 1 without it."""
         a, e = a.flatten(0, -2).float(), e.flatten(0, -2).float()
@@ -56,6 +57,7 @@ class Gram:
         self.squares += float(e.square().sum())
         self.tokens += len(a)
 
+    @full_products()
     def add_parts(self, parts: Sequence[tuple[Tensor, Tensor | None]], e: Tensor, weight: Tensor) -> None:
         """The same of inputs side by side, each given by some tokens alone, and 0 of all others.
 

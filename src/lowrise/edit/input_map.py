@@ -28,7 +28,7 @@ def fit_read_map(context: LayerContext, what: Hashable, module: nn.Module, *, ra
             wanted = context.get(what, number).float().flatten(0, -2)
             yield held, given, wanted - given, weight_of(wanted) if raw else None
 
-    return solve(*gather((d, d), context.decoder.device, tokens()))
+    return solve(*gather((d, d), context.device, tokens()))
 
 
 def fold_input_map(

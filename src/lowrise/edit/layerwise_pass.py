@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lowrise.calibration import Windows
+from lowrise.edit.kept_attention import KeptAttention
 from lowrise.edit.student import Student
 from lowrise.model.blocks import Block
 from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.matrices import Matrix
 from lowrise.model.structure import blocks_of
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.passes import through
 
 
 def batches_of(fitted: Windows, held_out: Windows, tokens: int, *, mixed: bool) -> list[tuple[Tensor, bool]]:
@@ -29,8 +34,10 @@ class LayerContext:
     """A layer of the student, what it is given, and the dense model's states about it: what it is repaired on.
 
     batches: as `batches_of` makes them. What lies in the store has a name and the number of a batch;
-    "student" is what enters the layer.
+    "student" is what enters the layer. most_epochs: of block reconstruction, where it is not to take its own number.
     """
+
+    most_epochs: int | None = None
 
     def __init__(
         self, student: Student, store: ActivationStore, layer: int, batches: list[tuple[Tensor, bool]]
@@ -39,6 +46,7 @@ class LayerContext:
         self._batches = batches
         self._shapes: dict[Hashable, tuple[tuple[torch.Size, torch.dtype] | None, ...]] = {}
         self._dense_layer = self.decoder.layer(layer)
+        self._attention: KeptAttention | None = None
 
     @property
     def dense_layer(self) -> Layer:
@@ -46,6 +54,11 @@ class LayerContext:
         if self._dense_layer.index != self.layer:
             self._dense_layer = self.decoder.layer(self.layer)
         return self._dense_layer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer lies."""
+        return self.decoder.device_of(self.layer)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -62,10 +75,22 @@ class LayerContext:
         """Whether layers are gone behind `layer`."""
         return self.stop != self.layer + 1
 
-    def batches(self) -> Iterator[tuple[int, bool, list[LayerArguments]]]:
-        """(number, whether it is held out, the layers' calls)."""
+    def batches(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, bool, list[LayerArguments]]]:
+        """(number, whether it is held out, the layers' calls). numbers: of those alone."""
         for number, (ids, held) in enumerate(self._batches):
-            yield number, held, self.decoder.embed(ids)[1]
+            if numbers is None or number in numbers:
+                yield number, held, self.decoder.embed(ids)[1]
+
+    def some(self, tokens: int) -> Collection[int]:
+        """Numbers of all batches that are held out, and of fitted ones, evenly spaced, with `tokens` tokens at least.
+
+        All of them where there are no more tokens.
+        """
+        fitted = self.numbers(held=False)
+        share = min(1.0, tokens / max(1, sum(self._batches[number][0].numel() for number in fitted)))
+        count = math.ceil(share * len(fitted))
+        chosen = {fitted[place * len(fitted) // count] for place in range(count)}
+        return chosen | {*self.numbers(held=True)}
 
     def held_out(self) -> Iterator[tuple[int, list[LayerArguments]]]:
         """(number, the layers' calls) of the batches that are held out."""
@@ -90,7 +115,7 @@ class LayerContext:
         return max(1, tokens // self._batches[number][0].shape[1])
 
     def get(self, what: Hashable, number: int) -> Tensor:
-        return self.store.get((what, number)).to(self.decoder.device)
+        return self.store.get((what, number)).to(self.device, non_blocking=True)
 
     def put(self, what: Hashable, number: int, value: Tensor) -> None:
         self.store.put((what, number), value)
@@ -115,7 +140,24 @@ class LayerContext:
         self, number: int, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
     ) -> Callable[[], Tensor]:
         """The student's layer on a batch, as it is now, but for what `instead` gives."""
-        return lambda: self.step(self.get("student", number), calls, instead)
+
+        def layer() -> Tensor:
+            attention = self._attention
+            with nullcontext() if attention is None else attention.of(number, calls[self.layer], instead):
+                return self.step(self.get("student", number), calls, instead)
+
+        return layer
+
+    def keep_attention(self) -> None:
+        """What the layer's attention makes is computed once a batch from now on, until `forget_attention`.
+
+        Meanwhile nothing of it may change, nor what enters the layer.
+        """
+        name = "kept attention"
+        self._attention = KeptAttention(self.dense_layer, partial(self.put, name), partial(self.get, name))
+
+    def forget_attention(self) -> None:
+        self._attention = None
 
     def step(self, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None) -> Tensor:
         """The same from what enters the layer, (batch, tokens, hidden)."""
@@ -176,12 +218,10 @@ class LayerwisePass(LayerContext):
 
     def _enter(self, start: int) -> None:
         bottom, store = self.student.layers[0], self.store
-        for number, (ids, _) in enumerate(self._batches):
-            h, calls = self.decoder.embed(ids)
-            below = h
-            for layer in range(start):
-                h = self.decoder.step(layer, h, calls)
-            store.put(("student", number), below if bottom > 0 else h)  # below the first gap the two are one
+        batches = [ids for ids, _ in self._batches]
+        for number, ids, h in through(self.decoder, batches, range(start), self.decoder.step):
+            # below the first gap the two are one
+            store.put(("student", number), self.decoder.embed(ids)[0] if bottom > 0 else h)
             store.put(("dense", number), h)
 
     def dense(self, number: int, calls: list[LayerArguments]) -> Tensor:

@@ -62,7 +62,7 @@ class MixedParameters(Mapping[str, Tensor]):
             return terms[0][0]
         total = terms[0][0].float() * terms[0][1]
         for term, weight in terms[1:]:
-            total.add_(term, alpha=weight)
+            total.add_(term.to(total.device), alpha=weight)
         return total.to(self._own.get_parameter(name).dtype)
 
     def __iter__(self) -> Iterator[str]:

@@ -24,6 +24,7 @@ from lowrise.model.neurons import chosen
 
 WHILE_CHOOSING = 0.1  # λ while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
+CHOOSING_TOKENS = 8  # fitted tokens for each neuron that is asked, of which neurons are chosen; the write is of all
 # Of one regression that chooses, if possible: two layers' neurons where MLPs are narrow. Sums and inverse grow with its
 # square and its cube, and of a wide MLP's neurons those that write least are seldom taken.
 MOST_INPUTS = 4096
@@ -47,7 +48,8 @@ def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequ
     twice a block.
     """
     change = fit_input_map(context, what, context.dense_layer.mlp_inputs).change
-    theirs = donor.with_input_map(change, context.decoder.dtype)
+    turned = donor.with_input_map(change, context.decoder.dtype)
+    theirs = {name: value.to(context.device) for name, value in turned.items()}
     neurons = context.dense_layer.neuron_count
     asked = blocks(neurons)
     order = torch.arange(neurons) if len(asked) == 1 else by_what_they_write(context, donor, theirs)
@@ -65,9 +67,9 @@ def by_what_they_write(context: LayerContext, donor: Layer, theirs: Mapping[str,
     in `transplant_block`. Memory: what one batch gives them.
     """
     write = context.dense_layer.mlp_write
-    lent = write.matrix(donor.parameter(write.parameter))
+    lent = write.matrix(donor.parameter(write.parameter)).to(context.device)
     wrote, tokens = torch.zeros(len(lent), device=lent.device), 0
-    for number, held, calls in context.batches():
+    for number, held, calls in context.batches(context.some(RANKING_TOKENS)):
         if held or tokens >= RANKING_TOKENS:
             continue
         a = input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2).float()
@@ -89,12 +91,13 @@ def transplant_block(
     layer = context.dense_layer
     write = layer.mlp_write
     own = write.matrix(context.parameter(write.parameter)).float()
-    lent = write.matrix(donor.parameter(write.parameter)).float()
+    lent = write.matrix(donor.parameter(write.parameter)).float().to(own.device)
     lent = lent if len(asked) == len(lent) else lent[asked]
     k, d = own.shape
+    numbers = context.some(CHOOSING_TOKENS * (k + len(lent)))
 
     def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
-        for number, held, calls in context.batches():
+        for number, held, calls in context.batches(numbers):
             with captured(write.module) as inputs:
                 out = context.run(number, calls)().float()
             a = (

@@ -48,6 +48,8 @@ from lowrise.model.refittable import refit_support
 from lowrise.model.same_architecture import same_neurons
 from lowrise.model.structure import known_by_name
 
+CHOOSING_RIDGES = (1e-1, 1.0)  # λ while neurons are taken over, near which it mostly lies; the write is solved later
+
 
 def repair(task: RepairTask) -> Repaired:
     """Solve the matrices of every layer from the first gap up anew, from the bottom up; a Fit for each.
@@ -94,8 +96,10 @@ def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
     _pass_dense(layerwise, writes, donors)
     fold_input_map(layerwise, attention, fit_input_map(layerwise, "attention", attention))
     first = _refit_attention_write(layerwise) if writes else None
+    layerwise.keep_attention()
     fold_input_map(layerwise, mlp, fit_input_map(layerwise, _mlp_of(layerwise, dense), mlp))
     if first is None:
+        layerwise.forget_attention()
         met = reconstruct_block(layerwise) if layerwise.gap else None
         layerwise.pass_student()
         if met is None:
@@ -103,12 +107,13 @@ def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:
         return Fit(layer, stop, None, *met, descended=met[1] < met[0], written=False)
     others = torch.zeros(dense.neuron_count, dtype=torch.bool)  # whether a neuron is another layer's
     for donor in donors:
-        taken = transplant(layerwise, donor, _mlp_of(layerwise, donor))
+        taken = transplant(layerwise, donor, _mlp_of(layerwise, donor), CHOOSING_RIDGES)
         if not taken:
             break
         for rows in taken:
             others = torch.cat([others, torch.ones_like(others)])[rows.cpu()]
     solved = None if others.any() else refit_write(layerwise)  # neurons that were chosen come with their write solved
+    layerwise.forget_attention()
     descended = False
     if layerwise.gap:
         before, after = reconstruct_block(layerwise)

@@ -12,6 +12,7 @@ from lowrise.edit.merge import Mix, MixedParameters, check_alike
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
 from lowrise.observe.loss import next_token_loss
+from lowrise.observe.passes import through
 from lowrise.plan import Drop, Merge, Replace
 
 
@@ -98,8 +99,9 @@ class Student:
     def loss(self, windows: Windows) -> float:
         """Mean next-token cross-entropy, natural log."""
         total = 0.0
-        for ids in windows.batches(self.decoder.batch_tokens):
-            total += self.batch_loss(self.run(*self.decoder.embed(ids)), ids, windows.skipped)
+        batches = [*windows.batches(self.decoder.batch_tokens)]
+        for _, ids, h in through(self.decoder, batches, self.layers, self.step):
+            total += self.batch_loss(h, ids, windows.skipped)
         return total / windows.targets
 
     # -- changing it ------------------------------------------------------------------------------------------
@@ -123,9 +125,12 @@ def student_of(decoder: Decoder, edits: Sequence[Drop | Merge]) -> Student:
     merges = [edit for edit in edits if isinstance(edit, Merge)]
     for edit in merges:
         check_alike(decoder, edit)
+    mixed = [(edit, Mix(edit.start, tuple(edit.weights))) for edit in merges]
     changed: dict[int, Mapping[str, Tensor]] = {
-        edit.start: dict(MixedParameters(decoder.layers, Mix(edit.start, tuple(edit.weights)), edit.norms))
-        for edit in merges
+        edit.start: {
+            name: decoder.store.keep(value) for name, value in MixedParameters(decoder.layers, mix, edit.norms).items()
+        }
+        for edit, mix in mixed
     }
     return Student(decoder, layers_left(len(decoder), edits), changed)
 

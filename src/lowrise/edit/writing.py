@@ -71,7 +71,7 @@ def sums(context: LayerContext, write: Write, weight: Callable[[Tensor], Tensor]
             counts = None if weight is None else weight(target)
             yield held, write.given(inputs), target.float() - out.float(), counts
 
-    return gather(write.own.shape, context.decoder.device, tokens())
+    return gather(write.own.shape, context.device, tokens())
 
 
 def runs(context: LayerContext) -> Iterator[tuple[int, bool, Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lowrise.errors import ModelError
+from lowrise.errors import ModelError, close_paths
 from lowrise.headers import safetensors_header
 from lowrise.reading import kind_of, read_json
 
@@ -49,7 +49,8 @@ def of_folder(folder: Path) -> Checkpoint:
     """Raises ModelError for what is not the folder of a model, and for files in it that cannot be read."""
     kind = kind_of(folder, ModelError, _EXPECTED, _REMEDY)
     if kind != "folder":
-        raise ModelError(folder, _EXPECTED, "nothing" if kind is None else f"a {kind}", _REMEDY)
+        remedy = close_paths(folder, _REMEDY)
+        raise ModelError(folder, _EXPECTED, "nothing" if kind is None else f"a {kind}", remedy)
     whole = _json(folder / "config.json")
     files = frozenset(file.name for file in folder.iterdir())
     tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in files else {}

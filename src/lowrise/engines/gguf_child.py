@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lowrise.children import ended_after
+
 _ON_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG, https://man7.org/linux/man-pages/man2/prctl.2.html
 _PATIENCE = 5.0  # seconds from asking it to stop to killing it
 
 
 @dataclass(frozen=True)
-class Ended:
+class ChildResult:
     """status: its exit status, or minus the signal that killed it."""
 
     status: int
@@ -32,7 +34,7 @@ class Ended:
         return f"nothing said, exit status {self.status}"
 
 
-def run_child(command: Sequence[str], given: str = "", more: Mapping[str, str] | None = None) -> Ended:
+def run_child(command: Sequence[str], given: str = "", more: Mapping[str, str] | None = None) -> ChildResult:
     """given: its stdin. more: environment variables. Raises OSError where there is no such program."""
     process = subprocess.Popen(
         command,
@@ -45,17 +47,9 @@ def run_child(command: Sequence[str], given: str = "", more: Mapping[str, str] |
         env={**os.environ, **(more or {})},
         preexec_fn=_tied() if sys.platform == "linux" else None,
     )
-    try:
+    with ended_after(process, _PATIENCE):
         out, err = process.communicate(given)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    return Ended(process.returncode, out, err)
+    return ChildResult(process.returncode, out, err)
 
 
 def _tied() -> Callable[[], object]:

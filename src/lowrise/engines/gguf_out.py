@@ -18,7 +18,7 @@ from lowrise.engines.gguf_origin import Origin, origin
 from lowrise.engines.gguf_proof import known_parameters, matches_folder, opens_alike, read_back
 from lowrise.engines.gguf_tensors import UnknownArchitectureError
 from lowrise.engines.llama_cpp import EngineError, ask
-from lowrise.errors import InputError, ModelError, OutputError
+from lowrise.errors import InputError, ModelError, OutputError, close_paths
 from lowrise.files import held, output_file, writing
 from lowrise.model.source import OpenModel, open_model
 from lowrise.progress import Reporter
@@ -95,7 +95,7 @@ def export(
     """
     check_export(out, [folder, base], wanted, everything, force)
     if not folder.is_dir():
-        raise ModelError(folder, "a model folder", "none there", "check the path")
+        raise ModelError(folder, "a model folder", "none there", close_paths(folder, "check the path"))
     with held(out):
         made_from = None if converter is not None else origin(folder, base)
         if made_from is not None:

@@ -91,8 +91,8 @@ def matches_folder(file: GgufFile, opened: OpenModel) -> None:
             continue
         found = file.numbers(name)
         numbers = mapped.written(mapped.held(name, file.shape(name)), file.shape(name))
-        alike = found.shape == numbers.shape and any(is_rounded(found, numbers, kind) for kind in (tensor.kind, coarse))
-        if not alike:
+        close = found.shape == numbers.shape and any(is_rounded(found, numbers, kind) for kind in (tensor.kind, coarse))
+        if not close:
             raise ProofError(f"{name} in {file.path.name} is not what rounding leaves of the folder's parameter")
 
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lowrise.engines.gguf_child import Ended, run_child
+from lowrise.engines.gguf_child import ChildResult, run_child
 from lowrise.errors import LowriseError
 
 PACKAGE = "xllamacpp"
@@ -94,7 +94,7 @@ def ask(
     return Answers(found["version"], answers, found["tokenized"])
 
 
-def _reason(ended: Ended) -> str:
+def _reason(ended: ChildResult) -> str:
     """What it said about the model, or else what it said last."""
     about = [line for line in ended.err.splitlines() if _LOADING in line]
     return about[0].partition(_LOADING)[2] if about else ended.last_line

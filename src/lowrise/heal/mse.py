@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
@@ -14,6 +14,7 @@ from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.heal.schedule import Schedule, make_schedule
 from lowrise.heal.state import Progress, TrainingState
+from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
 from lowrise.progress import Reporter
@@ -106,24 +107,43 @@ class _Run:
         self._calls: dict[int, list[LayerArguments]] = {}
 
     def backward(self, rows: list[int]) -> float:
-        """Mean loss over `rows`, its gradient accumulated."""
-        total = 0.0
-        for piece in _pieces(rows, self._piece):
-            inputs, targets = self._take(piece)
-            loss = self._measure(self._trainee.forward(inputs, self._calls_for(len(piece))), targets)
-            loss = loss * (len(piece) / len(rows))
-            loss.backward()
-            total += float(loss.detach())
-        return total
+        """Mean loss over `rows`, its gradient accumulated where there is none yet."""
+
+        def all_of_them() -> float:
+            total = 0.0
+            for loss, piece in self._losses(rows):
+                loss = loss * (len(piece) / len(rows))
+                loss.backward()
+                total += float(loss.detach())
+            return total
+
+        return self._fitting(len(rows), all_of_them)
 
     @torch.no_grad()
     def evaluate(self, rows: range) -> float:
-        total = 0.0
-        for piece in _pieces(list(rows), self._piece):
+        def all_of_them() -> float:
+            return sum(float(loss) * len(piece) for loss, piece in self._losses(list(rows)))
+
+        return self._fitting(len(rows), all_of_them) / len(rows)
+
+    def _losses(self, rows: list[int]) -> Iterator[tuple[Tensor, list[int]]]:
+        for piece in _pieces(rows, self._piece):
             inputs, targets = self._take(piece)
-            loss = self._measure(self._trainee.forward(inputs, self._calls_for(len(piece))), targets)
-            total += float(loss) * len(piece)
-        return total / len(rows)
+            yield self._measure(self._trainee.forward(inputs, self._calls_for(len(piece))), targets), piece
+
+    def _fitting(self, rows: int, run: Callable[[], float]) -> float:
+        """What `run` finds, anew with pieces half as large where memory ends."""
+        while True:
+            try:
+                return run()
+            except RuntimeError as error:
+                if self._piece == 1 or not is_out_of_memory(error):
+                    raise
+            for parameter in self._trainee.parameters:
+                parameter.grad = None
+            whole = min(self._piece, rows)
+            self._piece = -(-whole // 2)
+            self._decoder.batching.less(self._piece * self._length, whole * self._length)
 
     @torch.no_grad()
     def evaluate_dropped(self, rows: range) -> float:
@@ -132,7 +152,7 @@ class _Run:
         return sum(float(self._measure(*self._take(piece))) * len(piece) for piece in pieces) / len(rows)
 
     def _take(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        device = self._decoder.device
+        device = self._trainee.parameters[0].device
         return self._pairs.inputs[rows].to(device).float(), self._pairs.targets[rows].to(device).float()
 
     def _measure(self, estimate: Tensor, target: Tensor) -> Tensor:

@@ -23,8 +23,6 @@ from torch.utils.checkpoint import checkpoint
 from lowrise.model.decoder import Decoder
 
 LIKELIEST = 64
-_CHUNK_BYTES = 64 * 2**20  # of float32 logits that are held at once on CPU; beyond they are no faster
-_ACCELERATOR_CHUNK_BYTES = 512 * 2**20
 _LEAST = -1e4  # logarithm of a probability that is none: within float16, and its exponential is 0
 _TINY = 1e-38
 
@@ -162,8 +160,7 @@ def head(decoder: Decoder, h: Tensor) -> Tensor:
 def chunks(decoder: Decoder, positions: int) -> Iterator[slice]:
     """Positions whose logits are held at once."""
     rows = decoder.model.get_output_embeddings().weight.shape[0]
-    most = _CHUNK_BYTES if decoder.device.type == "cpu" else _ACCELERATOR_CHUNK_BYTES
-    size = max(1, min(most // (4 * rows), decoder.max_length))
+    size = max(1, min(decoder.batching.chunk_of_logits // rows, decoder.max_length))
     for first in range(0, positions, size):
         yield slice(first, min(first + size, positions))
 

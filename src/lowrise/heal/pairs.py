@@ -14,6 +14,7 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.errors import OutputError, RecipeError
 from lowrise.model.decoder import Decoder
+from lowrise.observe.passes import states_of_batches
 from lowrise.progress import Reporter
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -61,8 +62,9 @@ def collect_pairs(decoder: Decoder, windows: Windows, start: int, stop: int, lim
         store = _on_disk(count, size, decoder.dtype).view(shape)
     with torch.no_grad(), progress.bar("pairs", len(windows)) as bar:
         row = 0
-        for ids in windows.batches(decoder.batch_tokens):
-            for layer, h in decoder.states(ids, stop):
+        batches = windows.batches(decoder.batch_tokens)
+        for ids, states in states_of_batches(decoder, batches, stop, (start, stop)):
+            for layer, h in states:
                 if layer in (start, stop):
                     store[int(layer == stop), row : row + len(ids)] = h.cpu()
             row += len(ids)

@@ -7,7 +7,6 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import (
@@ -18,6 +17,7 @@ from accelerate.utils import (
 )
 
 from lowrise.errors import RecipeError, close_names, reason
+from lowrise.model.placement import pick_devices
 from lowrise.settings import Heal
 
 _PATIENCE = timedelta(days=1)  # of processes that wait while the first one measures
@@ -42,9 +42,14 @@ def check_loggers(names: list[str]) -> None:
 def start(settings: Heal, device: str) -> Accelerator:
     """Joins the processes that `accelerate launch` started, if it did.
 
-    Raises RecipeError for what the launcher's environment asks for and cannot be had.
+    Raises RecipeError for what the launcher's environment asks for and cannot be had, and for several devices of one
+    process; InputError for a device that this machine lacks.
     """
-    on_cpu = torch.device(device).type == "cpu" if device != "auto" else not torch.accelerator.is_available()
+    devices = pick_devices(device)
+    if len(devices) > 1:
+        expected = "one device to heal on"
+        raise RecipeError("--device", expected, device, "start a process for each by `accelerate launch`")
+    on_cpu = devices[0].type == "cpu"
     precision: str = settings.precision
     if precision == "auto":
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

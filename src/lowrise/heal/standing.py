@@ -55,10 +55,19 @@ class Keeping:
         self._pace = KeepingPace(sum(value.nbytes for value in module.parameters() if value.requires_grad))
 
     def weights(self) -> dict[str, Tensor]:
-        """Those that train, by their names in the student's model, on the CPU; there they may be the live ones."""
+        """Those that train, by their names in the student's model, on the CPU; there they may be the live ones.
+
+        Of names that share one tensor, as those of a tied head do, the first.
+        """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        found: Any = get_model_state_dict(self._module, options=options)
-        return {name.removeprefix(_MODEL): value.detach().cpu() for name, value in found.items()}
+        model: Any = get_model_state_dict(self._module, options=options)
+        found = {name.removeprefix(_MODEL): value.detach().cpu() for name, value in model.items()}
+        first: dict[tuple[int, torch.Size], str] = {}
+        return {
+            name: value
+            for name, value in found.items()
+            if not value.numel() or first.setdefault((value.data_ptr(), value.shape), name) == name
+        }
 
     def restore(self, guard: str) -> Standing | None:
         """What was kept last, once weights and moments are as they were."""

@@ -124,9 +124,9 @@ def _aligned(decoder: Decoder, dense: Sequence[dict[str, Tensor]]) -> list[int |
     """The dense model's layer that each layer was, by its matrices; None for one that shares none."""
     found: list[int | None] = []
     for own in samples(decoder):
-        alike = [sum(_same(own[name], one[name]) for name in own.keys() & one.keys()) for one in dense]
-        most = max(alike, default=0)
-        found.append(alike.index(most) if most else None)
+        equal = [sum(_same(own[name], one[name]) for name in own.keys() & one.keys()) for one in dense]
+        most = max(equal, default=0)
+        found.append(equal.index(most) if most else None)
     known = [layer for layer in found if layer is not None]
     if 2 * len(known) < len(found) or any(above <= below for below, above in pairwise(known)):
         expected = "layers of the dense model in their order, or a lowrise/plan.json beside the model"

@@ -28,6 +28,7 @@ from lowrise.heal.schedule import Schedule
 from lowrise.heal.standing import Keeping, Standing
 from lowrise.heal.teacher import Teacher
 from lowrise.heal.tokens import TrainingTokens
+from lowrise.model.batching import Batching, is_out_of_memory
 from lowrise.progress import Bar, Reporter
 from lowrise.settings import Training
 from lowrise.work import Work
@@ -65,7 +66,7 @@ def train(
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser: Any = torch.optim.AdamW(learning, lr=plan.rates.learning_rate, betas=_BETAS, weight_decay=0.0)
     module, optimiser = accelerator.prepare(student, optimiser)
-    run = _Run(module, teacher, tokens, plan, accelerator)
+    run = _Run(module, teacher, tokens, plan, accelerator, student.decoder.batching)
     keeping = Keeping(work, module, optimiser.optimizer, accelerator)
     name = tokens.guard[0]
     done = keeping.restore(name)
@@ -131,14 +132,37 @@ class _Run:
     """Forward and backward over windows, each process over its share of every step."""
 
     def __init__(
-        self, module: Any, teacher: Teacher | None, tokens: TrainingTokens, plan: TrainingPlan, accelerator: Accelerator
+        self,
+        module: Any,
+        teacher: Teacher | None,
+        tokens: TrainingTokens,
+        plan: TrainingPlan,
+        accelerator: Accelerator,
+        batching: Batching,
     ) -> None:
-        self.plan, self.accelerator = plan, accelerator
+        self.plan, self.accelerator, self._micro, self._batching = plan, accelerator, plan.micro, batching
         self.learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._module, self._teacher, self._tokens = module, teacher, tokens
 
     def backward(self, step: int) -> tuple[float, int]:
-        """(mean loss over the step's counted tokens, tokens read), over all processes; gradients are summed."""
+        """(mean loss over the step's counted tokens, tokens read), over all processes; gradients are summed.
+
+        A single process that runs out of memory takes half as many windows at a time; of several, others would wait.
+        """
+        length = self._tokens.ids.shape[1]
+        while True:
+            try:
+                return self._backward(step)
+            except RuntimeError as error:
+                most = self._micro // length
+                if most <= 1 or self.accelerator.num_processes > 1 or not is_out_of_memory(error):
+                    raise
+            for parameter in self.learning:
+                parameter.grad = None
+            self._micro = -(-most // 2) * length
+            self._batching.less(self._micro, most * length)
+
+    def _backward(self, step: int) -> tuple[float, int]:
         batch = self.plan.schedule.batch
         rows = range(step * batch, min((step + 1) * batch, len(self._tokens.ids)))
         count = max(1, int(self._counted(rows)[:, 1:].sum()))
@@ -186,7 +210,7 @@ class _Run:
         mine = [*rows[index * share : (index + 1) * share]]
         real = len(mine)
         mine += [rows[-1]] * (share - real)
-        size = max(1, self.plan.micro // length)
+        size = max(1, self._micro // length)
         for first in range(0, share, size):
             yield mine[first : first + size], min(max(0, real - first), size)
 

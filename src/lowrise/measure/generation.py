@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,16 +34,43 @@ def greedy(decoder: Decoder, ids: Tensor) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def continued(decoder: Decoder, ids: Tensor, count: int, ends: Collection[int]) -> list[list[int]]:
-    """What the model writes behind each row of ids (batch, tokens): at most `count` tokens, up to one of `ends`."""
-    rows: list[list[int]] = [[] for _ in ids]
-    for token in islice(greedy(decoder, ids.to(decoder.device)), count):
-        for row, chosen in zip(rows, token.squeeze(1).tolist(), strict=True):
-            if not row or row[-1] not in ends:
-                row.append(chosen)
-        if all(row[-1] in ends for row in rows):
-            break
-    return rows
+def continued(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], counts: Sequence[int], ends: Collection[int]
+) -> list[list[int]]:
+    """What the model writes behind each of the prompts: at most so many tokens as its count, up to one of `ends`.
+
+    All at once and nothing padded: what the shortest prompt has of places is read together, then a token of each at a
+    time, where a prompt goes on its own and else what the model writes. A step reads all weights, however many rows
+    it has.
+    """
+
+    def of(rows: slice) -> list[list[int]]:
+        return _continued(decoder, prompts[rows], counts[rows], ends)
+
+    longest = max(len(prompt) + count for prompt, count in zip(prompts, counts, strict=True))
+    return decoder.batching.in_parts(len(prompts), longest, of, lambda parts: [*chain(*parts)])
+
+
+def _continued(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], counts: Sequence[int], ends: Collection[int]
+) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in prompts]
+    read = min(map(len, prompts))
+    ids = torch.tensor([list(prompt[:read]) for prompt in prompts], device=decoder.device)
+    token, cache = _likeliest(decoder, ids, None)
+    while True:
+        column = token.squeeze(1).tolist()
+        for number, (prompt, row, count) in enumerate(zip(prompts, rows, counts, strict=True)):
+            if read < len(prompt):
+                column[number] = prompt[read]
+            elif len(row) < count and not (row and row[-1] in ends):
+                row.append(column[number])
+        read += 1
+        if all(len(row) == count or (row and row[-1] in ends) for row, count in zip(rows, counts, strict=True)):
+            return rows
+        token = torch.tensor(column, device=decoder.device).unsqueeze(1)
+        ids = token if cache is not None else torch.cat([ids, token], dim=1)
+        token, cache = _likeliest(decoder, ids, cache)
 
 
 def _likeliest(decoder: Decoder, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:

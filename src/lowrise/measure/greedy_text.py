@@ -22,12 +22,13 @@ from lowrise.calibration.written import end_tokens
 from lowrise.errors import TextError
 from lowrise.measure.generation import continued
 from lowrise.measure.rows import rows_at_once
+from lowrise.model.batching import joined_rows
 from lowrise.model.decoder import Decoder
 
 PROMPTS = 8  # of the texts, in all
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
-QUESTION_TOKENS = 32  # questions are of different lengths, and each costs as much as all prompts of a text together
+QUESTION_TOKENS = 32
 QUESTIONS = (
     "What is the capital of France?",
     "A box holds 12 eggs. How many eggs are in 7 boxes? Explain step by step.",
@@ -69,13 +70,11 @@ def make_prompts(decoder: Decoder, tokenizer: Any, texts: Mapping[str, Windows])
 
 def continuations(decoder: Decoder, tokenizer: Any, prompts: Prompts) -> list[list[int]]:
     """Prompt by prompt at most NEW_TOKENS tokens, QUESTION_TOKENS of a question, up to the one that ends the text."""
-    ends = end_tokens(decoder, tokenizer)
-    written = []
-    for number, batch in enumerate(prompts.batches):
-        room = decoder.max_length - batch.shape[1]
-        most = NEW_TOKENS if number < len(prompts.texts) else min(NEW_TOKENS, QUESTION_TOKENS)
-        written += continued(decoder, batch, min(most, room), ends)
-    return written
+    asked = prompts.ids()
+    texts = sum(map(len, prompts.texts))
+    most = [NEW_TOKENS] * texts + [min(NEW_TOKENS, QUESTION_TOKENS)] * (len(asked) - texts)
+    counts = [min(count, decoder.max_length - len(prompt)) for count, prompt in zip(most, asked, strict=True)]
+    return continued(decoder, asked, counts, end_tokens(decoder, tokenizer))
 
 
 @torch.no_grad()
@@ -93,12 +92,21 @@ def same_choices(decoder: Decoder, prompts: Prompts, written: list[list[int]]) -
         filled = torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows])
         ids = torch.cat([batch, filled], dim=1)[:, :-1].to(decoder.device)
         likeliest = [
-            decoder.model(input_ids=some, use_cache=False).logits[:, batch.shape[1] - 1 :].argmax(-1).cpu()
-            for some in ids.split(rows_at_once(decoder, ids.shape[1]))
+            _likeliest(decoder, some, batch.shape[1] - 1) for some in ids.split(rows_at_once(decoder, ids.shape[1]))
         ]
         same = (torch.cat(likeliest) == filled).tolist()
         found += [one[: len(row)] for one, row in zip(same, rows, strict=True)]
     return found
+
+
+def _likeliest(decoder: Decoder, ids: Tensor, first: int) -> Tensor:
+    """Behind each position from `first` on of ids (batch, tokens), on the CPU."""
+
+    def of(rows: slice) -> Tensor:
+        logits: Tensor = decoder.model(input_ids=ids[rows], use_cache=False).logits
+        return logits[:, first:].argmax(-1).cpu()
+
+    return decoder.batching.in_parts(len(ids), ids.shape[1], of, joined_rows)
 
 
 def agreement(same: Iterable[list[bool]]) -> float:

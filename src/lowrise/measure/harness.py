@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lm_eval
@@ -18,6 +19,7 @@ from lowrise.measure.answers import Answer, TaskAnswers
 from lowrise.measure.quiet import quiet_lm_eval
 from lowrise.measure.rows import rows_at_once
 from lowrise.measure.tasks import FEWSHOT_SEED, LoadedTask
+from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Bar, Reporter
 from lowrise.settings import Bos
@@ -58,20 +60,32 @@ class Harness(HFLM):  # type: ignore[misc]
         for pair, context, continuation in requests:
             self.tokens[pair] = len(continuation)
             self.lengths[pair] = len(context or ()) + len(continuation)
-        self._fit_batch(max(len(context or ()) + len(continuation) for _, context, continuation in requests))
-        return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        longest = max(len(context or ()) + len(continuation) for _, context, continuation in requests)
+        ask = partial(super()._loglikelihood_tokens, requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        return self._in_batches(longest, ask)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-        self._fit_batch(self.max_length)
-        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        return self._in_batches(
+            self.max_length, partial(super().loglikelihood_rolling, requests, disable_tqdm=disable_tqdm)
+        )
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
         room = max(request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests)
-        self._fit_batch(room + max(len(self.tok_encode(request.args[0])) for request in requests))
-        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+        longest = room + max(len(self.tok_encode(request.args[0])) for request in requests)
+        return self._in_batches(longest, partial(super().generate_until, requests, disable_tqdm=disable_tqdm))
 
-    def _fit_batch(self, longest: int) -> None:
-        self.batch_size_per_gpu = rows_at_once(self._decoder, longest)
+    def _in_batches(self, longest: int, ask: Callable[[], Any]) -> Any:
+        """What `ask` answers to requests of up to `longest` tokens: all anew by halves where memory ends."""
+        rows = rows_at_once(self._decoder, longest)
+        while True:
+            self.batch_size_per_gpu = rows
+            try:
+                return ask()
+            except RuntimeError as error:
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            rows //= 2
+            self._decoder.batching.less(rows * longest, 2 * rows * longest)
 
 
 def evaluate(lm: Harness, loaded: LoadedTask, limit: int | None, progress: Reporter) -> TaskAnswers:

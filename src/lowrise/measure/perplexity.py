@@ -12,7 +12,10 @@ from lowrise.calibration import Windows
 from lowrise.exact import exact_sum
 from lowrise.measure.rows import rows_at_once
 from lowrise.model.decoder import Decoder
+from lowrise.observe.passes import logits_of_batches
 from lowrise.progress import Reporter
+
+_POSITIONS = 256  # whose losses are taken at once
 
 
 @torch.no_grad()
@@ -24,9 +27,7 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
     total = 0.0
     rows = rows_at_once(decoder, windows.length)
     with progress.bar("perplexity", len(windows)) as bar:
-        for ids in windows.batches(rows * windows.length):
-            ids = ids.to(decoder.device)
-            logits = decoder.model(input_ids=ids, use_cache=False).logits
+        for ids, logits in logits_of_batches(decoder, windows.batches(rows * windows.length)):
             total += _cross_entropy_sum(logits[:, windows.skipped :], ids[:, windows.skipped :])
             bar.advance(ids.numel(), steps=len(ids))
     loss = total / windows.targets
@@ -42,8 +43,12 @@ def perplexity(decoder: Decoder, windows: Windows, progress: Reporter) -> dict[s
 
 def _cross_entropy_sum(logits: Tensor, ids: Tensor) -> float:
     """Summed over all positions that have a next token; logits (batch, tokens, vocabulary), ids (batch, tokens)."""
-    losses = [
-        exact_sum(torch.nn.functional.cross_entropy(row[:-1].float(), targets[1:], reduction="none"))
-        for row, targets in zip(logits, ids, strict=True)
-    ]
+    losses = [exact_sum(_losses(row[:-1], targets[1:])) for row, targets in zip(logits, ids, strict=True)]
     return float(torch.stack(losses).sum())
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """(positions,); a few positions at a time, for what a loss makes of logits is as large as they are."""
+    loss = torch.nn.functional.cross_entropy
+    parts = zip(logits.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
+    return torch.cat([loss(some.float(), following, reduction="none") for some, following in parts])

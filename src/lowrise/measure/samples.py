@@ -25,12 +25,13 @@ def continuations(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[s
     Before the prompt stands what the tokenizer puts in front of a text, nothing behind it, and no chat template. A
     prompt that the model cannot read (no token, one without an embedding, no position left) is left out.
     """
-    written = {}
-    ends = end_tokens(decoder, tokenizer)
-    for prompt, ids in encoded_prompts(decoder, tokenizer, bos).items():
-        (chosen,) = continued(decoder, ids, min(NEW_TOKENS, decoder.max_length - ids.shape[1]), ends)
-        written[prompt] = tokenizer.decode(chosen, skip_special_tokens=True)
-    return written
+    encoded = encoded_prompts(decoder, tokenizer, bos)
+    if not encoded:
+        return {}
+    prompts = [ids[0].tolist() for ids in encoded.values()]
+    counts = [min(NEW_TOKENS, decoder.max_length - len(prompt)) for prompt in prompts]
+    rows = continued(decoder, prompts, counts, end_tokens(decoder, tokenizer))
+    return {prompt: tokenizer.decode(row, skip_special_tokens=True) for prompt, row in zip(encoded, rows, strict=True)}
 
 
 def encoded_prompts(decoder: Decoder, tokenizer: Any, bos: Bos = "auto") -> dict[str, Tensor]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
+from importlib.metadata import version
 
+import psutil
 import torch
 import transformers
-
-from lowrise import __version__
 
 
 def versions() -> dict[str, str]:
     return {
-        "lowrise": __version__,
+        "lowrise": version("lowrise"),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
@@ -23,8 +22,16 @@ def versions() -> dict[str, str]:
 
 def peak_memory(when: str = "") -> dict[str, int]:
     """Bytes this process has held at most: resident, and on the accelerator if there is one. when: ends the names."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = {"peak_resident_bytes": _peak_resident()}
     if torch.cuda.is_available():
         peak["peak_device_bytes"] = torch.cuda.max_memory_allocated()
     return {f"{name}{when}": value for name, value in peak.items()}
+
+
+def _peak_resident() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

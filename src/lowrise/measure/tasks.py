@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrise.errors import UNUSABLE, TaskError, close_names, reason
+from lowrise.errors import UNUSABLE, TaskError, close_names, close_paths, reason
 from lowrise.measure.cache import digest
 from lowrise.measure.identity import files_sha256
 from lowrise.measure.quiet import quiet_lm_eval
@@ -101,7 +101,7 @@ def _manager(names: list[str], task_dir: str | None) -> Any:
         kind = kind_of(task_dir, TaskError, expected, remedy)
         if kind != "folder":
             found = "nothing there" if kind is None else "a file" if kind == "file" else kind
-            raise TaskError(task_dir, expected, found, remedy)
+            raise TaskError(task_dir, expected, found, close_paths(task_dir, remedy))
         check_task_files(Path(task_dir))
     from lm_eval.tasks import TaskManager
 
@@ -116,9 +116,8 @@ def _manager(names: list[str], task_dir: str | None) -> Any:
     for name in names:
         if name not in manager.all_tasks and name != "papers":
             known = local.all_tasks if task_dir is not None else manager.all_tasks
-            near = close_names(name, [*known, "papers"])
             # all of lm-eval's names would be no answer
-            remedy = near if near.startswith("did") or task_dir else "`lm_eval ls tasks` names them"
+            remedy = close_names(name, [*known, "papers"], None if task_dir else "`lm_eval ls tasks` names them")
             raise TaskError(f"--tasks: {name!r}", "a task that lm-eval or --task-dir has", "none of that name", remedy)
     return manager
 

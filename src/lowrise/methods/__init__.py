@@ -18,7 +18,18 @@ from lowrise.errors import UNUSABLE, MethodError, close_names, reason
 from lowrise.methods.row import OF_SOME, Kind, LooksAt, Method
 from lowrise.methods.rows import OWN
 
-__all__ = ["OF_SOME", "Kind", "LooksAt", "Method", "load", "method", "methods", "origin", "presets_of_others"]
+__all__ = [
+    "OF_SOME",
+    "Kind",
+    "LooksAt",
+    "Method",
+    "current_name",
+    "load",
+    "method",
+    "methods",
+    "origin",
+    "presets_of_others",
+]
 
 GROUP = "lowrise.methods"
 _UNUSABLE: tuple[type[Exception], ...] = (*UNUSABLE, SyntaxError)  # what importing a module may raise
@@ -43,6 +54,11 @@ def method(kind: Kind, name: str) -> Method:
     if name not in rows:
         raise MethodError(f"{kind} {name!r}", f"a {kind} that exists", "none of that name", close_names(name, rows))
     return rows[name]
+
+
+def current_name(kind: Kind, name: str) -> str:
+    """Of a method that is named as recipes once did, and as plans still do; any other name as it is."""
+    return next((row.name for row in methods(kind).values() if row.older_name == name), name)
 
 
 def origin(kind: Kind, name: str) -> str | None:
@@ -103,7 +119,7 @@ def _read(entry: EntryPoint, found: _Outside) -> None:
         if not isinstance(row, Method) or row.kind == "network":
             what = type(row).__name__ if not isinstance(row, Method) else f"the network {row.name}"
             raise MethodError(where, "rows of criteria and repairs", what, remedy)
-        taken = [own.name for own in OWN if own.kind == row.kind] + ["none"]
+        taken = [name for own in OWN if own.kind == row.kind for name in (own.name, own.older_name)] + ["none"]
         if row.name in taken or (row.kind, row.name) in found.rows:
             whose = "lowrise" if row.name in taken else found.rows[row.kind, row.name][1]
             raise MethodError(where, f"a {row.kind} of a new name", f"{row.name}, which {whose} has", remedy)

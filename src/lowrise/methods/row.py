@@ -40,6 +40,10 @@ class Method:
         layers to go or None, of a repair `(decoder)`.
     loads_plainly: whether stock `from_pretrained` opens what comes of it. A network that looks at `form` does in its
         portable one.
+    cost: how much work it is, `(Job) -> list[Stage]` (cost/job.py, cost/work.py); None: a criterion is taken to do
+        what `looks_at` says, a repair to go through all layers once.
+
+    older_name: recipes may still use it. Plans do, so that their bytes stay.
 
     Of criteria. decides_number: it may say itself how many layers go, and has k None where no size is asked for.
     one_span: it always answers one. takes_network: one, in whose place a network may stand. stays: so many of the first
@@ -48,6 +52,8 @@ class Method:
     Of repairs. special_tokens: its windows are overwritten by a special token each (`Windows.with_special_tokens`).
     on_networks: solves the last matrix of a trained network too, `(fitted, held_out: Gram, matrix (k, d)) ->
     Solution`; None: it does not. parameters: what it adds to the model, `(decoder, edits) -> int`; None: nothing.
+    reads_whole: it runs all layers on one batch after the other, where others go layer by layer if these lie on disk.
+    working: what it takes of memory beside layers and one batch, `(decoder) -> bytes`, where that is much.
     did: what it did, for the page, the card and the terminal; {layers} is `layer 3` or `layers 3, 5`, {matrices}
     `matrix` or `matrices`, {first} the lowest of the layers. did_reading: the same where none of the layers could be
     solved in what it writes. did_to_network: the same of a trained network.
@@ -60,8 +66,10 @@ class Method:
     paper: str | None = None
     looks_at: LooksAt = "windows"
     settings: tuple[str, ...] = ()
+    older_name: str | None = None
     check: str | None = None
     loads_plainly: bool = True
+    cost: str | None = None
     decides_number: bool = False
     one_span: bool = False
     takes_network: bool = False
@@ -69,6 +77,8 @@ class Method:
     special_tokens: bool = False
     on_networks: str | None = None
     parameters: str | None = None
+    reads_whole: bool = False
+    working: str | None = None
     did: str = "layers that are left were repaired from {first} on"
     did_reading: str | None = None
     did_to_network: str = ""
@@ -80,7 +90,7 @@ class Method:
         for field, values in (("kind", get_args(Kind)), ("looks_at", get_args(LooksAt))):
             if getattr(self, field) not in values:
                 raise ValueError(f"{field} of {self.name} is {getattr(self, field)!r}, none of {', '.join(values)}")
-        for field in ("function", "check", "on_networks", "parameters"):
+        for field in ("function", "check", "on_networks", "parameters", "working", "cost"):
             path = getattr(self, field)
             if path is not None and not (isinstance(path, str) and re.fullmatch(r"[\w.]+:\w+", path)):
                 raise ValueError(f"{field} of {self.name} is {path!r}, not `package.module:name`")
@@ -97,6 +107,10 @@ class Method:
         if not isinstance(self.summary, str) or not isinstance(self.paper, str | None):
             raise ValueError(f"summary and paper of {self.name} are not text")
         self.sentence([0])
+
+    @property
+    def name_in_plans(self) -> str:
+        return self.older_name or self.name
 
     def staying(self, layers: int) -> list[int]:
         """Of a model's layers, those that it never takes out."""

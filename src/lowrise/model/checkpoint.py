@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from transformers import AutoConfig
 
 from lowrise.errors import ProofError
 from lowrise.files import writing
+from lowrise.heap import collect
 from lowrise.model.cached import disagreement, uncached_logits
 from lowrise.model.companions import copy_companions, forget_missing_code
 from lowrise.model.custom import write_custom_model, write_stock_type
 from lowrise.model.decoder import Decoder
 from lowrise.model.formats import cast_as_loaded, check_as_loaded
 from lowrise.model.own_formats import restore_formats
+from lowrise.model.placement import how_to_load, settle
+from lowrise.model.shards import save_model
 from lowrise.model.source import OpenModel, open_model
 from lowrise.model.spelling import spell_config, spell_tokenizer
 from lowrise.model.wrappers import auto_class, wrapper_class
+from lowrise.store import LayerStore
 
 _SAME = {torch.float32: 1e-4}
 """Cached and uncached logits differ by so much of the largest one at most; other formats round more: `_COARSE`."""
@@ -39,30 +43,31 @@ def save_and_prove(opened: OpenModel, folder: Path, *, out: Path, compute: torch
     after. Raises ProofError when logits differ or cached and uncached generation disagree.
     """
     decoder, dtype = opened.decoder, opened.save_dtype
-    model, device, custom = decoder.model, decoder.device, bool(decoder.networks)
+    model, devices, custom, batching = decoder.model, decoder.devices, bool(decoder.networks), decoder.batching
     remote = type(model).__module__.startswith("transformers_modules.")
-    cast_as_loaded(model, dtype)
+    cast_as_loaded(model, dtype, decoder.store)
     ids, many = _proof_ids(decoder, rows=2), _proof_ids(decoder, rows=8)
     before = _finite_logits(model, ids)
     write_model(opened, folder, out)
     decoder.release()
     del model
-    gc.collect()
-    loading = _Loading(folder, device, custom or remote)
-    reloaded = loading.model(dtype)
-    _check_equal(before, uncached_logits(reloaded, ids))
+    collect()
+    loading = _Loading(folder, devices, custom or remote, decoder.store)
+    reloaded = loading.decoder(dtype)
+    _check_equal(before, uncached_logits(reloaded.model, ids))
     if compute != dtype:
-        del reloaded
-        gc.collect()
-        reloaded = loading.model(compute)
-    if disagreement(reloaded, ids) > _SAME.get(compute, _COARSE):
-        found = disagreement(reloaded, many)
-        del reloaded
-        gc.collect()
-        _check_cached(found, _dense_disagreement(opened, many, compute))
-        gc.collect()
-        reloaded = loading.model(compute)
-    return Decoder(reloaded, str(folder))
+        reloaded.release()
+        collect()
+        reloaded = loading.decoder(compute)
+    if disagreement(reloaded.model, ids) > _SAME.get(compute, _COARSE):
+        found = disagreement(reloaded.model, many)
+        reloaded.release()
+        collect()
+        _check_cached(found, _dense_disagreement(opened, many, compute, devices))
+        collect()
+        reloaded = loading.decoder(compute)
+    reloaded.batching.follow(batching)
+    return reloaded
 
 
 def save_and_keep(opened: OpenModel, folder: Path, *, out: Path, dense: float) -> None:
@@ -76,7 +81,7 @@ def save_and_keep(opened: OpenModel, folder: Path, *, out: Path, dense: float) -
     ids = _proof_ids(decoder, rows=2)
     before = _finite_logits(decoder.model, ids)
     write_model(opened, folder, out)
-    reloaded = _Loading(folder, decoder.device, bool(decoder.networks)).model(opened.save_dtype)
+    reloaded = _Loading(folder, decoder.devices, bool(decoder.networks), decoder.store).decoder(opened.save_dtype).model
     _check_equal(before, uncached_logits(reloaded, ids))
     if disagreement(reloaded, ids) > _SAME.get(opened.save_dtype, _COARSE):
         _check_cached(disagreement(reloaded, _proof_ids(decoder, rows=8)), dense)
@@ -87,7 +92,7 @@ def write_model(opened: OpenModel, folder: Path, out: Path) -> None:
     decoder = opened.decoder
     with writing(out):
         # a loader turns the names that files may have into the class's own by model type, which networks change
-        decoder.model.save_pretrained(folder, save_original_format=not decoder.networks)
+        save_model(decoder, folder, original=not decoder.networks)
         write_stock_type(decoder, folder)
         if opened.place is not None and wrapper_class(decoder.model.config) is not None:
             restore_formats(opened.place, folder)
@@ -126,16 +131,26 @@ def _check_cached(found: float, dense: float) -> None:
 
 @dataclass(frozen=True)
 class _Loading:
-    folder: Path
-    device: torch.device
-    trusted: bool
+    """store: of the kind that layers are to live in."""
 
-    def model(self, dtype: torch.dtype) -> Any:
+    folder: Path
+    devices: list[torch.device]
+    trusted: bool
+    store: LayerStore
+
+    def decoder(self, dtype: torch.dtype) -> Decoder:
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trusted)
-        loaded = auto_class(config).from_pretrained(
-            self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=self.trusted
-        )
-        return loaded.to(self.device).eval()
+        store = self.store.anew()
+        with store.placing(self.folder.glob("*.safetensors")):
+            loaded = auto_class(config).from_pretrained(
+                self.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=self.trusted,
+                **how_to_load(self.devices),
+            )
+        where = str(self.folder)
+        return Decoder(settle(loaded, self.devices, where).eval(), where, store)
 
 
 def _proof_ids(decoder: Decoder, rows: int) -> Tensor:
@@ -145,13 +160,14 @@ def _proof_ids(decoder: Decoder, rows: int) -> Tensor:
     return torch.randint(top, (rows, 16), generator=generator).to(decoder.device)
 
 
-def _dense_disagreement(opened: OpenModel, ids: Tensor, dtype: torch.dtype) -> float:
+def _dense_disagreement(opened: OpenModel, ids: Tensor, dtype: torch.dtype, devices: Sequence[torch.device]) -> float:
     """The same of the model that the checkpoint was made from, read again in that format."""
     dense = open_model(
         str(opened.place),
         dtype=str(dtype).removeprefix("torch."),
-        device=str(ids.device),
+        device=",".join(map(str, devices)),
         trust_remote_code=opened.trust_remote_code,
         allow_pickle=opened.allow_pickle,
+        memory=opened.memory,
     )
     return disagreement(dense.model, ids)

@@ -11,8 +11,7 @@ from torch import nn
 
 from lowrise.errors import ModelError, reason
 from lowrise.model.following import follow
-from lowrise.model.numbered import express_periods
-from lowrise.model.periods import Marks, marks, settle_periods
+from lowrise.model.periods import Marks, express_periods, marks, settle_periods
 from lowrise.model.splice import difference, renumber
 
 

@@ -20,20 +20,21 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from lowrise.errors import ModelError, PlanError, ProofError
+from lowrise.model.batching import Batching, batching_of
 from lowrise.model.cut import Origin, compare, origin_of, take_out
 from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
-from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states
+from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states, with_rows
+from lowrise.model.placement import devices_of, place_on
 from lowrise.model.probing import unknown_rows
 from lowrise.model.restricting import restrictions_of_ends, restrictions_of_settings
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import difference_of_cut, prove, refusal, refuse_unfit
 from lowrise.model.wrappers import restrictions_of_images
 from lowrise.restriction import Restriction
+from lowrise.store import LayerStore
 
-_BATCH_TOKENS = 1024
 CUSTOM_TYPE = "lowrise-"  # before the model type of a checkpoint with published-form networks
-_ACCELERATOR_BATCH_TOKENS = 8192
 
 
 class _Recorder(nn.Module):
@@ -68,9 +69,11 @@ class Decoder:
     Raises ModelError for a model without exactly one stack of decoder layers, or with one that is not supported.
     """
 
-    def __init__(self, model: Any, where: str = "model") -> None:
+    def __init__(self, model: Any, where: str = "model", store: LayerStore | None = None) -> None:
+        """store: where the model's layers live."""
         self.model = model
         self.where = where
+        self.store = store or LayerStore()
         self.config: Any = model.config.get_text_config(decoder=True)
         self.layers_path = find_stack(model, count_of_layers(self.config, where), where)
         owner, _, self._attribute = self.layers_path.rpartition(".")
@@ -79,6 +82,8 @@ class Decoder:
         self._origin: Origin | None = None  # of a stack that was cut and not yet compared
         self._more_cuts = False
         self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
+        self.devices = devices_of(model)
+        self.store.watch(model, self.layers)
         self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
 
@@ -146,18 +151,26 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        parameter = next(self.model.parameters())
-        assert isinstance(parameter, Tensor)
-        return parameter.device
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a layer lies, which may be another place than that of the ids; of L, where the last one does."""
+        return next(self.layers[min(layer, len(self) - 1)].parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.layers.parameters()).dtype
 
+    @cached_property
+    def batching(self) -> Batching:
+        """How much of it is run at once."""
+        return batching_of(self.layers, getattr(self.config, "hidden_size", None), self.device)
+
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a batch, about: on CPU more are no faster, an accelerator would idle on so few."""
-        return _BATCH_TOKENS if self.device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
+        """Tokens of a batch, about."""
+        return self.batching.tokens
 
     @property
     def probe_ids(self) -> Tensor:
@@ -166,7 +179,7 @@ class Decoder:
 
     def layer(self, index: int) -> Layer:
         """A view of one layer as it stands now."""
-        return Layer(self.layers[index], index, self.config, self.where, self.form)
+        return Layer(self.layers[index], index, self.config, self.where, self.form, self.batching, len(self.devices))
 
     @cached_property
     def restrictions(self) -> list[Restriction]:
@@ -208,8 +221,8 @@ class Decoder:
                 base(**kwargs)
         stream = recorders[0].stream
         assert stream is not None
-        calls = [recorder.call for recorder in recorders if recorder.call is not None]
-        return self.form.ours(stream), with_lent_states(calls)
+        calls = with_lent_states([recorder.call for recorder in recorders if recorder.call is not None])
+        return self.form.ours(stream), with_rows(calls, lambda start, stop: self.embed(ids[start:stop], instead)[1])
 
     def step(
         self, layer: int, h: Tensor, calls: list[LayerArguments], instead: Mapping[str, Tensor] | None = None
@@ -356,6 +369,7 @@ class Decoder:
             )
         if self.network_positions and position <= self.network_positions[-1]:
             raise ValueError(f"a network at {position}, not above that at {self.network_positions[-1]}")
+        place_on(network, self.device_of(position), spread=len(self.devices) > 1)
         attach(self.layers, network, position)
         if len(networks) == 1:
             self.model.span_network = network
@@ -369,6 +383,7 @@ class Decoder:
         """Give the model up, so that its memory is free; the view is of no use after."""
         self.model = None
         self._owner = nn.Module()
+        self.store.close()
 
     def parameters(self) -> int:
         """All parameters, shared ones once."""

@@ -9,15 +9,17 @@ nothing of a family's activation, clipping or order of gate and value is known h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lowrise.model.batching import heard, joined_rows
 from lowrise.model.matrices import close
 
 # In the words of the families: the last matrices of a module of experts.
@@ -26,11 +28,14 @@ OUTPUTS = ("down_proj",)
 
 @dataclass(frozen=True)
 class Routed:
-    """given: (n, k) of as many pairs; experts, tokens: (n,), whose they are, the tokens of a batch counted on."""
+    """given: (n, k) of as many pairs; experts, tokens: (n,), whose they are, tokens of a batch counted on; count: of
+    all its tokens.
+    """
 
     given: Tensor
     experts: Tensor
     tokens: Tensor
+    count: int
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,12 @@ class Experts:
         Raises TypeError for a call that is neither (tokens, their experts, the router's weights) nor (tokens, once for
         every expert, as it is given them).
         """
-        pairs, experts, tokens = self._pairs(args, kwargs)
+        pairs, experts, tokens, count = self._pairs(args, kwargs)
         _, k, d = self.shape
         parts = [self._called(pairs, _part_of_identity(k, d, start)) for start in range(0, k, d)]
         given = torch.cat([part[:, : min(d, k - start)] for part, start in zip(parts, range(0, k, d), strict=True)], 1)
         real = experts >= 0
-        return Routed(given[real], experts[real], tokens[real])
+        return Routed(given[real], experts[real], tokens[real], count)
 
     def made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """(what the module makes by its matrices, what it makes by its biases), (·, d) each, of a call."""
@@ -114,8 +119,8 @@ class Experts:
         width = own.shape[1 if self.input_first else 2]
         return own * by if width == by.numel() else None
 
-    def _pairs(self, args: Any, kwargs: Any) -> tuple[inspect.BoundArguments, Tensor, Tensor]:
-        """(the call for each pair of a token and an expert by itself, their experts, their tokens)."""
+    def _pairs(self, args: Any, kwargs: Any) -> tuple[inspect.BoundArguments, Tensor, Tensor, int]:
+        """(the call for each pair of a token and an expert by itself, their experts, their tokens, how many)."""
         bound = _bound(self.module, args, kwargs)
         names = list(bound.arguments)
         values = [bound.arguments[name] for name in names]
@@ -125,7 +130,7 @@ class Experts:
             apart = torch.arange(len(hidden), device=hidden.device)
             each = len(hidden) // count
             chosen = hidden.any(-1)
-            return bound, (apart // each).where(chosen, -1), apart % each
+            return bound, (apart // each).where(chosen, -1), apart % each, each
         whole = [name for name, value in zip(names, values, strict=True) if _is_index(value)]
         if len(values) != 3 or len(whole) != 1 or values[1].shape != values[2].shape:
             raise TypeError("a module of experts that is called in another way")
@@ -137,7 +142,7 @@ class Experts:
         tokens = torch.arange(len(hidden), device=hidden.device).repeat_interleave(each)
         changes = {names[0]: hidden[tokens], whole[0]: experts.where(real, 0).unsqueeze(-1)}
         changes[weights] = (bound.arguments[weights].flatten() * real).unsqueeze(-1)
-        return _with(bound, changes), experts.where(real, -1), tokens
+        return _with(bound, changes), experts.where(real, -1), tokens, len(hidden)
 
     def _called(self, bound: inspect.BoundArguments, matrix: Tensor | None) -> Tensor:
         """The module, flattened to (·, d); with `matrix` (k, d) in the place of every last one, and without biases."""
@@ -153,11 +158,21 @@ class Experts:
         return _called(self.module, instead, bound).flatten(0, -2)
 
 
+def _joined(parts: Sequence[Routed]) -> Routed:
+    """Of the parts of a batch."""
+    before = [0, *accumulate(part.count for part in parts)]
+    tokens = [part.tokens + first for part, first in zip(parts, before, strict=False)]
+    given, experts = ([getattr(part, name) for part in parts] for name in ("given", "experts"))
+    return Routed(joined_rows(given), joined_rows(experts), joined_rows(tokens), before[-1])
+
+
 @contextmanager
 def routing(experts: Experts) -> Iterator[list[Routed]]:
     """While it lasts, what the experts are given is appended to the list that it yields, call by call."""
-    seen: list[Routed] = []
-    with calls_of(experts.module, lambda args, kwargs: seen.append(experts.routed(*args, **kwargs))):
+    with (
+        heard(_joined) as seen,
+        calls_of(experts.module, lambda args, kwargs: seen.append(experts.routed(*args, **kwargs))),
+    ):
         yield seen
 
 

@@ -14,6 +14,7 @@ import torch
 
 from lowrise.errors import ModelError
 from lowrise.model.wrappers import parts
+from lowrise.store import LayerStore
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The names that safetensors and GGUF headers give to the formats that weights may have."""
@@ -67,13 +68,14 @@ def name_format(config: Any, dtype: torch.dtype) -> None:
             part.dtype = dtype
 
 
-def cast_as_loaded(model: Any, dtype: torch.dtype) -> None:
-    """Bring every parameter and float buffer of `model` to the format that a load of it in `dtype` would give it.
+def cast_as_loaded(model: Any, dtype: torch.dtype, store: LayerStore) -> None:
+    """Bring every parameter and float buffer of `model`, whose layers live in `store`, to the format that a load of it
+    in `dtype` would give it.
 
     Most are of `dtype`; a family may keep some in float32 (routers, rotary frequencies), by flag or as it builds them.
     """
     for _, tensor, own in _as_loaded(model, dtype):
-        tensor.data = tensor.data.to(own)
+        tensor.data = store.recast(tensor.data, own)
     name_format(model.config, dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch.func import functional_call
 
 from lowrise.errors import ModelError
 from lowrise.exact import exact
+from lowrise.model.batching import Batching, joined_rows
 from lowrise.model.families import LayerNames, layer_names
 from lowrise.model.following import per_layer_lists
-from lowrise.model.matrices import Matrix
+from lowrise.model.matrices import Matrix, ReachedError
 from lowrise.model.norms import Norm
-from lowrise.model.passing import Form
+from lowrise.model.passing import Form, moved
 from lowrise.model.passing import LayerArguments as LayerArguments
 from lowrise.model.splice import layer_facts
 
@@ -27,12 +28,21 @@ class Layer:
     """A view of the decoder layer `module`, number `index` of a stack with this config. It holds no weights.
 
     What it says of the layer's structure is looked up once. Ask the decoder for a new view after a cut.
-    where: the model, for errors.
+    where: the model, for errors. devices: that its layers lie on; of several, what a layer is given goes to its own.
     """
 
-    def __init__(self, module: nn.Module, index: int, config: Any, where: str, form: Form | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        index: int,
+        config: Any,
+        where: str,
+        form: Form | None = None,
+        batching: Batching | None = None,
+        devices: int = 1,
+    ) -> None:
         self.module, self.index, self._form = module, index, form if form is not None else Form()
-        self._config, self._where = config, where
+        self._config, self._where, self._batching, self._spread = config, where, batching, devices > 1
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -58,8 +68,31 @@ class Layer:
     def call(self, h: Tensor, arguments: LayerArguments, instead: Mapping[str, Tensor] | None = None) -> Tensor:
         """h[index] → h[index + 1], both (batch, tokens, hidden), by the layer's own code.
 
-        instead: parameters by path that stand in for the layer's own during this call.
+        instead: parameters by path that stand in for the layer's own during this call. Where the device has too little
+        memory the rows are run in parts, unless gradients are wanted or layers lend each other their states.
         """
+        of_rows = arguments.of_rows
+        if self._batching is None or of_rows is None or torch.is_grad_enabled() or arguments.lent:
+            return self._call(h, arguments, instead)
+        run = self._batching.in_parts
+
+        def part(rows: slice) -> Tensor | ReachedError:
+            if len(h[rows]) == len(h):
+                return self._call(h, arguments, instead)
+            try:
+                return self._call(h[rows], of_rows(rows.start, rows.stop)[self.index], instead)
+            except ReachedError as reached:
+                return reached
+
+        out = run(len(h), h.shape[1], part, _joined)
+        if isinstance(out, ReachedError):
+            raise out
+        return out
+
+    def _call(self, h: Tensor, arguments: LayerArguments, instead: Mapping[str, Tensor] | None) -> Tensor:
+        if self._spread:
+            device = next(self.module.parameters()).device
+            h, arguments = h.to(device), moved(arguments, device)
         for lent in arguments.lent:
             lent.enter(self.index)
         args = (self._form.theirs(h), *arguments.args)
@@ -153,7 +186,8 @@ class Layer:
         found = {name: self.parameter(name) for name in self.neuron_parameters}
         for matrix in self.mlp_inputs:
             own = matrix.matrix(found[matrix.parameter]).float()
-            found[matrix.parameter], _ = matrix.moved(own, change @ exact(own), dtype)
+            exactly = exact(own)
+            found[matrix.parameter], _ = matrix.moved(own, change.to(exactly.device) @ exactly, dtype)
         return found
 
     # -- lookups ----------------------------------------------------------------------------------------------
@@ -183,3 +217,11 @@ class Layer:
 
     def _norm(self, name: str | None) -> Norm | None:
         return None if name is None else Norm(self._modules[name], f"{name}.weight")
+
+
+def _joined(parts: Sequence[Tensor | ReachedError]) -> Tensor | ReachedError:
+    """Of the parts of a batch: what left the layer, or, where each was left at a module, what that was given."""
+    left = [part.given for part in parts if isinstance(part, ReachedError)]
+    if left:
+        return ReachedError(joined_rows(left))
+    return joined_rows([part for part in parts if isinstance(part, Tensor)])

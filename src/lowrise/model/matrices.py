@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lowrise.model.batching import heard, joined_rows
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -52,31 +54,33 @@ def close(found: Tensor, expected: Tensor) -> bool:
 @contextmanager
 def captured(module: nn.Module) -> Iterator[list[Tensor]]:
     """While it lasts, the inputs of `module`'s calls are appended to the list that it yields."""
-    seen: list[Tensor] = []
-    hook = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    try:
-        yield seen
-    finally:
-        hook.remove()
+    with heard(joined_rows) as seen:
+        hook = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+        try:
+            yield seen
+        finally:
+            hook.remove()
 
 
 def input_of(module: nn.Module, run: Callable[[], object]) -> Tensor:
     """What `module` is given while `run` runs, which is left at that point."""
 
     def leave(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        raise _ReachedError(args[0])
+        raise ReachedError(args[0])
 
     hook = module.register_forward_pre_hook(leave)
     try:
         run()
-    except _ReachedError as reached:
+    except ReachedError as reached:
         return reached.given
     finally:
         hook.remove()
     raise AssertionError(f"{type(module).__name__} was not reached")
 
 
-class _ReachedError(Exception):
+class ReachedError(Exception):
+    """A module was reached, and what it is `given` is known."""
+
     def __init__(self, given: Tensor) -> None:
         super().__init__()
         self.given = given

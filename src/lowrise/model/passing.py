@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,10 +18,14 @@ _OF_THE_HEAD = "logits_to_keep"
 
 @dataclass(frozen=True)
 class LayerArguments:
-    """How the model called one layer, the residual stream left out."""
+    """How the model called one layer, the residual stream left out.
+
+    of_rows: how it calls all layers with the rows [start, stop) of the batch alone; None where that is not known.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    of_rows: Callable[[int, int], Sequence[LayerArguments]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def lent(self) -> list[LentStates]:
@@ -78,6 +83,11 @@ class LentStates(UserDict[Any, Any]):
             self.data.clear()
         self._last = layer
 
+    def to(self, device: torch.device, **_: Any) -> LentStates:
+        """What lies in it on `device` from now on: the layer that takes it is there."""
+        self.data = {key: _moved(value, device) for key, value in self.data.items()}
+        return self
+
     def __missing__(self, key: Any) -> Any:
         raise ModelError(
             f"layer {self._last}",
@@ -100,14 +110,38 @@ def with_lent_states(calls: Sequence[LayerArguments]) -> list[LayerArguments]:
     return [replace(call, kwargs={**call.kwargs, **ours}) for call in calls] if names else list(calls)
 
 
-def alike(one: Any, other: Any) -> bool:
+def with_rows(
+    calls: Sequence[LayerArguments], of_rows: Callable[[int, int], Sequence[LayerArguments]]
+) -> list[LayerArguments]:
+    """The same calls, which know those of some rows alone; these are made once for all layers."""
+    made = cache(of_rows)
+    return [replace(call, of_rows=made) for call in calls]
+
+
+def moved(call: LayerArguments, device: torch.device) -> LayerArguments:
+    """The same call with all its tensors on `device`."""
+    return replace(call, args=_moved(call.args, device), kwargs=_moved(call.kwargs, device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor | LentStates):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        parts = [_moved(item, device) for item in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if type(value) is dict:
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value
+
+
+def same_value(one: Any, other: Any) -> bool:
     """Whether two arguments of a layer are the same, as far as they are numbers and names."""
     if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
+        return isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other.to(one.device))
     if isinstance(one, list | tuple):
-        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(alike, one, other))
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(same_value, one, other))
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(alike(one[k], other[k]) for k in one)
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same_value(one[k], other[k]) for k in one)
     if isinstance(one, bool | int | float | str | None):
         return type(one) is type(other) and one == other
     return other is not None
@@ -123,6 +157,6 @@ def another_argument(one: LayerArguments, other: LayerArguments) -> tuple[str, A
     for name in [*named[0], *(name for name in named[1] if name not in named[0])]:
         mine, its = named[0].get(name), named[1].get(name)
         asked = (name in named[0]) != (name in named[1]) and all(isinstance(v, bool | str | None) for v in (mine, its))
-        if not asked and name != _OF_THE_HEAD and not alike(mine, its):
+        if not asked and name != _OF_THE_HEAD and not same_value(mine, its):
             return name, mine, its
     return None

@@ -13,7 +13,7 @@ from typing import Any
 from lowrise.model.cut import attempt
 from lowrise.model.depth import depth
 from lowrise.model.following import per_layer_lists
-from lowrise.model.numbered import PERIODS_ALONE, Period
+from lowrise.model.periods import PERIODS_ALONE, Period
 from lowrise.model.splice import first_difference, layer_facts
 from lowrise.model.trial import twin
 from lowrise.restriction import Restriction

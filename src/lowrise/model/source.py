@@ -17,20 +17,28 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lowrise.errors import UNUSABLE, InputError, ModelError, reason
+from lowrise.errors import UNUSABLE, ModelError, close_paths, reason
 from lowrise.headers import gguf_header
 from lowrise.model.companions import hub_files, refuse_adapter
 from lowrise.model.decoder import Decoder
 from lowrise.model.depth import depth
 from lowrise.model.extras import notes_of_extras
 from lowrise.model.formats import named_format, refuse_unreadable, usual_format
+from lowrise.model.placement import how_to_load, pick_devices, settle
 from lowrise.model.side_files import check_side_files
 from lowrise.model.sizes import check_layers, check_numbers
 from lowrise.model.tokenizing import tokenizing
-from lowrise.model.weights import check_finite, check_weight_files, fingerprint, stored_tensors
+from lowrise.model.weights import (
+    check_finite,
+    check_weight_files,
+    fingerprint,
+    sizes_in_memory,
+    stored_tensors,
+)
 from lowrise.model.wrappers import auto_class, is_known, wrapper_class
 from lowrise.plan import ModelRecord
 from lowrise.reading import kind_of, read_json
+from lowrise.store import Memory, store_for
 
 # What transformers and the parsers below it raise on files that are not what they should be.
 _UNUSABLE: tuple[type[Exception], ...] = (
@@ -42,6 +50,7 @@ _UNUSABLE: tuple[type[Exception], ...] = (
 
 # What config.json says beside the numbers, by type. The numbers are checked by the family's own config class.
 _TYPES = {"model_type": str, "architectures": list, "auto_map": dict, "transformers_weights": str}
+_UNPACKING = 16  # bytes a number while a tensor of a GGUF file is unpacked: three copies in float32, and the packed one
 _WORDS = {str: "text", list: "list", dict: "mapping"}
 
 
@@ -59,26 +68,14 @@ class OpenModel:
     """The folder, or the .gguf file, that it was read from; None: it was in memory already."""
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    memory: Memory = field(default_factory=Memory)
+    """What was asked of the place where its layers live."""
     notes: list[str] = field(default_factory=list)
     """What the user should know of it, a sentence each."""
 
     @property
     def model(self) -> Any:
         return self.decoder.model
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the accelerator if there is one. Raises InputError for a device this machine lacks."""
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.empty(0, device=name).device
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        return device
-    except (RuntimeError, AssertionError) as error:
-        found = f"{name!r} ({reason(error)})"
-        raise InputError("--device", "a device of this machine", found, "try cpu or auto") from error
 
 
 def open_model(
@@ -88,17 +85,20 @@ def open_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    memory: Memory | None = None,
 ) -> OpenModel:
     """Open `source` for pruning, in evaluation mode.
 
-    dtype: `auto` is the model's own on an accelerator and float32 on CPU.
-    Raises ModelError, one line, for whatever cannot be opened or is not a decoder-only model fit to be pruned.
+    dtype: `auto` is the model's own on an accelerator and float32 on CPU. device: as of `pick_devices`. memory: None:
+    in memory.
+    Raises ModelError, one line, for whatever cannot be opened or is not a decoder-only model fit to be pruned; as
+    `store_for` does where its layers cannot live as `memory` asks.
     """
     _silence_transformers()
-    target = pick_device(device)
+    pick_devices(device)
     place = _locate(source, trust_remote_code, allow_pickle)
     with _reading_once(place[1]):
-        return _open(source, *place, dtype, target, trust_remote_code, allow_pickle)
+        return _open(source, *place, dtype, device, trust_remote_code, allow_pickle, memory or Memory())
 
 
 def _open(
@@ -107,9 +107,10 @@ def _open(
     gguf: Path | None,
     revision: str | None,
     dtype: str,
-    target: torch.device,
+    device: str,
     trust_remote_code: bool,
     allow_pickle: bool,
+    memory: Memory,
 ) -> OpenModel:
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is not None:
@@ -128,26 +129,31 @@ def _open(
         if is_known(config):  # not code that the checkpoint brings
             _load(source, lambda: check_numbers(config, tensors, source))
     own_dtype = named_format(config) or usual_format(tensors)
-    chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if target.type == "cpu" else own_dtype
+    on_cpu = pick_devices(device)[0].type == "cpu"
+    chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if on_cpu else own_dtype
+    devices = pick_devices(device, sum(tensor.numbers for tensor in tensors) * chosen.itemsize)
     tokenizer = _load_tokenizer(source, folder, kwargs)
+    unpacked = 0 if gguf is None else _UNPACKING * max(tensor.numbers for tensor in tensors)
+    store = store_for(memory, sizes_in_memory(tensors, weights, chosen), devices[0], unpacked)
     kwargs["use_safetensors"] = None if allow_pickle or gguf is not None else True
     # the GGUF loader draws a bar of its own, which no setting of transformers silences
-    with contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext():
-        model, info = _load(
-            source,
-            lambda: auto_class(config).from_pretrained(
-                folder, config=config, dtype=chosen, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-            ),
-        )
+    silent = contextlib.redirect_stderr(io.StringIO()) if gguf is not None else contextlib.nullcontext()
+    with silent, store.placing(weights):
+        how = {"config": config, "dtype": chosen, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        how |= how_to_load(devices, gguf=gguf is not None)
+        if gguf is not None and store.layer_by_layer and not _reads_by_itself(gguf):
+            model, info = _load(source, lambda: _by_layers(gguf, how))
+        else:
+            model, info = _load(source, lambda: auto_class(config).from_pretrained(folder, **how, **kwargs))
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if lost:
         raise ModelError(source, "weights for every parameter", f"none for {lost[0]} ({len(lost)} in all)", "mend it")
     if gguf is not None:
         _forget_quantisation(model)
     notes = notes_of_extras(info["unexpected_keys"], config.get_text_config(decoder=True), source)
-    model.to(target).eval()
+    settle(model, devices, source).eval()
     check_finite(model, source)
-    decoder = Decoder(model, source)
+    decoder = Decoder(model, source, store)
     return OpenModel(
         decoder=decoder,
         tokenizer=tokenizer,
@@ -163,6 +169,7 @@ def _open(
         place=folder if gguf is None else gguf,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        memory=memory,
         notes=notes,
     )
 
@@ -197,8 +204,44 @@ def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: boo
     return depth(config.get_text_config(decoder=True))
 
 
-def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[Path, Path | None, str | None]:
-    """(folder, gguf file or None, hub revision or None)."""
+@dataclass(frozen=True)
+class Described:
+    """A model that is not opened. config: of transformers. stored: the number format that its result is written in.
+
+    tokenizer: None where its folder holds none.
+    """
+
+    config: Any
+    stored: torch.dtype
+    tokenizer: Any
+
+
+def describe(
+    source: str, *, dtype: str = "auto", trust_remote_code: bool = False, allow_pickle: bool = False
+) -> Described:
+    """Config, tokenizer and headers of `source`; of a hub id no weights are fetched. Raises ModelError likewise."""
+    _silence_transformers()
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle, weights=False)
+    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is None:
+        named = _check_config_file(folder, source, trust_remote_code).get("transformers_weights")
+        there = kind_of(source, ModelError, "a folder", "check the path") is not None
+        tensors = stored_tensors(check_weight_files(folder, source, allow_pickle, named)) if there else []
+    else:
+        kwargs["gguf_file"] = gguf.name
+        tensors = stored_tensors([gguf])
+    with _reading_once(gguf):
+        config = _load(source, lambda: AutoConfig.from_pretrained(folder, **kwargs))
+        check_kind(config, source, is_gguf=gguf is not None)
+        tokenizer = _load_tokenizer(source, folder, kwargs)
+    own = named_format(config) or usual_format(tensors)
+    return Described(config, own if dtype == "auto" else getattr(torch, dtype), tokenizer)
+
+
+def _locate(
+    source: str, trust_remote_code: bool, allow_pickle: bool, *, weights: bool = True
+) -> tuple[Path, Path | None, str | None]:
+    """(folder, gguf file or None, hub revision or None). weights: are fetched too, of a hub id."""
     path, expected, remedy = Path(source), "a folder, a .gguf file or a hub id", "check the path"
     kind = kind_of(source, ModelError, expected, remedy)
     if kind == "folder":
@@ -208,11 +251,13 @@ def _locate(source: str, trust_remote_code: bool, allow_pickle: bool) -> tuple[P
     if kind is not None:
         raise ModelError(source, expected, "a file of another kind" if kind == "file" else kind, remedy)
     if source.count("/") > 1 or source.startswith((".", "/", "~")) or path.suffix == ".gguf":
-        raise ModelError(source, expected, "nothing there", remedy)
+        raise ModelError(source, expected, "nothing there", close_paths(source, remedy))
     from huggingface_hub import snapshot_download
 
     patterns = hub_files(trust_remote_code, allow_pickle)
-    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns)))
+    patterns = patterns if weights else [one for one in patterns if one not in ("*.safetensors", "*.bin")]
+    remedy = close_paths(source, "check the name")
+    folder = Path(_load(source, lambda: snapshot_download(source, allow_patterns=patterns), remedy))
     return folder, None, folder.name
 
 
@@ -291,7 +336,25 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _load(source: str, action: Any) -> Any:
+def _reads_by_itself(gguf: Path) -> bool:
+    from lowrise.model.gguf_layers import reads_by_itself
+
+    return reads_by_itself(gguf)
+
+
+def _by_layers(gguf: Path, how: dict[str, Any]) -> tuple[Any, Any]:
+    """The same from a GGUF file that is unpacked a layer at a time. how: of `from_pretrained`."""
+    from lowrise.model.gguf_layers import tensors_later
+
+    config, dtype = how["config"], how["dtype"]
+    with torch.device("meta"):
+        empty = auto_class(config).from_config(config, dtype=dtype)
+    model, info = type(empty).from_pretrained(None, state_dict=tensors_later(gguf, empty, dtype), **how)
+    model.name_or_path = model.config.name_or_path = str(gguf.parent)
+    return model, info
+
+
+def _load(source: str, action: Any, unreachable: str = "check the name") -> Any:
     """Run a loader; what libraries raise on unusable input becomes one line naming the model."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from safetensors import SafetensorError
@@ -300,7 +363,7 @@ def _load(source: str, action: Any) -> Any:
         return action()
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         expected = "a model folder or hub id that can be reached"
-        raise ModelError(source, expected, reason(error), "check the name") from error
+        raise ModelError(source, expected, reason(error), unreachable) from error
     except SafetensorError as error:
         raise ModelError(source, "whole safetensors files", str(error), "fetch the model again") from error
     except _UNUSABLE as error:

@@ -58,9 +58,9 @@ def _look(decoder: Decoder) -> None:
     h, calls = decoder.embed(decoder.probe_ids)
     groups = layer_groups(decoder)
     for index, first in enumerate(groups):
-        layer, alike = decoder.layers[index], decoder.layers[first]
-        if first != index and _numbers(layer) == _numbers(alike):
-            _FOUND[layer] = _FOUND[alike]
+        layer, same = decoder.layers[index], decoder.layers[first]
+        if first != index and _numbers(layer) == _numbers(same):
+            _FOUND[layer] = _FOUND[same]
         else:
             _FOUND[layer] = find_blocks(decoder.layer(index), h, calls[index])
 

@@ -92,13 +92,13 @@ def refuse_buffers(decoder: Decoder) -> None:
     first: dict[str, tuple[int, dict[str, Any]]] = {}
     for index, layer in enumerate(decoder.layers):
         own = dict(computed_buffers(layer))
-        alike, others = first.setdefault(kind_of_layer(layer), (index, own))
+        same, others = first.setdefault(kind_of_layer(layer), (index, own))
         for name, value in own.items():
-            if name in others and not torch.equal(value, others[name]):
+            if name in others and not torch.equal(value, others[name].to(value.device)):
                 raise ModelError(
                     decoder.where,
                     "decoder layers that stand on their own",
-                    f"{name}, which is computed from the layer's position (layers {alike} and {index} differ)",
+                    f"{name}, which is computed from the layer's position (layers {same} and {index} differ)",
                     "this family cannot be made shallower yet",
                 )
 

@@ -88,6 +88,13 @@ def stored_tensors(files: list[Path]) -> list[Stored]:
     return found
 
 
+def sizes_in_memory(tensors: list[Stored], files: list[Path], dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of each tensor by name once it is loaded in `dtype`; of pickled files, which say nothing, their own."""
+    if not tensors:
+        return {file.name: file.stat().st_size for file in files}
+    return {tensor.name: tensor.numbers * dtype.itemsize for tensor in tensors}
+
+
 def fingerprint(files: list[Path]) -> str:
     """sha256 over the names and contents of the weight files, in name order."""
     digest = hashlib.sha256()

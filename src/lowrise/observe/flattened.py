@@ -25,7 +25,7 @@ class FlattenedSimilarity:
         if layer == 0:
             self._windows += len(h)
         else:
-            cosine = torch.cosine_similarity(self._before, flat, dim=1)
+            cosine = torch.cosine_similarity(self._before.to(flat.device), flat, dim=1)
             self._cosine[layer - 1] += exact_sum(cosine).cpu()
         self._before = flat
 

@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 
 from lowrise.exact import exact_sum
+from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
-
-# Logits held at once. Up to 32 MiB of them the C library hands out the same memory again; more than that would be
-# mapped, cleared and given back for every piece.
-_LOGITS = 2**23
 
 
 def logits_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -23,10 +20,19 @@ def logits_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[tuple[
     """
     vocabulary = decoder.model.get_output_embeddings().weight.shape[0]
     positions = ids.shape[1] - 1
-    step = max(1, _LOGITS // vocabulary // len(ids))
-    for start in range(0, positions, step):
+    step = max(1, decoder.batching.piece_of_logits // vocabulary // len(ids))
+    start = 0
+    while start < positions:
         piece = slice(start, min(start + step, positions))
-        yield piece, decoder.logits(h[:, piece], ids[:, piece]).float()
+        try:
+            yield piece, decoder.logits(h[:, piece], ids[:, piece]).float()
+            start = piece.stop
+            continue
+        except RuntimeError as error:
+            if step == 1 or not is_out_of_memory(error):
+                raise
+        decoder.batching.fewer_logits()
+        step = -(-step // 2)
 
 
 def losses_by_piece(decoder: Decoder, h: Tensor, ids: Tensor) -> Iterator[Tensor]:

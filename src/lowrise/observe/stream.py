@@ -13,6 +13,7 @@ from lowrise.calibration import Windows
 from lowrise.model.decoder import Decoder
 from lowrise.observe.angular import AngularDistance
 from lowrise.observe.massive import MassiveActivations
+from lowrise.observe.passes import states_of_batches
 from lowrise.observe.similarity import SpanSimilarity
 from lowrise.progress import Reporter
 from lowrise.work import Work
@@ -83,8 +84,8 @@ def add_states(
     Of a batch, states come in order from l = 0.
     """
     with progress.bar("observing", len(windows)) as bar:
-        for ids in windows.batches(decoder.batch_tokens):
-            for layer, h in decoder.states(ids):
+        for ids, states in states_of_batches(decoder, windows.batches(decoder.batch_tokens)):
+            for layer, h in states:
                 for add in statistics:
                     add(layer, h.flatten(2))  # a stream of several is one of their width together
             bar.advance(ids.numel(), steps=len(ids))

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from lowrise.calibration import Windows
 from lowrise.files import claimed, claimed_file, output_folder, write_file, writing
+from lowrise.heap import collect
 from lowrise.inputs import inputs_of
 from lowrise.measure.system import versions
 from lowrise.measure.tasks import NO_TASKS, load_tasks
+from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel
 from lowrise.observe.analysis import analyse
 from lowrise.pipeline.building import apply_and_write
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.cut_and_heal import Check, cut_and_heal
 from lowrise.pipeline.drafting import with_draft
+from lowrise.pipeline.estimating import foretell, foretell_anew, tell_against
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.measuring import Measured, make_results, measure_model, tell_collapse, with_speed
 from lowrise.pipeline.opening import (
@@ -51,21 +54,27 @@ def run(recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool 
         return _run_alone(recipe, out, force, progress, fresh)
     return cut_and_heal(
         "run", recipe, out, force, progress, fresh,
-        lambda plain, place, check: _run_alone(plain, place, False, progress, fresh, check),
+        lambda plain, place, check: _run_alone(plain, place, False, progress, fresh, check, recipe),
     )  # fmt: skip
 
 
 def _run_alone(
-    recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool, check: Check | None = None
+    recipe: Recipe,
+    out: Path,
+    force: bool,
+    progress: Reporter,
+    fresh: bool,
+    check: Check | None = None,
+    whole: Recipe | None = None,
 ) -> Results:
     with claimed(out, force, inputs_of(recipe)) as alone:
         run = Run(recipe, progress, "run", out, force, alone, fresh)
         with going_on(run):
-            return _run(run, check)
+            return _run(run, check, whole)
 
 
-def _run(run: Run, check: Check | None) -> Results:
-    """check: of the model as it was opened, raises InputError."""
+def _run(run: Run, check: Check | None, whole: Recipe | None) -> Results:
+    """check: of the model as it was opened, raises InputError. whole: the recipe with the healing that follows."""
     recipe, progress = run.recipe, run.progress
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress)
@@ -75,13 +84,18 @@ def _run(run: Run, check: Check | None) -> Results:
         check(opened)
     check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
+    foretell(run, opened, removed=None if k is None else k - recipe.put_back, texts=texts, whole=whole)
     windows = windows_or_sentences(run, opened)
     if not texts:
         texts = held_out_texts(recipe, windows)
     fitted_on = windows_to_fit(run, opened, windows)
     plan, observation, held_out_loss = plan_edits(run, opened, k, windows, fitted_on)
+    foretell_anew(run, plan, texts, whole)
     dense = measure_model(run, opened.decoder, opened, texts, tasks)
-    return apply_and_write(run, plan, opened, fitted_on, texts, dense, held_out_loss, observation)
+    results = apply_and_write(run, plan, opened, fitted_on, texts, dense, held_out_loss, observation)
+    if whole is None:
+        tell_against(run)
+    return results
 
 
 def make_plan(
@@ -101,9 +115,12 @@ def make_plan(
 def _make_plan(run: Run) -> Plan:
     opened, k = open_for_planning(run)
     tell_notes(opened, run.progress)
+    foretell(run, opened, removed=None if k is None else k - run.recipe.put_back)
     windows = windows_or_sentences(run, opened)
     fitted_on = windows_to_fit(run, opened, windows)
-    return plan_edits(run, opened, k, windows, fitted_on)[0]
+    plan = plan_edits(run, opened, k, windows, fitted_on)[0]
+    tell_against(run)
+    return plan
 
 
 def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False) -> Results:
@@ -115,7 +132,7 @@ def apply(plan: Plan, recipe: Recipe, out: Path, force: bool, progress: Reporter
         return _apply_alone(plan, recipe, out, force, progress, fresh)
     return cut_and_heal(
         "apply", recipe, out, force, progress, fresh,
-        lambda plain, place, check: _apply_alone(plan, plain, place, False, progress, fresh, check),
+        lambda plain, place, check: _apply_alone(plan, plain, place, False, progress, fresh, check, recipe),
     )  # fmt: skip
 
 
@@ -127,18 +144,19 @@ def _apply_alone(
     progress: Reporter,
     fresh: bool,
     check: Check | None = None,
+    whole: Recipe | None = None,
 ) -> Results:
     with claimed(out, force, inputs_of(recipe)) as alone:
         run = Run(recipe, progress, "apply", out, force, alone, fresh)
         with going_on(run):
-            return _apply(run, plan, check)
+            return _apply(run, plan, check, whole)
 
 
-def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
+def _apply(run: Run, plan: Plan, check: Check | None, whole: Recipe | None) -> Results:
     """check: as of `_run`."""
     recipe, progress = run.recipe, run.progress
     with run.clock.stage("open"):
-        opened = open_from(recipe)
+        opened = open_from(recipe, run)
     tell_notes(opened, progress)
     if check is not None:
         check(opened)
@@ -147,11 +165,16 @@ def _apply(run: Run, plan: Plan, check: Check | None) -> Results:
     begin_work(run, opened, plan)
     texts = evaluation_texts(recipe, opened)
     windows, held_out_loss = None, None
+    foretell(run, opened, removed=plan.model.layers - plan.layers_after, texts=texts, whole=whole)
+    foretell_anew(run, plan, texts, whole)
     if plan.is_fitted:
         windows = calibrate(run, opened)
         held_out_loss = held_out_loss_of(run, plan, opened, windows)
     dense = measure_model(run, opened.decoder, opened, texts, NO_TASKS)
-    return apply_and_write(run, plan, opened, windows, texts, dense, held_out_loss)
+    results = apply_and_write(run, plan, opened, windows, texts, dense, held_out_loss)
+    if whole is None:
+        tell_against(run)
+    return results
 
 
 def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_for: str | None = None) -> Results:
@@ -167,17 +190,19 @@ def measure(recipe: Recipe, dense_source: str | None, progress: Reporter, draft_
     if draft_for:
         check_same_tokens(recipe, recipe.model_copy(update={"model": draft_for}), "--draft-for")
     measured: list[Measured] = []
-    decoders = []
+    decoders: list[Decoder] = []
     for source in [dense_source, recipe.model] if dense_source else [recipe.model]:  # the dense one writes first
+        if decoders and not recipe.speed:
+            decoders[0].release()  # one model in memory at a time
+            collect()
         with run.clock.stage("open"):
-            opened = open_from(recipe.model_copy(update={"model": source}))
+            opened = open_from(recipe.model_copy(update={"model": source}), run)
         tell_notes(opened, progress)
         texts = evaluation_texts(recipe, opened)
         check_tasks(tasks, opened, recipe.bos)
         dense = measured[0] if measured else None
         measured.append(measure_model(run, opened.decoder, opened, texts, tasks, writes=False, dense=dense))
-        if recipe.speed:
-            decoders.append(opened.decoder)
+        decoders.append(opened.decoder)
     results = make_results(str(recipe.model), measured[-1], measured[0] if dense_source else None, run.clock)
     if recipe.speed:
         results = with_speed(run, results, decoders[-1], decoders[0] if dense_source else None)
@@ -201,7 +226,7 @@ def observe_model(recipe: Recipe, out: Path, force: bool, progress: Reporter, fr
 def _observe_model(run: Run) -> Analysis:
     out = run.place
     with run.clock.stage("open"):
-        opened = open_from(run.recipe)
+        opened = open_from(run.recipe, run)
     tell_notes(opened, run.progress)
     begin_work(run, opened)
     windows = calibrate(run, opened)

@@ -67,7 +67,7 @@ def apply_and_write(
             refuse_collapse(results, plan.scores)
         if recipe.speed:
             # the dense model in memory was edited and given up: its source is opened again
-            results = with_speed(run, results, decoder, open_from(recipe).decoder)
+            results = with_speed(run, results, decoder, open_from(recipe, run).decoder)
         results = results.but(
             **came_of_edits(curves, fits),
             memory=results.memory | until_written,

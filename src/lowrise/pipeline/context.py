@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lowrise.pipeline.clock import Clock
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.work import Work
+
+if TYPE_CHECKING:
+    from lowrise.pipeline.estimating import Known
 
 Command = Literal["run", "plan", "apply", "observe", "measure", "heal"]
 
@@ -20,7 +23,7 @@ class Run:
 
     out: the output, where there is one; force: whether it may replace what is there. alone: whether no other process
     works for it, so that what is done can be kept beside it; fresh: what was kept before is not gone on with. work:
-    what is kept (`pipeline/work.py`). clock: seconds by stage.
+    what is kept (`pipeline/work.py`). known: what estimates are made from. clock: seconds by stage.
     """
 
     recipe: Recipe
@@ -31,6 +34,7 @@ class Run:
     alone: bool = False
     fresh: bool = False
     work: Work = field(default_factory=Work)
+    known: Known | None = None
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:

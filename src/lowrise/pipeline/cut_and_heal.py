@@ -7,6 +7,7 @@ stopped between the two, the same command finds the cut model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from lowrise.progress import Reporter
 from lowrise.ranks import is_alone
 from lowrise.reading import sha256_or_none
 from lowrise.recipe import Recipe, read_recipe
+from lowrise.report import words
 from lowrise.results import Results
 from lowrise.settings import Heal
 
@@ -47,7 +49,7 @@ def cut_and_heal(
 
     Raises InputError for what healing cannot do before anything is cut.
     """
-    settings = recipe.heal
+    settings, began = recipe.heal, time.monotonic()
     assert settings is not None and recipe.model is not None
     check_output(out, force, inputs_of(recipe))
     check_healing(settings)
@@ -70,6 +72,9 @@ def cut_and_heal(
     results = heal(healing, out, force, progress, fresh, Cut(recipe, command))
     assert results is not None  # of the first process, and there is no other
     remove(place)
+    if progress.foretold:
+        took = words.seconds(time.monotonic() - began)
+        progress.say(f"cut and healed in {took}, estimated {words.seconds(progress.foretold)}")
     return results
 
 

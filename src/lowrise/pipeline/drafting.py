@@ -20,10 +20,14 @@ def with_draft(run: Run, results: Results, draft: OpenModel, dense_source: str) 
 
     Behind beginnings of the evaluation texts, where there are any, and fixed prompts.
     """
-    recipe = run.recipe
     with run.clock.stage("open"):
-        dense = open_from(recipe.model_copy(update={"model": dense_source}))
-    prompts = _prompts(draft, dense, evaluation_texts(recipe, dense), run)
+        dense = open_from(run.recipe.model_copy(update={"model": dense_source}), run)
+    return tried_as_draft(run, results, draft, dense, dense_source)
+
+
+def tried_as_draft(run: Run, results: Results, draft: OpenModel, dense: OpenModel, dense_source: str) -> Results:
+    """The same with a dense model that is open."""
+    prompts = _prompts(draft, dense, evaluation_texts(run.recipe, dense), run)
     with run.clock.stage("draft"):
         found = measure_draft(draft.decoder, dense.decoder, dense.tokenizer, prompts, dense_source, run.progress)
     if found.equal < found.prompts:

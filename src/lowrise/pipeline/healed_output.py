@@ -47,7 +47,7 @@ def dense_of(recipe: Recipe, cut: Cut | None) -> Recipe:
 def with_kept_weights(run: Run, done: Standing, ready: Ready) -> OpenModel:
     """The shallow model, opened anew, with the weights that are to be kept."""
     with run.clock.stage("open"):
-        student = open_from(run.recipe)
+        student = open_from(run.recipe.model_copy(update={"memory": None}), run)
     tell_if_not_kept(done, run.progress)
     if done.best:
         student.model.float()

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrise.errors import ModelError, RecipeError, TextError
+from lowrise.errors import RecipeError, TextError, close_paths
 from lowrise.files import claimed
 from lowrise.heal.processes import check_loggers, start
 from lowrise.inputs import inputs_of
@@ -14,6 +14,7 @@ from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel, layers_of
 from lowrise.pipeline.context import Run
+from lowrise.pipeline.estimating import check_shallower, foretell, tell_against
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.healed_output import Cut, dense_of, with_kept_weights, write_healed
 from lowrise.pipeline.healing_steps import (
@@ -69,7 +70,8 @@ def check_healing(settings: Heal) -> None:
     files = [("--guard", settings.guard), *(("--chat", path) for path in settings.chat)]
     for option, path in files:
         if path is not None and (kind := kind_of(path, TextError, "a text file", "check the path")) != "file":
-            raise TextError(f"{option} {path}", "a file", kind or "nothing there", "check the path")
+            remedy = close_paths(path, "check the path")
+            raise TextError(f"{option} {path}", "a file", kind or "nothing there", remedy)
 
 
 def _settings(recipe: Recipe) -> Heal:
@@ -85,9 +87,7 @@ def _check_depths(recipe: Recipe, dense: Recipe) -> None:
         layers_of(str(one.model), trust_remote_code=one.trust_remote_code, allow_pickle=one.allow_pickle)
         for one in (recipe, dense)
     )
-    if ours >= theirs:
-        expected = f"a model of fewer layers than {dense.model}, which has {theirs}"
-        raise ModelError(recipe.model, expected, f"{ours}", "name the shallow model first, the dense one by --dense")
+    check_shallower(recipe.model, ours, str(dense.model), theirs)
 
 
 def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -> Results | None:
@@ -99,6 +99,8 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     begin_work(run, student, dense=dense)
     check_tasks(tasks, dense, recipe.bos)
     texts = evaluation_texts(recipe, dense)
+    if first:
+        foretell(run, dense, student=student, texts=texts)
     trains, ready = what_trains(run, settings, models)
     ready(student)
     made = tokens_to_train_on(run, settings, accelerator, models)
@@ -110,12 +112,16 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
         return None
     student.decoder.release()
     dense.decoder.release()
-    return write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
+    results = write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
+    tell_against(run)
+    return results
 
 
 def _open(run: Run, cut: Cut | None) -> Models:
     with run.clock.stage("open"):
-        student, dense = open_from(run.recipe), open_from(dense_of(run.recipe, cut))
+        # what is trained is in memory, with its gradients; a bound is of the dense model beside it
+        student = open_from(run.recipe.model_copy(update={"memory": None}), run)
+        dense = open_from(dense_of(run.recipe, cut), run)
     check_vocabularies(student, dense)
     refuse_network(dense.decoder)
     for opened in (student, dense):

@@ -68,7 +68,7 @@ def heal_in_place(run: Run, settings: Heal, models: Models) -> Healing:
         tell_if_not_kept(done, run.progress)
         kept = done.best or kept
     finally:
-        _settle(student.model, kept, merge, formats)
+        _load_weights(student.model, kept, merge, formats)
     healing = healing.but(after=perplexities(run, student, texts))
     for sentence in sentences(healing):
         run.progress.say(sentence)
@@ -93,7 +93,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def _settle(
+def _load_weights(
     model: nn.Module, weights: dict[str, Tensor], merge: Callable[[], None], formats: dict[str, torch.dtype]
 ) -> None:
     """Put `weights` in their places, adapters merged, every tensor in its format."""

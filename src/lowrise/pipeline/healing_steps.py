@@ -23,6 +23,7 @@ from lowrise.heal.tokens import TrainingTokens
 from lowrise.heal.trainable import adapter_rank, prepare, samples
 from lowrise.heal.training import TrainingPlan, all_but, train
 from lowrise.measure.cache import cache_folder, digest
+from lowrise.model.batching import free_memory
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
@@ -213,8 +214,7 @@ def _usual_place(models: Models) -> TeacherPlace:
     """In memory, where what training takes fits beside both models: asking the dense model costs a quarter of the time,
     but no disk, and a token is seen a few times at most.
     """
-    device = models.student.decoder.device
+    free = free_memory(models.student.decoder.device)
     learning = sum(one.numel() for one in models.student.model.parameters() if one.requires_grad)
-    cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    free = psutil.virtual_memory().available if free is None else free
     return "resident" if _BYTES * learning <= _ROOM * free else "stored"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
@@ -12,7 +12,7 @@ from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import tokenization_sha256
-from lowrise.methods import load, method
+from lowrise.methods import Method, load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
 from lowrise.model.decoder import Decoder
@@ -26,11 +26,13 @@ from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
 from lowrise.recipe import Recipe
+from lowrise.store import Memory
 
 Tokens = TypeVar("Tokens", Windows, Sentences)
 
 
-def open_from(recipe: Recipe) -> OpenModel:
+def open_from(recipe: Recipe, run: Run | None = None) -> OpenModel:
+    """run: that it is opened for, which says where layers come to lie on disk: beside its output."""
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
     opened = open_model(
@@ -39,10 +41,31 @@ def open_from(recipe: Recipe) -> OpenModel:
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         allow_pickle=recipe.allow_pickle,
+        memory=_memory(recipe, run),
     )
     if recipe.speed:
         layer_caches(opened.decoder)  # refuses a model that cannot be timed
+    if run is not None and opened.decoder.store.layer_by_layer:
+        _tell_whole_reads(run)
     return opened
+
+
+def _tell_whole_reads(run: Run) -> None:
+    """What does not go layer by layer, and takes long where these lie on disk."""
+    recipe, calibrated = run.recipe, run.command in ("run", "plan", "observe")
+    slow = [row.name for row in recipe.methods if calibrated and row.reads_whole]
+    slow += ["tasks"] if recipe.tasks else []
+    if calibrated and recipe.tokens is None and not recipe.text and recipe.dataset is None:
+        slow += ["calibration that the model writes itself"]
+    if slow:
+        run.progress.say(f"all layers are read again for every batch or token of: {', '.join(slow)}")
+
+
+def _memory(recipe: Recipe, run: Run | None) -> Memory:
+    if run is None:
+        return Memory(recipe.memory)
+    folder = None if run.out is None else run.out.resolve().parent
+    return Memory(recipe.memory, folder, run.progress.say)
 
 
 def tell_notes(opened: OpenModel, progress: Reporter) -> None:
@@ -72,7 +95,7 @@ def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     """The model, and how many layers its criterion is to take out, as of `layers_to_take_out`."""
     ram_limit(run.recipe.max_ram)
     with run.clock.stage("open"):
-        opened = open_from(run.recipe)
+        opened = open_from(run.recipe, run)
     return opened, layers_to_take_out(run, opened)
 
 
@@ -93,6 +116,7 @@ def layers_to_take_out(run: Run, opened: OpenModel) -> int | None:
 def check_wishes(recipe: Recipe, decoder: Decoder, net: int | None) -> int | None:
     """As of `layers_to_take_out`, of net layers. Raises InputError for what a method cannot do."""
     k = None if net is None else net + recipe.put_back
+    check_memory(decoder, recipe.methods)
     check = method("criterion", recipe.select).check
     with naming_size(recipe):
         if check is not None:
@@ -106,6 +130,14 @@ def check_wishes(recipe: Recipe, decoder: Decoder, net: int | None) -> int | Non
             check_repairs(decoder, [edit])
             check_replacement(decoder, edit)
     return k
+
+
+def check_memory(decoder: Decoder, rows: Iterable[Method]) -> None:
+    """Raises RecipeError for a bound on memory that leaves no room for what these methods take."""
+    needed = {row.name: int(load(row.working)(decoder)) for row in rows if row.working is not None}
+    if needed:
+        largest = max(needed, key=needed.__getitem__)
+        decoder.store.check_room(needed[largest], largest)
 
 
 def _net_layers(run: Run, opened: OpenModel) -> int | None:

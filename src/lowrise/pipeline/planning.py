@@ -17,7 +17,7 @@ from lowrise.model.source import OpenModel
 from lowrise.observe.stream import Observation, kept_observation
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
-from lowrise.pipeline.opening import calibration_record
+from lowrise.pipeline.opening import calibration_record, check_memory
 from lowrise.pipeline.repairing import HeldOutLoss, check_repairs, held_out_windows, special_tokens
 from lowrise.pipeline.restricting import (
     check_plan_allowed,
@@ -69,13 +69,14 @@ def plan_edits(
         noted["held_out"] = held_out_loss.scores(_loss_after(held_out_loss, decoder, edits))
     if isinstance(tokens, Sentences) and fitted_on is not None and edits:
         noted["fitted_on"] = calibration_record(recipe, fitted_on).model_dump()
+    named = {"criterion": method("criterion", recipe.select).name_in_plans}
     plan = Plan(
         model=opened.record,
         preset=recipe.preset,
         calibration=calibration_record(recipe, tokens),
         settings=settings_of(recipe, None if k is None else k - recipe.put_back),
         edits=[*edits],
-        scores={"criterion": recipe.select, **choice.scores, **noted} | {"criterion": recipe.select},
+        scores={**named, **choice.scores, **noted, **named},  # first, and whatever its own scores say
         layers_after=len(decoder) - sum(edit.stop - edit.start - edit.put_back for edit in edits),
         parameters_before=decoder.parameters(),
         parameters_after=parameters_after(decoder, edits),
@@ -167,6 +168,7 @@ def check_plan(plan: Plan, opened: OpenModel, for_engines: Sequence[str] | None 
     scores_of(plan)
     _check_cut(opened.decoder, plan.edits)
     check_repairs(opened.decoder, plan.edits)
+    check_memory(opened.decoder, [method("repair", edit.repair) for edit in plan.edits if edit.repair != "none"])
 
 
 def held_out_loss_of(run: Run, plan: Plan, opened: OpenModel, windows: Windows) -> HeldOutLoss:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrise.errors import UNUSABLE, ModelError, OutputError, reason
+from lowrise.errors import UNUSABLE, ModelError, OutputError, close_paths, reason
 from lowrise.files.marks import wrote_folder
 from lowrise.progress import Reporter
 
@@ -62,7 +62,7 @@ def _files(folder: Path) -> list[str]:
     """Of a checkpoint, and of what lies beside it, what goes along; paths in the folder. Raises ModelError."""
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing there"
-        raise ModelError(folder, "a folder with a checkpoint", found, "check the path")
+        raise ModelError(folder, "a folder with a checkpoint", found, close_paths(folder, "check the path"))
     from lowrise.model.companions import files_to_send
     from lowrise.model.source import layers_of
     from lowrise.model.weights import check_weight_files, stored_tensors

@@ -11,6 +11,7 @@ from lowrise.errors import InputError, OutputError
 from lowrise.measure.cache import digest
 from lowrise.measure.identity import tokenizer_sha256
 from lowrise.measure.system import versions
+from lowrise.model.batching import Batching
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
@@ -18,7 +19,7 @@ from lowrise.reading import sha256_or_none
 from lowrise.work import Work
 
 # Settings of a recipe that decide what is measured, or how a model is opened, but neither a plan nor weights.
-_BESIDE = {"eval_text", "windows", "speed", "tasks", "task_dir", "limit", "fewshot", "max_ram"}
+_BESIDE = {"eval_text", "windows", "speed", "tasks", "task_dir", "limit", "fewshot", "max_ram", "memory"}
 _BESIDE |= {"trust_remote_code", "allow_pickle"}
 
 
@@ -49,6 +50,18 @@ def begin_work(run: Run, opened: OpenModel, plan: Plan | None = None, dense: Ope
         run.work = Work(run.out.resolve(), work_key(run, opened, plan, dense), run.progress, run.clock.so_far)
         run.work.begin(run.progress, run.fresh)
         run.clock.go_on(run.work.seconds())
+        _keep_batches(run, opened.decoder.batching)
+
+
+def _keep_batches(run: Run, batching: Batching) -> None:
+    """On an accelerator batches follow from what is free there, and what is kept is kept batch by batch."""
+    if batching.fixed:
+        return
+    kept = run.work.find("batches")
+    if kept is None:
+        run.work.keep("batches", batching.tokens, what="how large batches are")
+    else:
+        batching.tokens = int(kept.value)
 
 
 def work_key(run: Run, opened: OpenModel, plan: Plan | None = None, dense: OpenModel | None = None) -> str:

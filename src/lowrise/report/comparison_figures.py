@@ -92,7 +92,7 @@ def _scale(measure: Measure) -> Axis:
 
 def _off_the_top(measure: Measure) -> str:
     gone = [f"{name} ({words.ratio(measure.values[name])})" for name in measure.beyond]
-    return f" Beyond the top: {listed(gone)}." if gone else ""
+    return f" Beyond the top: {words.listed(gone)}." if gone else ""
 
 
 def _axis(measure: Measure) -> str:
@@ -102,8 +102,3 @@ def _axis(measure: Measure) -> str:
 def shown_value(measure: Measure, value: float) -> str:
     """As the page writes it."""
     return words.ratio(value) if measure.logarithmic else words.percent(value)
-
-
-def listed(names: list[str]) -> str:
-    """`a, b and c`; `nothing` of none."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"

@@ -8,7 +8,7 @@ from lowrise.quality import COLLAPSED_RATIO
 from lowrise.report import words
 from lowrise.report.comparison import accuracies, columns, note, strong_headings
 from lowrise.report.comparison_best import best_row
-from lowrise.report.comparison_figures import against_depth, against_time, listed, shown_value
+from lowrise.report.comparison_figures import against_depth, against_time, shown_value
 from lowrise.report.comparison_measures import Measure, measures
 from lowrise.report.document import render_page
 from lowrise.report.scores import Tile
@@ -30,7 +30,7 @@ def comparison_page(results: Comparison) -> str:
         charts={**depth, **time},
         depth=list(depth.values()),
         time=list(time.values()),
-        lead=f"{listed(presets)}, at {listed([str(size) for size in sizes])} of {results.layers} layers.",
+        lead=f"{words.listed(presets)}, at {words.listed([str(size) for size in sizes])} of {results.layers} layers.",
         tiles=_tiles(results, sizes, drawn),
         notices=_notices(results),
         table=_shown(table),
@@ -61,7 +61,7 @@ def _tiles(results: Comparison, sizes: list[int], drawn: list[Measure]) -> list[
         best, tied = best_row(sound, judging.get("perplexity-0"), judging.get("retained"))
         also = [f"{shown_value(one, one.values[best.name])} {one.title.lower()}" for one in judging.values()
                 if best.name in one.values]  # fmt: skip
-        also += [f"tasks do not tell it from {listed(tied)}"] if tied else []
+        also += [f"tasks do not tell it from {words.listed(tied)}"] if tied else []
         tiles.append(Tile(f"best without {layers}", best.preset, ", ".join(also)))
     return tiles
 
@@ -98,5 +98,5 @@ def _facts(results: Comparison) -> list[tuple[str, str]]:
     ]
     found += [("calibration sha256", digest) for digest in hashes]
     measured = [*results.dense.perplexity, *results.dense.tasks]
-    found += [("seed", str(results.settings["seed"])), ("measured on", listed(measured))]
+    found += [("seed", str(results.settings["seed"])), ("measured on", words.listed(measured))]
     return [*found, *results.versions.items()]

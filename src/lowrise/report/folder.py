@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lowrise.errors import OutputError
+from lowrise.errors import OutputError, close_paths
 from lowrise.plan import Plan, read_plan
 from lowrise.reading import MOST_YAML, kind_of, read_json, read_text
 from lowrise.results import Curve, Observation, Results
@@ -43,7 +43,7 @@ def read_folder(folder: Path) -> Contents:
     expected, remedy = "an output folder of `lowrise run` or `apply`", "check the path"
     if kind_of(side, OutputError, expected, remedy) != "folder":
         found = "no folder `lowrise` in it" if folder.is_dir() else "nothing of that kind"
-        raise OutputError(folder, expected, found, remedy)
+        raise OutputError(folder, expected, found, close_paths(folder, remedy))
     results = _read(Results, side / "results.json")
     plan = read_plan(side / "plan.json")
     dense_layers = results.dense.layers if results.dense is not None else plan.model.layers

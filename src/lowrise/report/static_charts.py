@@ -1,4 +1,7 @@
-"""Charts as SVG files, for a paper or a folder without a page: matplotlib draws what `charts.py` describes."""
+"""Charts as SVG files, for a paper or a folder without a page: matplotlib draws what `charts.py` describes.
+
+One file serves light and dark: what is neither a mark nor a colour scale takes the reader's colours. Text stays text.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +18,51 @@ _MARKERS = {
     "star": "*", "dash": "|",
 }  # fmt: skip
 _POINTS = 0.75  # of a pixel
+_WIDE = 6.0  # inches; a narrower picture is for a telephone, and has fewer numbers on its axes
+_SHORT = 26  # characters of a legend's label, of which two stand beside each other in a narrow picture
+# Drawn in these, which no mark has; then named, so that a reader in the dark sees others.
+_NAMED = {"#1b2430": "ink", "#c9d1dc": "line"}
+_INK, _LINE = _NAMED
+_STYLE = """<style>
+:root { --ink: #1b2430; --line: #c9d1dc; }
+@media (prefers-color-scheme: dark) { :root { --ink: #dfe5ee; --line: #465064; } }
+text { fill: var(--ink); }
+</style>"""
+_PLAIN: dict[str, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "lowrise", "text.color": _INK, "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK, "axes.edgecolor": _LINE, "xtick.color": _LINE, "ytick.color": _LINE,
+    "xtick.labelcolor": _INK, "ytick.labelcolor": _INK, "figure.facecolor": "none", "axes.facecolor": "none",
+}  # fmt: skip
 
 
 def write_svg(charts: Sequence[Chart], path: Path) -> None:
     """The charts in one file, two beside each other; where they are several, one legend below is that of all."""
-    from matplotlib.figure import Figure
-
     across = min(len(charts), 2)
     down = -(-len(charts) // across)
     single = (7.5, 4.2) if charts[0].height else (7.5, 6.5)
-    figure = Figure(figsize=single if len(charts) == 1 else (5.2 * across, 3.6 * down + 0.5), layout="constrained")
-    places = list(figure.subplots(down, across, squeeze=False).flat)
-    for axes, chart in zip(places, charts, strict=False):
-        _draw(figure, axes, chart)
-    for axes in places[len(charts) :]:
-        axes.remove()
-    _legend(figure)
-    drawing = io.StringIO()
-    figure.savefig(drawing, format="svg")
-    write_file(path, drawing.getvalue())
+    write_file(path, svg(charts, across, single if len(charts) == 1 else (5.2 * across, 3.6 * down + 0.5)))
+
+
+def svg(charts: Sequence[Chart], across: int, size: tuple[float, float]) -> str:
+    """The file, the same for the same charts. across: charts beside each other; size: (width, height), in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_PLAIN):
+        figure = Figure(figsize=size, layout="constrained")
+        places = list(figure.subplots(-(-len(charts) // across), across, squeeze=False).flat)
+        for axes, chart in zip(places, charts, strict=False):
+            _draw(figure, axes, chart)
+        for axes in places[len(charts) :]:
+            axes.remove()
+        _legend(figure)
+        drawing = io.StringIO()
+        title = ". ".join(dict.fromkeys(chart.title for chart in charts))
+        figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+    text = drawing.getvalue()
+    for colour, name in _NAMED.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.replace("<defs>", f"{_STYLE}\n <defs>", 1)
 
 
 def _legend(figure: Any) -> None:
@@ -42,7 +71,8 @@ def _legend(figure: Any) -> None:
         handles, names = axes.get_legend_handles_labels()
         labels |= dict(zip(names, handles, strict=True))
     if len(labels) > 1:
-        columns = min(len(labels), 5)
+        columns = 5 if figure.get_figwidth() >= _WIDE else 2 if max(map(len, labels)) <= _SHORT else 1
+        columns = min(len(labels), columns)
         figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=columns, frameon=False)
 
 
@@ -77,6 +107,8 @@ def _scale(axes: Any, which: Literal["x", "y"], said: Axis) -> None:
         getattr(axes, f"set_{which}scale")("log")
         axis.set_major_formatter(LogFormatter())
         axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    elif axes.figure.get_figwidth() < _WIDE and not said.names:
+        axis.set_major_locator(MaxNLocator(5))
     if said.whole:
         axis.set_major_locator(MaxNLocator(integer=True))
     if said.names:

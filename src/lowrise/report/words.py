@@ -93,8 +93,8 @@ def span(start: int, stop: int) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`"""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    """`a`, `a and b`, `a, b and c`; `nothing` of none."""
+    return "nothing" if not names else " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 FILTERS: dict[str, Callable[..., str]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lowrise.results.comparison import Collapse, ComingRow, ComparedRow, Comparison, DoneRow, FailedRow, NumberRecord
 from lowrise.results.draft import Draft
+from lowrise.results.estimate import Estimate, StageEstimate
 from lowrise.results.healing import Healing
 from lowrise.results.observation import Analysis, Matrix, Norms, Observation, Seen
 from lowrise.results.perplexity import Perplexity
@@ -43,6 +44,7 @@ __all__ = [
     "DoneRow",
     "Draft",
     "EngineVerdict",
+    "Estimate",
     "FailedRow",
     "Generation",
     "Healing",
@@ -64,6 +66,7 @@ __all__ = [
     "Speed",
     "SpeedSettings",
     "Spread",
+    "StageEstimate",
     "TaskRetained",
     "TaskScores",
     "TrainingSummary",

@@ -295,8 +295,8 @@ def _by_size(
 def _candidates(stack: Stack, low: int, end: int, count: int, search: Search, allowed: _Allowed) -> list[int]:
     """Current layers of [low, end) that `count` can be merged from."""
     layers = range(low, end - count + 1)
-    alike = [layer for layer in layers if stack.same_group(layer, count)]
+    same = [layer for layer in layers if stack.same_group(layer, count)]
     for layer in layers:
-        if layer not in alike:
+        if layer not in same:
             search.skip(stack, layer, count)
-    return [layer for layer in alike if allowed.merge(stack, layer, count)]
+    return [layer for layer in same if allowed.merge(stack, layer, count)]

@@ -9,7 +9,9 @@ ones. So the last word has a whole repair, on the same tokens: of the layers tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lowrise.calibration import Windows
@@ -26,11 +28,15 @@ from lowrise.select.refit_trials import Search, Trial
 from lowrise.select.selection import Selection
 from lowrise.work import Work
 
-# What an effort of 1 spends. A layer that was among the worst in one round is not the best of the next.
+# What a search budget of 1 spends. A layer that was among the worst in one round is not the best of the next.
 FIT_TOKENS = 12_288
-HELD_OUT_TOKENS = 2_048
+HELD_OUT_TOKENS = 1_024
 LENGTH = 512  # tokens of a window at most
-SHORTLIST = 6  # trials a round, of those that added least when tried last: first of all each is, without moving neurons
+SHORTLIST = 6  # trials a round at most, of those that added least when tried last: first of all without moving neurons
+LOOKED_AT = 2 / 3  # of all layers: those whose output is most like their input are tried first of all
+# A repair's other steps help a long gap more than short ones, which a trial does not see, but not this much: a gap that
+# is so many times further from the dense model is not repaired and compared.
+FLATTERS = 1.75
 
 
 def check(decoder: Decoder, _recipe: Recipe, _k: int) -> None:
@@ -46,7 +52,7 @@ def choose_span(selection: Selection) -> Choice:
     return choose_span_by_refit(*_of(selection))
 
 
-def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, int, Reporter, Work, AllowedCuts]:
+def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, float, Reporter, Work, AllowedCuts]:
     """What both searches take."""
     effort, progress, work = selection.recipe.search_budget, selection.progress, selection.work
     return selection.decoder, *selection.split, selection.count, effort, progress, work, selection.cuts
@@ -57,7 +63,7 @@ def choose_by_refit(
     windows: Windows,
     held_out: Windows,
     k: int,
-    effort: int,
+    effort: float,
     progress: Reporter,
     work: Work | None = None,
     cuts: AllowedCuts | None = None,
@@ -65,7 +71,7 @@ def choose_by_refit(
     """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
     the one that is missed less once it is repaired.
 
-    Changes nothing. windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 2,048·effort.
+    Changes nothing. windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 1,024·effort.
     Divergences and losses are means over positions, natural log; the loss afterwards is of a trial where both are the
     same layers, else of the repair. On disk lie the dense model's states of these tokens, what its MLPs are given, and
     a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
@@ -76,23 +82,25 @@ def choose_by_refit(
     """
     cuts = cuts or AllowedCuts(len(decoder))
     fitted, deciding = _spent(windows, held_out, effort)
-    shortlist = SHORTLIST * effort
+    shortlist = max(min(2, SHORTLIST), round(SHORTLIST * effort))
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
     with ActivationStore() as store:
-        with progress.bar("searching", _trials(len(decoder), k, shortlist)) as bar:
+        count = len(decoder) - 1 if cuts.restricted else _looked_at(len(decoder), k, shortlist)
+        with progress.bar("searching", _trials(len(decoder), k, shortlist, count)) as bar:
             search = Search(decoder, fitted, deciding, store)
-            alone, _ = _tried(search, _may_go(cuts, k), bar, journal, moves=False)
+            first = sorted(lowest(search.unlike(1), count, _may_go(cuts, k)))
+            alone, _ = _tried(search, first, bar, journal, moves=False)
             known = {layer: trial.divergence for layer, trial in alone.items()}
-            rounds = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal, cuts)
+            rounds, known = _one_by_one(search, len(decoder), k, shortlist, known, bar, journal, cuts)
             layers = [one["removed"] for one in rounds]
-            long = _one_gap(search, k, shortlist, known, bar, journal, cuts) if k > 1 else None
-            long = layers if long is None else long
+            gap = _one_gap(search, k, shortlist, known, bar, journal, cuts) if k > 1 else None
         scores = choice_of_rounds("repaired", search.dense_loss, rounds).scores
-        if sorted(long) != sorted(layers):
-            finalists = _repaired(search, [layers, long], len(decoder), fitted.tokens, progress, journal)
+        other = gap is not None and sorted(gap.layers) != sorted(layers)
+        if gap is not None and other and not gap.divergence > FLATTERS * rounds[-1]["divergences"][layers[-1]]:
+            finalists = _repaired(search, [layers, gap.layers], len(decoder), fitted.tokens, progress, journal)
             (best,) = lowest([one["divergence"] for one in finalists], 1, range(2))
-            scores["layers"] = (layers, long)[best]
+            scores["layers"] = (layers, gap.layers)[best]
             scores["loss"]["after"] = finalists[best]["loss"]
     tokens = {"fitted": fitted.tokens, "held_out": deciding.tokens}
     return Choice(spans_of(scores["layers"]), {**scores, "finalists": finalists, "tokens": tokens})
@@ -100,15 +108,20 @@ def choose_by_refit(
 
 def _may_go(cuts: AllowedCuts, k: int, gone: Collection[int] = ()) -> list[int]:
     """Layers that can go next, never the first one. Raises RecipeError where there are none."""
-    found = cuts.removable(k, gone, method("criterion", "repaired").staying(cuts.layers))
+    found = cuts.removable(k, gone, method("criterion", "refit").staying(cuts.layers))
     if not found:
         raise none_allowed(cuts, k)
     return found
 
 
-def _trials(layers: int, k: int, shortlist: int) -> int:
-    """How many trials `choose_by_refit` makes of k of so many layers."""
-    one_by_one = layers - 1 + sum(min(layers - 1 - done, shortlist) for done in range(k))
+def _looked_at(layers: int, k: int, shortlist: int) -> int:
+    """How many layers are tried first of all: enough that the shortlist is full to the end."""
+    return min(layers - 1, max(k + shortlist, math.ceil(LOOKED_AT * layers)))
+
+
+def _trials(layers: int, k: int, shortlist: int, first: int) -> int:
+    """How many trials `choose_by_refit` makes of k of so many layers at most, `first` of them first of all."""
+    one_by_one = first + sum(min(layers - 1 - done, shortlist) for done in range(k))
     one_gap = [min(layers - n, shortlist) for n in (k - 1, k, k)]  # spans of either length, one layer more
     return one_by_one + (sum(one_gap) if k > 1 else 0)
 
@@ -135,62 +148,108 @@ def _one_by_one(
     bar: Bar,
     journal: Journal,
     cuts: AllowedCuts,
-) -> list[dict[str, Any]]:
-    """k rounds, each without the layer that the ones before left missed least. alone: what each adds, tried first."""
+) -> tuple[list[dict[str, Any]], dict[int, float]]:
+    """(k rounds, each without the layer that the ones before left missed least; what each layer added in the first).
+
+    alone: what each adds without moving neurons, tried first.
+    """
     rounds: list[dict[str, Any]] = []
     known, reached = dict(alone), 0.0  # what each added when it was tried last
-    for _ in range(k):
+    first = known
+    for number in range(k):
         may_go = _may_go(cuts, k, [one["removed"] for one in rounds])
-        trials, kept = _tried(search, sorted(lowest(known, shortlist, may_go)), bar, journal)
-        divergences = {layer: trial.divergence for layer, trial in trials.items()}
-        (gone,) = lowest(divergences, 1, divergences)
-        search.remove([gone], search.trials([gone], None)[gone] if kept else trials[gone])
-        losses = {layer: trial.loss for layer, trial in trials.items()}
+        listed = lowest(known, shortlist, [one for one in may_go if one in known])
+        gone, trial, kept, losses, divergences = _round(search, listed, known if number else {}, reached, bar, journal)
+        search.remove([gone], search.trials([gone], None)[gone] if kept else trial)
         rounds.append(
             {**round_of(gone, losses, layers), "divergences": [divergences.get(layer) for layer in range(layers)]}
         )
-        known |= {layer: divergence - reached for layer, divergence in divergences.items()}
+        if not number:
+            known = first = {**_as_if_moved(alone, divergences), **divergences}
+        known = {**known, **{layer: divergence - reached for layer, divergence in divergences.items()}}
         reached += known.pop(gone)
-    return rounds
+    return rounds, first
+
+
+def _round(
+    search: Search, listed: list[int], known: dict[int, float], reached: float, bar: Bar, journal: Journal
+) -> tuple[int, Trial, bool, dict[int, float], dict[int, float]]:
+    """(the best layer, its trial, whether that was kept, so that only its numbers are known, the losses and the
+    divergences of those tried).
+
+    A layer adds hardly less than before, now that others are gone. So layers are tried in the order of what they added,
+    `known`, until the best trial adds less than the next layer did; without it all of `listed` are.
+    """
+    losses: dict[int, float] = {}
+    divergences: dict[int, float] = {}
+    best: tuple[int, Trial, bool] | None = None
+    for place, layer in enumerate(listed):
+        if best is not None and layer in known and best[1].divergence - reached <= known[layer]:
+            for _ in listed[place:]:
+                bar.advance(0, "not tried")
+            break
+        tried, kept = _tried(search, [layer], bar, journal)
+        losses[layer], divergences[layer] = tried[layer].loss, tried[layer].divergence
+        if lowest(divergences, 1, divergences) == [layer]:
+            best = layer, tried[layer], kept
+    assert best is not None
+    return *best, losses, divergences
+
+
+def _as_if_moved(alone: dict[int, float], moved: dict[int, float]) -> dict[int, float]:
+    """What layers add, tried without moving neurons, brought to what they would add with: by the median ratio of those
+    that were tried both ways.
+    """
+    ratios = sorted(moved[layer] / alone[layer] for layer in moved if alone[layer] > 0)
+    ratio = ratios[len(ratios) // 2] if ratios else 1.0
+    return {layer: value * ratio for layer, value in alone.items()}
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A cut with one long gap, and its trial's divergence; layers in the order of the search."""
+
+    layers: list[int]
+    divergence: float
 
 
 def _one_gap(
     search: Search,
     k: int,
     shortlist: int,
-    alone: dict[int, float],
+    known: dict[int, float],
     bar: Bar,
     journal: Journal,
     cuts: AllowedCuts,
-) -> list[int] | None:
+) -> _Gap | None:
     """k > 1 layers: the span of k that is missed least or, if that is missed less, that of k - 1 and one layer more.
-    None where no such cut is allowed.
+    None where no such cut is allowed. known: what each layer adds alone.
 
     By their trials, of which that of the one layer more moves neurons, so that it is a little ahead.
     """
     allowed = {n: _spans(cuts, n, k) for n in (k, k - 1)}
+    found: list[_Gap] = []
     if allowed[k]:
         whole, missed, _ = _best_span(search, k, shortlist, bar, journal, allowed[k])
-    if not allowed[k - 1]:
-        return list(whole) if allowed[k] else None
-    shorter, trial, kept = _best_span(search, k - 1, shortlist, bar, journal, allowed[k - 1])
-    if kept:
-        trial = search.span(shorter.start, shorter.stop)
-    search.again()
-    search.remove(shorter, trial)
-    left = _may_go(cuts, k, shorter)
-    trials, _ = _tried(search, sorted(lowest(alone, shortlist, left)), bar, journal)
-    divergences = {layer: trial.divergence for layer, trial in trials.items()}
-    (more,) = lowest(divergences, 1, divergences)
-    if not allowed[k]:
-        return [*shorter, more]
-    (best,) = lowest([divergences[more], missed.divergence], 1, range(2))
-    return [[*shorter, more], list(whole)][best]
+        found.append(_Gap([*whole], missed.divergence))
+    if allowed[k - 1]:
+        shorter, trial, kept = _best_span(search, k - 1, shortlist, bar, journal, allowed[k - 1])
+        if kept:
+            trial = search.span(shorter.start, shorter.stop)
+        search.again()
+        search.remove(shorter, trial)
+        listed = lowest(known, shortlist, [one for one in _may_go(cuts, k, shorter) if one in known])
+        more, trial, _, _, _ = _round(search, listed, known, trial.divergence, bar, journal)
+        found.insert(0, _Gap([*shorter, more], trial.divergence))
+    if not found:
+        return None
+    (best,) = lowest([one.divergence for one in found], 1, range(len(found)))
+    return found[best]
 
 
 def _spans(cuts: AllowedCuts, n: int, k: int) -> list[int]:
     """Where spans of n layers begin, without the first layer, with which an allowed cut of k can be reached."""
-    stays = method("criterion", "repaired").staying(cuts.layers)
+    stays = method("criterion", "refit").staying(cuts.layers)
     starts = range(1, cuts.layers - n + 1)
     return [start for start in starts if cuts.extends(range(start, start + n), k, stays)]
 
@@ -247,7 +306,7 @@ def choose_span_by_refit(
     windows: Windows,
     held_out: Windows,
     k: int,
-    effort: int,
+    effort: float,
     progress: Reporter,
     work: Work | None = None,
     cuts: AllowedCuts | None = None,
@@ -262,7 +321,7 @@ def choose_span_by_refit(
     journal = Journal(work)
     fitted, deciding = _spent(windows, held_out, effort)
     cuts = cuts or AllowedCuts(len(decoder))
-    starts = cuts.spans(k, method("criterion", "repaired-span").staying(len(decoder)))
+    starts = cuts.spans(k, method("criterion", "refit-span").staying(len(decoder)))
     if not starts:
         raise none_allowed(cuts, k)
     losses: dict[int, float] = {}
@@ -286,11 +345,12 @@ def choose_span_by_refit(
     return Choice([(best, best + k)], scores)
 
 
-def _spent(windows: Windows, held_out: Windows, effort: int) -> tuple[Windows, Windows]:
+def _spent(windows: Windows, held_out: Windows, effort: float) -> tuple[Windows, Windows]:
     """What is fitted and what decides: of as many documents as can be; before any text, of what the model wrote.
 
     So few tokens of a text are of its domain, and layers chosen on them are what that domain needs least.
     """
     windows, held_out = (one.written_first().pieces(LENGTH) for one in (windows, held_out))
-    fitted = windows.first(max(1, FIT_TOKENS * effort // windows.length))
-    return fitted, held_out.first(max(1, HELD_OUT_TOKENS * effort // windows.length))
+    counts = (max(1, int(tokens * effort) // windows.length) for tokens in (FIT_TOKENS, HELD_OUT_TOKENS))
+    fitted, deciding = (of.first(count) for of, count in zip((windows, held_out), counts, strict=True))
+    return fitted, deciding

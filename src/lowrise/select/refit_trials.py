@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,8 +24,10 @@ from lowrise.model.matrices import captured
 from lowrise.model.neurons import neurons_apart
 from lowrise.model.refittable import refit_support
 from lowrise.model.same_architecture import same_neurons
+from lowrise.model.structure import known_by_name
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
+from lowrise.observe.passes import through
 from lowrise.progress import Bar
 
 RIDGES = (1e-2, 1e-1, 1.0)  # λ of a trial: what full repairs take before gaps lies between 0.03 and 1
@@ -51,15 +54,32 @@ class TrialContext(LayerContext):
     def target(self, number: int) -> Tensor:
         return self.get(("dense", self.stop), number)
 
-    def enter_as_dense(self) -> None:
-        """Nothing is changed below: what enters the layer is what enters the dense model's."""
-        for number in range(len(self._batches)):
-            self.put("student", number, self.get(("dense", self.layer), number))
+    def get(self, what: Hashable, number: int) -> Tensor:
+        """ "student" has a place for every layer, and below the first change it is the dense model's."""
+        if what == "student":
+            what = ("dense" if self.layer <= self._first_change else what, self.layer)
+        return super().get(what, number)
 
-    def leaving(self, number: int) -> Tensor:
-        """What leaves the last layer, of a batch that goes on through this one and those above."""
-        _, calls = self.decoder.embed(self._batches[number][0])
-        return self.student.run(self.get("student", number), calls, self.layer)
+    def propagate(self) -> None:
+        """What leaves the layer lies in the place of the one that reads it."""
+        for number, _, calls in self.batches():
+            self.put(("student", self.stop), number, self.run(number, calls)())
+
+    @cached_property
+    def _first_change(self) -> int:
+        """The lowest layer whose output is not the dense model's; nothing is changed below it."""
+        return self.student.first_difference(Student(self.decoder))
+
+    def leaving(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """(number, what leaves the last layer) of batches that go on through this one and those above."""
+        batches = [self._batches[number][0] for number in numbers]
+        layers = [layer for layer in self.student.layers if layer >= self.layer]
+
+        def begin(at: int) -> Tensor:
+            return self.get("student", numbers[at])
+
+        for at, _, h in through(self.decoder, batches, layers, self.student.step, begin):
+            yield numbers[at], h
 
 
 class Search:
@@ -81,10 +101,10 @@ class Search:
         self.positions = sum(ids[:, 1 + self._skipped :].numel() for ids, held in self._batches if held)
         self._likely: dict[int, Likely] = {}
         self._solved: dict[int, tuple[str, ...]] = {}  # by layer that was tried, the names of what is stored
+        self._reached = -1  # the highest layer whose entry lies in the store as it now is
         total = 0.0
-        for number, (ids, held) in enumerate(self._batches):
-            h = self._keep_dense(number, ids)
-            if held:
+        for number, ids, h in self._dense_pass():
+            if self._batches[number][1]:
                 self._likely[number], loss = likely(decoder, h[:, self._skipped :], ids[:, self._skipped :])
                 total += loss
         self.dense_loss = total / self.positions
@@ -93,34 +113,35 @@ class Search:
     def trials(self, candidates: list[int], bar: Bar | None, *, moves: bool = True) -> dict[int, Trial]:
         """By layer that is tried; parameters are kept of the best alone. moves: neurons may.
 
-        One pass through the student, from its first change up: a trial begins at the state that enters the layer before
-        the one that goes.
+        A trial begins at the state that enters the layer before the one that goes. It is computed once, from the last
+        change up, and kept.
         """
         trials: dict[int, Trial] = {}
-        layers = self._student.layers
-        last, best = max(layers.index(one) for one in candidates), math.inf
-        dense = self._student.first_difference(Student(self._decoder))
-        for layer, following in itertools.pairwise(layers[: last + 1]):
-            place = self._place(layer, self._student)
-            if layer <= dense and (following in candidates or layer == dense):
-                place.enter_as_dense()
-            if following in candidates:
-                trial = self._try(layer, following, moves)
-                better = trial.divergence < best
-                best = min(best, trial.divergence)
-                trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
-                trials[following] = trial if better else replace(trial, changed={})
-                if bar is not None:
-                    bar.advance(self.positions, f"divergence {best:.3f}")
-            if layer >= dense and following != layers[last]:
-                place.propagate()
+        best = math.inf
+        for gone in candidates:
+            layer = max(one for one in self._student.layers if one < gone)
+            self._reach(layer)
+            trial = self._try(layer, gone, moves)
+            better = trial.divergence < best
+            best = min(best, trial.divergence)
+            trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
+            trials[gone] = trial if better else replace(trial, changed={})
+            if bar is not None:
+                bar.advance(self.positions, f"divergence {best:.3f}")
         return trials
+
+    def _reach(self, layer: int) -> None:
+        """What enters `layer` lies in the store."""
+        first = self._student.first_difference(Student(self._decoder))
+        for below, above in itertools.pairwise(self._student.layers):
+            if max(first, self._reached) <= below and above <= layer:
+                self._place(below, self._student).propagate()
+                self._reached = above
 
     @torch.no_grad()
     def span(self, start: int, stop: int) -> Trial:
         """The dense model without [start, stop), layer start - 1 writing anew."""
         place = self._place(start - 1, Student(self._decoder).without(range(start, stop)))
-        place.enter_as_dense()
         if self.writes:
             refit_write(place, RIDGES)
         return Trial(start - 1, place.changed, *self._missed(place.leaving))
@@ -137,28 +158,34 @@ class Search:
 
     @torch.no_grad()
     def dry_run(self, gone: Collection[int], passed: Callable[[int], None]) -> tuple[float, float]:
-        """Mean held-out loss and divergence without the layers in `gone`, all others repaired as `repair` would.
+        """Mean held-out loss and divergence without the layers in `gone`, all others repaired on every other batch.
 
         passed: told every layer that is repaired.
         """
         student, start = Student(self._decoder).without(gone), min(gone) - 1
+        fitted = [number for number, (_, held) in enumerate(self._batches) if not held]
+        numbers = [*fitted[::2], *self._likely]
         with ActivationStore() as store:
-            layerwise = DryRun(student, store, start, self._batches, lambda number: self._dense(start, number))
+            batches = [self._batches[number] for number in numbers]
+            layerwise = DryRun(student, store, start, batches, lambda place: self._dense(start, numbers[place]))
             layerwise.repair(passed)
-            return self._missed(lambda number: layerwise.get("student", number))
+            return self._missed(
+                lambda asked: ((number, layerwise.get("student", numbers.index(number))) for number in asked)
+            )
 
     def again(self) -> None:
         """Back to the student that lacks nothing."""
-        self._student, self._solved = Student(self._decoder), {}
+        self._student, self._solved, self._reached = Student(self._decoder), {}, -1
 
     def remove(self, gone: Collection[int], trial: Trial) -> None:
         """Leave the layers in `gone` out for good, with the repair that their trial found."""
         self._student = self._student.without(gone)
         self._student.changed[trial.before] = trial.changed
         self._solved = {one: names for one, names in self._solved.items() if one < trial.before}
+        self._reached = min(self._reached, trial.before)
 
     def _dense(self, layer: int, number: int) -> Tensor:
-        return self._store.get((("dense", layer), number)).to(self._decoder.device)
+        return self._store.get((("dense", layer), number)).to(self._decoder.device, non_blocking=True)
 
     def _place(self, layer: int, student: Student) -> TrialContext:
         return TrialContext(student, self._store, layer, self._batches)
@@ -171,6 +198,8 @@ class Search:
         if gone in self._solved:
             place.set_weights({name: place.get((layer, name), gone) for name in self._solved[gone]})
         elif self.writes:
+            if known_by_name(self._decoder):
+                place.keep_attention()
             if not (transplants and moves and transplant(place, donor, ("mlp", gone), RIDGES)):
                 refit_write(place, RIDGES)
             if moves or not transplants:  # what was solved without moving neurons is no trial's that moves them
@@ -179,22 +208,25 @@ class Search:
                     place.put((layer, name), gone, value)
         return Trial(layer, place.changed, *self._missed(place.leaving))
 
-    def _missed(self, leaving: Callable[[int], Tensor]) -> tuple[float, float]:
-        """Mean loss and divergence of a held-out position. leaving: a student's last layer, a batch by its number."""
+    def _missed(self, leaving: Callable[[list[int]], Iterable[tuple[int, Tensor]]]) -> tuple[float, float]:
+        """Mean loss and divergence of a held-out position. leaving: what leaves the last layer, batches by number."""
         loss = divergence = 0.0
-        for number, likely_here in self._likely.items():
-            h, ids = (one[:, self._skipped :] for one in (leaving(number), self._batches[number][0]))
-            more = loss_and_divergence(self._decoder, h, ids, likely_here)
+        for number, left in leaving([*self._likely]):
+            h, ids = (one[:, self._skipped :] for one in (left, self._batches[number][0]))
+            more = loss_and_divergence(self._decoder, h, ids, self._likely[number])
             loss, divergence = loss + more[0], divergence + more[1]
         return loss / self.positions, divergence / self.positions
 
-    def _keep_dense(self, number: int, ids: Tensor) -> Tensor:
-        """The dense model on a batch, all that trials will ask for stored; h[L]."""
+    def _dense_pass(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The dense model on all batches, all that trials will ask for stored: (number, ids, h[L])."""
         asked = range(len(self._decoder)) if self._transplants else ()
         with ExitStack() as stack:
             given = [stack.enter_context(captured(self._decoder.layer(layer).mlp_inputs[0].module)) for layer in asked]
-            for layer, h in self._decoder.states(ids):
+
+            def keep(number: int, layer: int, h: Tensor) -> None:
                 self._store.put((("dense", layer), number), h)
                 if layer and self._transplants:
                     self._store.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
-        return h
+
+            batches = [ids for ids, _ in self._batches]
+            yield from through(self._decoder, batches, range(len(self._decoder)), self._decoder.step, told=keep)

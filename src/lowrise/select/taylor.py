@@ -6,6 +6,9 @@ stay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,9 @@ from lowrise.calibration import Windows
 from lowrise.errors import RecipeError
 from lowrise.exact import exact_sum
 from lowrise.methods import method
+from lowrise.model.batching import joined_rows
 from lowrise.model.decoder import Decoder
+from lowrise.model.layer import LayerArguments
 from lowrise.observe.loss import losses_by_piece
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
@@ -92,12 +97,44 @@ def _add_gradients(
     for loss in losses_by_piece(decoder, last[:, skipped:], ids[:, skipped:]):
         flowing += torch.autograd.grad(loss, last)[0]
     for layer in reversed(range(len(decoder))):
-        h = inputs.pop().requires_grad_()
-        out = decoder.step(layer, h, calls)
-        flowing, *own = torch.autograd.grad(out, [h, *parameters[layer]], flowing, allow_unused=True)
-        for index, gradient in enumerate(own):
-            before = gradients[layer][index]
-            if before is None:
-                gradients[layer][index] = gradient
-            elif gradient is not None:
-                before += gradient
+        flowing, own = _back(decoder, layer, inputs.pop(), calls, parameters[layer], flowing)
+        gradients[layer] = [
+            _plus(before, more) if before is not None or more is None else decoder.store.keep(more)
+            for before, more in zip(gradients[layer], own, strict=True)
+        ]
+
+
+Back = tuple[Tensor, list[Tensor | None]]
+
+
+def _back(
+    decoder: Decoder,
+    layer: int,
+    h: Tensor,
+    calls: list[LayerArguments],
+    parameters: list[torch.nn.Parameter],
+    flowing: Tensor,
+) -> Back:
+    """(the gradient by `h`, what enters the layer, those by its parameters); flowing: by what leaves it."""
+
+    def of(rows: slice) -> Back:
+        of_rows = calls[layer].of_rows
+        part = calls if len(h[rows]) == len(h) or of_rows is None else [*of_rows(rows.start, rows.stop)]
+        x = h[rows].requires_grad_()
+        by_x, *own = torch.autograd.grad(
+            decoder.step(layer, x, part), [x, *parameters], flowing[rows], allow_unused=True
+        )
+        return by_x, [*own]
+
+    def joined(parts: Sequence[Back]) -> Back:
+        own: list[Tensor | None] = [reduce(_plus, of_one) for of_one in zip(*(own for _, own in parts), strict=True)]
+        return joined_rows([by_x for by_x, _ in parts]), own
+
+    return decoder.batching.in_parts(len(h), h.shape[1], of, joined)
+
+
+def _plus(before: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """In place of the first, where there is one."""
+    if before is None or more is None:
+        return more if before is None else before
+    return before.add_(more)

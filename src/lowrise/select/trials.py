@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
-from lowrise.model.layer import LayerArguments
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.passes import through
 from lowrise.progress import Bar
 
 
@@ -34,10 +33,12 @@ class Trials:
         self._student = Student(decoder)
         self._ahead: dict[int, int] = {}  # trial of a layer → the layer that its stored state enters
         total = 0.0
-        for batch, ids in enumerate(self._batches):
-            for layer, h in self._student.states(*decoder.embed(ids)):
-                if layer < len(decoder):
-                    store.put((batch, layer), h)
+
+        def keep(batch: int, layer: int, h: Tensor) -> None:
+            if layer < len(decoder):
+                store.put((batch, layer), h)
+
+        for _, ids, h in through(decoder, self._batches, self.layers, self._student.step, told=keep):
             total += self._student.batch_loss(h, ids, self._skipped)
         self.dense_loss = total / self._positions
 
@@ -52,9 +53,7 @@ class Trials:
         found: dict[int, float] = {}
         best: int | None = None
         for layer in sorted(may_go, reverse=True):
-            total = 0.0
-            for batch, ids in enumerate(self._batches):
-                total += self._trial(batch, ids, layer, best)
+            total = self._trial(layer, best)
             bar.advance(self._positions, note)
             found[layer] = total / self._positions
             if best is not None and self._ahead.get(layer, layer) <= best:
@@ -68,22 +67,36 @@ class Trials:
         """Layer `gone` is left out from now on. The inputs of layers above it are made anew."""
         self._student = self._student.without([gone])
         self._ahead = {layer: at for layer, at in self._ahead.items() if layer < gone and at <= gone}
-        above = sum(layer > gone for layer in self.layers)
-        for batch, ids in enumerate(self._batches):
-            for layer, h in islice(self._student.states(*self._begin(ids, (batch, gone)), gone), above):
-                self._store.put((batch, layer), h)
+        above = [layer for layer in self.layers if layer > gone]
+        if not above:
+            return
 
-    def _trial(self, batch: int, ids: Tensor, without: int, best: int | None) -> float:
-        """Summed loss of one batch. best: the layer before which to leave the state behind, if it is passed."""
-        trial, ahead = self._student.without([without]), (batch, without, "ahead")
+        def begin(batch: int) -> Tensor:
+            return self._store.get((batch, gone))
+
+        def keep(batch: int, layer: int, h: Tensor) -> None:
+            self._store.put((batch, layer), h)
+
+        for _ in through(
+            self._decoder, self._batches, above[:-1], self._student.step, begin, keep, following=above[-1]
+        ):
+            pass
+
+    def _trial(self, without: int, best: int | None) -> float:
+        """Summed loss of all batches. best: the layer before which to leave states behind, if it is passed."""
+        trial = self._student.without([without])
         start = self._ahead.get(without, trial.first_difference(self._student))
-        begun = self._begin(ids, ahead if without in self._ahead else (batch, without))
-        for layer, h in trial.states(*begun, start):
-            if layer == best:
-                self._store.put(ahead, h)
-        return trial.batch_loss(h, ids, self._skipped)
+        behind = ("ahead",) if without in self._ahead else ()
 
-    def _begin(self, ids: Tensor, key: tuple[int | str, ...]) -> tuple[Tensor, list[LayerArguments]]:
-        """A stored state of the batch, and how its layers are called."""
-        h, calls = self._decoder.embed(ids)
-        return self._store.get(key).to(h.device), calls
+        def keep(batch: int, layer: int, h: Tensor) -> None:
+            if layer == best:
+                self._store.put((batch, without, "ahead"), h)
+
+        def begin(batch: int) -> Tensor:
+            return self._store.get((batch, without, *behind))
+
+        total = 0.0
+        layers = [layer for layer in trial.layers if layer >= start]
+        for _, ids, h in through(self._decoder, self._batches, layers, trial.step, begin, keep):
+            total += trial.batch_loss(h, ids, self._skipped)
+        return total

@@ -1,0 +1,119 @@
+"""The stages of a healing: a student that learns from the dense model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowrise.cost.job import Text
+from lowrise.cost.repairs import _ADAM
+from lowrise.cost.shape import ModelShape
+from lowrise.cost.stages import decoded, opened, own_text, saved, scored, written_text
+from lowrise.cost.work import Stage, Work
+from lowrise.heal import defaults
+from lowrise.heal.objective import LIKELIEST
+from lowrise.heal.sources import most_held_out
+from lowrise.measure import greedy_text, samples
+from lowrise.settings import Heal
+
+_PART = {"all": 1.0, "lora": 0.72, "network": 0.72, "gaps": 0.75, "tail": 0.6}
+"""Of a pass forward and backward through all layers, what one with so little to learn takes."""
+_LEARNING = {"all": 1.0, "lora": 0.03, "network": 0.05, "gaps": 0.2, "tail": 0.2}  # of the parameters, about
+_EVALUATED = 0.3  # of the budget, tokens that all held-out measurements read in forward passes
+_TEACHER = 1.5  # of a head: the likeliest tokens of its logits are looked for
+
+
+@dataclass(frozen=True)
+class Healing:
+    """student, dense: the two models. sources: texts, datasets and conversations that are named. texts: measured."""
+
+    student: ModelShape
+    dense: ModelShape
+    settings: Heal
+    sources: int
+    texts: tuple[Text, ...] = ()
+    task_tokens: int = 0
+    free: float = float("inf")
+
+    @property
+    def length(self) -> int:
+        return min(self.settings.window, self.student.longest)
+
+    @property
+    def windows(self) -> int:
+        return max(1, self.settings.budget // self.length)
+
+    @property
+    def written(self) -> int:
+        """Windows that the dense model writes, the guard's among them."""
+        share = self.settings.synthetic_share if self.sources else 1.0
+        guard = most_held_out(self.length) if self.settings.guard is None else 0
+        return round(share * self.windows) + guard
+
+    @property
+    def stored(self) -> bool:
+        """Whether the dense model answers before, and its answers lie on disk."""
+        if self.settings.objective == "ce":
+            return False
+        if self.settings.teacher != "auto":
+            return self.settings.teacher == "stored"
+        return 16 * self.student.parameters > 0.8 * self.free  # as of `pipeline/healing_steps.py`
+
+
+def stages(job: Healing) -> list[Stage]:
+    """Of the whole command."""
+    both = job.student.bytes + job.dense.bytes
+    teaches = job.settings.objective != "ce"
+    found = [opened(job.student), opened(job.dense)]
+    found.append(written_text(job.dense, job.written, job.length, "tokens") if job.written else Stage("tokens", Work()))
+    found += [*_measured(job, job.dense), _perplexity(job, job.student)]
+    if job.stored:
+        tokens = job.windows * job.length
+        asked = scored(job.dense, tokens, job.length) + Work(head=(_TEACHER - 1) * tokens)
+        found.append(Stage("teacher", asked, keeps=tokens * (6 * LIKELIEST + 2)))
+    found = [Stage(one.name, one.work, one.memory, both, one.disk, one.keeps) for one in found]
+    healed = _trained(job)
+    held = both if teaches and not job.stored else job.student.bytes
+    found.append(Stage("healing", healed.work, healed.memory, held, healed.disk))
+    last = [saved(job.student), *_measured(job, job.student), Stage("page", Work(fixed=2.0))]
+    return found + [Stage(one.name, one.work, one.memory, job.student.bytes, one.disk, one.keeps) for one in last]
+
+
+def _trained(job: Healing) -> Stage:
+    settings, shape = job.settings, job.student
+    trains = defaults.trained(settings, round(shape.parameters))
+    tokens = job.windows * job.length
+    batch = defaults.batch_windows(settings, job.length, job.windows)
+    steps = -(-job.windows // batch)
+    learning = _LEARNING[trains] * shape.parameters
+    work = Work(backward=_PART[trains] * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
+    work += Work(touched=steps * _ADAM * 4 * learning) + scored(shape, _EVALUATED * tokens, job.length)
+    if settings.objective != "ce" and not job.stored:
+        work += scored(job.dense, tokens, job.length) + Work(head=(_TEACHER - 1) * tokens)
+    if settings.checkpointing:
+        work += scored(shape, tokens, job.length)
+    # gradients, moments and the best so far; the model itself is brought to float32
+    state = 16 * learning + 4 * shape.parameters - shape.bytes
+    kept = 1 if settings.checkpointing else shape.layers
+    activations = 4 * 1024 * kept * (8 * shape.hidden + 4 * shape.inner)
+    return Stage("healing", work, state + activations, disk=4 * learning * 3)
+
+
+def _perplexity(job: Healing, shape: ModelShape) -> Stage:
+    work = Work(hashed=shape.bytes)
+    for text in _texts(job):
+        work += scored(shape, text.tokens, text.length)
+    return Stage("measure", work, 3 * 2.0**28)
+
+
+def _texts(job: Healing) -> tuple[Text, ...]:
+    return job.texts or own_text(max(1, job.sources) * most_held_out(job.length), job.length)
+
+
+def _measured(job: Healing, shape: ModelShape) -> list[Stage]:
+    read, new = min(greedy_text.PROMPT_TOKENS, job.length // 2), greedy_text.NEW_TOKENS
+    rows = greedy_text.PROMPTS + len(greedy_text.QUESTIONS) / 2  # questions have half as many tokens
+    written = decoded(shape, rows, new, read) + scored(shape, rows * (read + new), read + new)
+    found = [_perplexity(job, shape), Stage("generation", written)]
+    if job.task_tokens:
+        found.append(Stage("tasks", scored(shape, job.task_tokens, 64)))
+    return [*found, Stage("samples", len(samples.PROMPTS) * decoded(shape, 1, samples.NEW_TOKENS, 16))]

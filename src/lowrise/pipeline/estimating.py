@@ -1,0 +1,264 @@
+"""Say before it begins: what will be done, how long it takes, what memory and disk; and at the end, what it took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+
+from lowrise.calibration import Windows
+from lowrise.cost import healing as healing_stages
+from lowrise.cost.asked import Asked
+from lowrise.cost.describe import shape_and_layer, shape_of
+from lowrise.cost.forecast import Forecast
+from lowrise.cost.job import Job, Text
+from lowrise.cost.shape import ModelShape
+from lowrise.cost.stages import COMMANDS
+from lowrise.cost.timing import Timed, timed
+from lowrise.cost.total import BASE_BYTES, against, estimated, lines
+from lowrise.cost.work import Stage
+from lowrise.errors import LowriseError, ModelError, RecipeError
+from lowrise.measure.system import peak_memory
+from lowrise.model.placement import pick_devices
+from lowrise.model.source import OpenModel, describe
+from lowrise.pipeline.context import Run
+from lowrise.plan import Plan
+from lowrise.progress import Reporter
+from lowrise.recipe import Recipe
+from lowrise.report import words
+from lowrise.results import Estimate
+from lowrise.sizes import memory_bound
+
+_WITH = 1.3  # times a model: what a run in memory takes, as of `store/choosing.py`
+_TOLD_ANEW = 1.25  # by what a better estimate must differ to be said
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an estimate is made from: a model's shape, how fast this machine is with it, and its tokenizer."""
+
+    shape: ModelShape
+    timed: Timed
+    tokenizer: Any
+    batch: int
+    base: float
+    bound: float = math.inf  # of resident memory, where layers lie on disk
+
+
+def known_of(opened: OpenModel, memory: str | None = None) -> Known:
+    """Of a model that is open, whose own layer is timed. memory: the bound that it was opened with."""
+    bound = _bound(memory)
+    decoder = opened.decoder
+    shape = shape_of(decoder, opened.record.source, opened.save_dtype.itemsize)
+    resident = psutil.Process().memory_info().rss - (shape.bytes if decoder.device.type == "cpu" else 0)
+    known = Known(shape, timed(decoder, shape), opened.tokenizer, decoder.batch_tokens, max(0.0, resident))
+    return known if bound is None or not decoder.store.layer_by_layer else on_disk(known, bound)
+
+
+def on_disk(known: Known, bound: float) -> Known:
+    """With layers on disk, each read once a pass."""
+    rates = known.timed.rates.streamed(known.shape.layer_bytes)
+    return replace(known, timed=replace(known.timed, rates=rates), base=BASE_BYTES, bound=bound)
+
+
+def known_of_source(recipe: Recipe) -> Known:
+    """Of a model that is not opened: its config, and one random layer."""
+    if recipe.model is None:
+        raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
+    device = pick_devices(recipe.device)[0]
+    found = describe(
+        recipe.model,
+        dtype=recipe.dtype,
+        trust_remote_code=recipe.trust_remote_code,
+        allow_pickle=recipe.allow_pickle,
+    )
+    compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else found.stored
+    how: dict[str, Any] = {"compute": compute, "stored": found.stored.itemsize, "device": device}
+    shape, layer = shape_and_layer(found.config, recipe.model, **how)
+    known = Known(shape, timed(layer, shape), found.tokenizer, layer.batch_tokens, BASE_BYTES)
+    bound = _bound(recipe.memory)
+    streamed = bound is not None and device.type == "cpu" and BASE_BYTES + _WITH * shape.bytes > bound
+    return on_disk(known, bound) if streamed and bound is not None else known
+
+
+def _bound(memory: str | None) -> float | None:
+    """Bytes; `auto` is what is free, but for a tenth."""
+    if memory is None:
+        return None
+    asked = memory_bound(memory)
+    return 0.9 * psutil.virtual_memory().available if asked is None else float(asked)
+
+
+def estimate_of(
+    command: str,
+    recipe: Recipe,
+    known: Known,
+    *,
+    removed: int | None = None,
+    texts: Sequence[Text] | None = None,
+    spans: Sequence[tuple[int, int]] | None = None,
+    student: ModelShape | None = None,
+) -> Estimate:
+    """Of `run`, `plan` and `apply`, with the healing that the recipe asks for; of `heal`, whose model is `student`.
+
+    removed, texts, spans: as of `Job`, where they are known already.
+    """
+    asked = Asked(recipe, known.shape, known.tokenizer, known.batch)
+    free = float(psutil.virtual_memory().available)
+    if command == "heal":
+        assert student is not None and recipe.heal is not None
+        found = asked.healing(student, free, texts)
+        stages, tokens, after = healing_stages.stages(found), found.windows * found.length, student.layers
+        what = (
+            f"{student.name}, {after} layers, healed by {known.shape.name}, {known.shape.layers} layers, "
+            f"on {tokens:,} tokens"
+        )
+    else:
+        job = asked.job(removed, texts)
+        job = job if spans is None else job.with_spans(spans)
+        stages, tokens, after = COMMANDS[command](job), job.tokens, job.after.layers
+        what = what_is_done(recipe, job)
+        if recipe.heal is not None and command != "plan":
+            learned = asked.healing(replace(job.after, name=job.shape.name), free, texts)
+            stages = [*stages, *healing_stages.stages(learned)]
+            what += f", then healed on {learned.windows * learned.length:,} tokens"
+    if known.bound < math.inf:
+        what += f", layers on disk, {words.megabytes(known.bound)} of memory"
+        stages = [replace(stage, disk=stage.disk + known.shape.bytes) for stage in stages]
+    return _said(command, known, stages, what, after, tokens, asked.assumed)
+
+
+def _said(
+    command: str, known: Known, stages: list[Stage], what: str, after: int, tokens: int, assumed: Sequence[str]
+) -> Estimate:
+    return estimated(
+        stages,
+        known.timed.rates,
+        command=command,
+        model=known.shape.name,
+        what=what,
+        layers=known.shape.layers,
+        layers_after=after,
+        tokens=tokens,
+        machine=known.timed.said,
+        assumed=list(dict.fromkeys(assumed)),
+        base=known.base,
+        bound=known.bound,
+    )
+
+
+def what_is_done(recipe: Recipe, job: Job) -> str:
+    """In words, for the first of the three lines."""
+    shape = job.shape
+    parts = [f"select {recipe.select}"]
+    parts += [f"network {recipe.network}"] if recipe.network != "none" else []
+    parts += [f"repair {recipe.repair}"] if recipe.repair != "none" else []
+    own = (
+        ""
+        if not job.written
+        else ", all written by the model"
+        if job.written == job.windows
+        else (f", {job.written * job.length:,} of them written by the model")
+    )
+    return (
+        f"{shape.name} from {shape.layers} to {job.after.layers} layers by {recipe.preset} ({', '.join(parts)}) "
+        f"on {job.tokens:,} tokens{own}"
+    )
+
+
+def dry_run(command: str, recipe: Recipe) -> Estimate:
+    """What a command would take; nothing is written, and no weight is read. Raises InputError as the command would for
+    what can be known so far.
+    """
+    known = known_of_source(recipe)
+    if command != "heal":
+        return estimate_of(command, recipe, known)
+    settings = recipe.heal
+    if settings is None or settings.dense is None:
+        raise RecipeError("--dense", "a hub id, a folder or a .gguf file", "none", "name one")
+    dense = known_of_source(recipe.model_copy(update={"model": settings.dense}))
+    check_shallower(recipe.model, known.shape.layers, settings.dense, dense.shape.layers)
+    return estimate_of("heal", recipe, replace(dense, timed=known.timed), student=known.shape)
+
+
+def check_shallower(shallow: str | None, layers: int, dense: str, most: int) -> None:
+    """Raises ModelError for a student as deep as the dense model."""
+    if layers >= most:
+        expected = f"a model of fewer layers than {dense}, which has {most}"
+        raise ModelError(shallow, expected, f"{layers}", "name the shallow model first, the dense one by --dense")
+
+
+# -- while a command runs -------------------------------------------------------------------------------------------
+
+
+def foretell(
+    run: Run,
+    opened: OpenModel,
+    *,
+    removed: int | None = None,
+    texts: dict[str, Windows] | None = None,
+    student: OpenModel | None = None,
+    whole: Recipe | None = None,
+) -> None:
+    """Say the three lines, and let the clock say what is left. whole: the recipe with the healing that follows.
+
+    Nothing is timed where nobody reads it.
+    """
+    if run.progress.quiet:
+        return
+    try:
+        known = known_of(opened, run.recipe.memory)
+        own = None if student is None else shape_of(student.decoder, student.record.source, student.save_dtype.itemsize)
+        measured = None if not texts else [Text(_counted(run.recipe, one), one.length) for one in texts.values()]
+        given: dict[str, Any] = {"removed": removed, "texts": measured, "student": own}
+        estimate = estimate_of(run.command, whole or run.recipe, known, **given)
+    except (LowriseError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+        run.progress.say(f"no estimate of this model can be made: {error}")
+        return
+    run.known = known
+    run.clock.forecast, run.progress.left = Forecast(estimate), run.clock.left
+    run.progress.foretold = run.progress.foretold or estimate.seconds
+    for line in lines(estimate):
+        run.progress.say(line)
+    tell_memory(estimate, opened.decoder.device, run.progress)
+
+
+def _counted(recipe: Recipe, windows: Windows) -> int:
+    return len(windows) if recipe.windows is None else min(len(windows), recipe.windows)
+
+
+def tell_memory(estimate: Estimate, device: torch.device, progress: Reporter) -> None:
+    """A warning where it would not fit."""
+    if device.type == "cpu":
+        free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+        if estimate.memory_bytes > free:
+            needed = words.megabytes(estimate.memory_bytes)
+            progress.warn(f"memory may not suffice: about {needed} are needed, {words.megabytes(free)} are there")
+
+
+def foretell_anew(run: Run, plan: Plan, texts: dict[str, Windows], whole: Recipe | None = None) -> None:
+    """With the layers that were chosen; said where it makes a difference. whole: as of `foretell`."""
+    forecast, known = run.clock.forecast, run.known
+    if forecast is None or known is None:
+        return
+    spans = [(edit.start, edit.stop) for edit in plan.edits]
+    measured = [Text(_counted(run.recipe, one), one.length) for one in texts.values()]
+    removed = plan.model.layers - plan.layers_after
+    if not spans:
+        return
+    better = estimate_of(run.command, whole or run.recipe, known, removed=removed, texts=measured, spans=spans)
+    before = forecast.estimate.seconds
+    forecast.estimate = better
+    if max(better.seconds, before) > _TOLD_ANEW * min(better.seconds, before):
+        run.progress.say(f"estimate, now that layers are chosen: about {words.seconds(better.seconds)} in all")
+
+
+def tell_against(run: Run) -> None:
+    """At the end, what it took against what was estimated."""
+    if run.clock.forecast is not None:
+        peak = peak_memory()["peak_resident_bytes"]
+        run.progress.say(against(run.clock.forecast.first, run.clock.total()["total"], peak))

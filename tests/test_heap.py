@@ -1,0 +1,65 @@
+"""What the C library keeps of freed memory: in a process of its own, whose resident size is looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_SHOW = """
+import sys
+from lowrise.heap import give_back, map_large_blocks
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
+
+first = resident()
+if sys.argv[1] == "large":
+    map_large_blocks()
+    for size in (9, 10, 12, 16):  # MiB: the bound would follow the largest that was freed
+        del_me = bytearray(size * 2**20)
+        del del_me
+    blocks, pins = [], []
+    for _ in range(10):
+        blocks.append(bytearray(10 * 2**20))
+        pins.append(bytearray(100_000))
+else:
+    blocks, pins = [], []
+    for _ in range(2_000):
+        blocks.append(bytearray(100_000))
+        pins.append(bytearray(600))
+held = resident()
+blocks.clear()
+freed = resident()
+give_back()
+print(held - first, freed - first, resident() - first)
+"""
+
+
+def sizes(which: str, **environment: str) -> list[int]:
+    """MiB more than at the start: while blocks are held, once they are freed, once they are given back."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    said = subprocess.check_output([sys.executable, "-c", _SHOW, which], env={**own, **environment}, text=True)
+    return [int(word) for word in said.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of GNU's C library")
+class TestHeap:
+    def test_pages_between_what_is_kept_go_back(self) -> None:
+        held, freed, after = sizes("small")
+        assert held > 150
+        assert freed > 150  # small blocks that are kept lie between them
+        assert after < 60
+
+    def test_large_blocks_go_back_by_themselves(self) -> None:
+        held, freed, _ = sizes("large")
+        assert held > 90
+        assert freed < 20
+
+    def test_what_the_user_has_set_stands(self) -> None:
+        held, freed, _ = sizes("large", MALLOC_MMAP_THRESHOLD_="67108864", MALLOC_TRIM_THRESHOLD_="1073741824")
+        assert held > 90
+        assert freed > 90
