@@ -112,6 +112,7 @@ def test_a_whole_repair_with_neurons_is_the_naive_one(
     kept: list[int], takes: list[int], blocks: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lowrise.edit.neurons.MOST_INPUTS", most)
+    monkeypatch.setattr("lowrise.edit.neurons.CHOOSING_TOKENS", 10**6)  # all, as the naive way chooses on
     tokens, ours, naive = windows(64), make("llama"), make("llama")
     for decoder, layer in itertools.product((ours, naive), (1, 2, 4)):  # MLPs that are missed
         if layer not in kept:
