@@ -13,14 +13,12 @@ import argparse
 import math
 from collections.abc import Iterator
 
-import torch
-from common import open_demo, table
+from common import open_demo, spread, table
 
-from lowrise.calibration import Windows, calibration_windows, text_windows
+from lowrise.calibration import Windows, calibration_windows
 from lowrise.edit.context import RepairTask
 from lowrise.edit.repair import repair
 from lowrise.edit.student import Student
-from lowrise.model.source import OpenModel
 from lowrise.pipeline.repairing import held_out_windows, special_tokens
 from lowrise.progress import Reporter
 from lowrise.recipe import build_recipe
@@ -42,13 +40,6 @@ def layers(asked: str) -> set[int]:
     """9,12-15 → {9, 12, 13, 14, 15}."""
     ends = [part.partition("-") for part in asked.split(",")]
     return {layer for first, _, last in ends for layer in range(int(first), int(last or first) + 1)}
-
-
-def evaluation(opened: OpenModel, path: str, length: int, count: int) -> Windows:
-    """`count` windows, spread over the text."""
-    whole = text_windows(opened.tokenizer, path, length)
-    places = torch.linspace(0, len(whole) - 1, min(count, len(whole))).long()
-    return Windows(whole.ids[places], whole.source, 0)
 
 
 def losses(asked: argparse.Namespace, files: list[str], written: float, seed: int, texts: list[Windows]) -> list[float]:
@@ -86,7 +77,7 @@ def main() -> None:
     asked = options.parse_args()
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     opened = open_demo(asked.model)
-    texts = [evaluation(opened, path, asked.length, asked.windows) for path in asked.eval_text]
+    texts = [spread(opened, path, asked.length, asked.windows) for path in asked.eval_text]
     whole = Student(opened.decoder, list(range(len(opened.decoder))))
     dense = [whole.loss(text) for text in texts]
     rows = []

@@ -11,7 +11,9 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import psutil
+import torch
 
+from lowrise.calibration import Windows, text_windows
 from lowrise.model.source import OpenModel, open_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -32,6 +34,13 @@ def open_demo(model: str | None) -> OpenModel:
 
 def demo_text(path: str | None) -> str:
     return Path(path).read_text(encoding="utf-8") if path else "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def spread(opened: OpenModel, path: str, length: int, count: int) -> Windows:
+    """`count` windows, spread over the text."""
+    whole = text_windows(opened.tokenizer, path, length)
+    places = torch.linspace(0, len(whole) - 1, min(count, len(whole))).long()
+    return Windows(whole.ids[places], whole.source, 0)
 
 
 class Peak:

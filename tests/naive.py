@@ -80,10 +80,14 @@ def naive_refit(decoder: Decoder, kept: list[int], tokens: Windows, blocks: int 
             for matrix in matrices:
                 changed(decoder, layer, matrix, lambda own, t=t: t @ own)
             for other in range(layer + 1, stop) if blocks and part else ():
-                asked = torch.arange(decoder.config.intermediate_size).tensor_split(blocks)
-                if not any(
-                    [naive_transplant(decoder, dense, below, other, one, tokens, targets[stop]) for one in asked]
-                ):
+                asked = naive_order(decoder, dense, below, other, tokens, targets[stop]).tensor_split(blocks)
+                took = [naive_transplant(decoder, dense, below, other, asked[0].sort().values, tokens, targets[stop])]
+                for one in asked[1:]:
+                    if took[-1]:
+                        took.append(
+                            naive_transplant(decoder, dense, below, other, one.sort().values, tokens, targets[stop])
+                        )
+                if not took[0]:
                     break
             own = decoder.layer(layer)
             write = own.mlp_write if part else own.attention_output
@@ -109,6 +113,31 @@ def attended(decoder: Decoder, below: list[int], layer: int, tokens: Windows) ->
     return h + seen[0].reshape(*h.shape[:-1], -1) @ write.matrix(decoder.layers[layer].get_parameter(write.parameter))
 
 
+def turned(decoder: Decoder, dense: Decoder, below: list[int], other: int, tokens: Windows) -> Any:
+    """The MLP of dense layer `other`, of a llama, to be given what that of the last of `below` is given."""
+    theirs = copy.deepcopy(dense.layers[other].mlp)
+    x, _ = through(decoder, below, tokens, decoder.layers[below[-1]].mlp.gate_proj)
+    wanted, _ = through(dense, list(range(other + 1)), tokens, dense.layers[other].mlp.gate_proj)
+    turn = best_ridge(x, wanted - x).float()
+    for matrix in (theirs.gate_proj, theirs.up_proj):
+        matrix.weight = torch.nn.Parameter(matrix.weight + matrix.weight @ turn.T)
+    return theirs
+
+
+def naive_order(
+    decoder: Decoder, dense: Decoder, below: list[int], other: int, tokens: Windows, target: Tensor
+) -> Tensor:
+    """Neurons of dense layer `other` by how much they write of fitted tokens, which are few enough to rank on."""
+    theirs = turned(decoder, dense, below, other, tokens)
+    x, _ = through(decoder, below, tokens, decoder.layers[below[-1]].mlp.gate_proj)
+    a = theirs.act_fn(theirs.gate_proj(x)) * theirs.up_proj(x)
+    wrote = [
+        ((a[:-HELD_OUT, :, j, None] * theirs.down_proj.weight[:, j]).square().sum(-1) / target[:-HELD_OUT].norm(dim=-1))
+        for j in range(a.shape[-1])
+    ]
+    return torch.stack([one.sum() for one in wrote]).argsort(descending=True)
+
+
 def naive_transplant(
     decoder: Decoder,
     dense: Decoder,
@@ -120,12 +149,11 @@ def naive_transplant(
     ridges: tuple[float, ...] = RIDGES,
 ) -> bool:
     """Whether the last of `below`, layers of a llama, took over some of the neurons `asked` of dense layer `other`."""
-    mlp, theirs = decoder.layers[below[-1]].mlp, copy.deepcopy(dense.layers[other].mlp)
+    mlp = decoder.layers[below[-1]].mlp
     x, out = through(decoder, below, tokens, mlp.gate_proj)
-    wanted, _ = through(dense, list(range(other + 1)), tokens, dense.layers[other].mlp.gate_proj)
-    turn = best_ridge(x, wanted - x).float()
+    theirs = turned(decoder, dense, below, other, tokens)
     for matrix in (theirs.gate_proj, theirs.up_proj):
-        matrix.weight = torch.nn.Parameter((matrix.weight + matrix.weight @ turn.T)[asked])
+        matrix.weight = torch.nn.Parameter(matrix.weight[asked])
     theirs.down_proj.weight = torch.nn.Parameter(theirs.down_proj.weight[:, asked])
     a = torch.cat([one.act_fn(one.gate_proj(x)) * one.up_proj(x) for one in (mlp, theirs)], -1)
     both = torch.cat([mlp.down_proj.weight.T, theirs.down_proj.weight.T]).double()

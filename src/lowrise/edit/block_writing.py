@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lowrise.edit.block_write import BlockWrite, Rows, Unit, less, watched
@@ -50,13 +51,13 @@ def refit_last_write(
             if stale:
                 _keep(context, block)
             fit, held_out = pack_sums(context, pack, _kept(context, block), counts)
-            solution = solve(fit, held_out, ridges)
+            write = BlockWrite(block, context.parameter)
+            solution = solve(fit, held_out, ridges, torch.cat([write.own(unit) for unit in pack]))
             before, after = solution.before if before is None else before, solution.after
             stale = block.norm is not None and solution.ridge is not None
             if solution.ridge is None:
                 continue
             ridge = solution.ridge if ridge is None else ridge
-            write = BlockWrite(block, context.parameter)
             if stale:
                 after = step(context, write, pack, solution, fit, error, whole=len(packs) == 1)
                 continue

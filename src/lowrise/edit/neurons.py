@@ -25,7 +25,10 @@ from lowrise.model.neurons import chosen
 WHILE_CHOOSING = 0.1  # λ while neurons are chosen; what the layer then writes is solved with every λ
 STEPS = 16  # in which they go: after each, the costs of those that stay are known anew
 CHOOSING_TOKENS = 12  # fitted tokens for each neuron that is asked, of which neurons are chosen; the write is of all
-MOST_INPUTS = 16384  # of one regression that chooses, if possible: its sums are then 2 GiB
+# Of one regression that chooses, if possible: two layers' neurons where MLPs are narrow. Sums and inverse grow with its
+# square and its cube, and of a wide MLP's neurons those that write least are seldom taken.
+MOST_INPUTS = 4096
+RANKING_TOKENS = 2048  # that tell, roughly, how much each neuron writes
 
 
 def blocks(neurons: int) -> list[slice]:
@@ -40,31 +43,56 @@ def blocks(neurons: int) -> list[slice]:
 def transplant(context: LayerContext, donor: Layer, what: Hashable, ridges: Sequence[float] = RIDGES) -> list[Tensor]:
     """Neurons of the dense layer `donor` go into the student's layer: of every block, what `transplant_block` gives.
 
-    what: where the input of the donor's MLP lies in the store. Blocks of which none is wanted are left out. Of a
-    token, the student's layer is run to its MLP once, and twice a block.
+    what: where the input of the donor's MLP lies in the store. Where there are several blocks, those that write most
+    come first, up to the first of which none is wanted. Of a token, the student's layer is run to its MLP once, and
+    twice a block.
     """
     change = fit_input_map(context, what, context.dense_layer.mlp_inputs).change
-    own = donor.with_input_map(change, context.decoder.dtype)
-    theirs = {name: value.to(context.device) for name, value in own.items()}
-    asked = (
-        transplant_block(context, donor, block, theirs, ridges) for block in blocks(context.dense_layer.neuron_count)
-    )
-    return [rows for rows in asked if rows is not None]
+    turned = donor.with_input_map(change, context.decoder.dtype)
+    theirs = {name: value.to(context.device) for name, value in turned.items()}
+    neurons = context.dense_layer.neuron_count
+    asked = blocks(neurons)
+    order = torch.arange(neurons) if len(asked) == 1 else by_what_they_write(context, donor, theirs)
+    taken = []
+    for block in asked:
+        rows = transplant_block(context, donor, order[block].sort().values, theirs, ridges)
+        if rows is None:
+            break
+        taken.append(rows)
+    return taken
+
+
+def by_what_they_write(context: LayerContext, donor: Layer, theirs: Mapping[str, Tensor]) -> Tensor:
+    """(k,): `donor`'s neurons j by Σ wₜ·aₜⱼ²·‖w_j‖² of RANKING_TOKENS fitted tokens, the largest first. wₜ, theirs: as
+    in `transplant_block`. Memory: what one batch gives them.
+    """
+    write = context.dense_layer.mlp_write
+    lent = write.matrix(donor.parameter(write.parameter)).to(context.device)
+    wrote, tokens = torch.zeros(len(lent), device=lent.device), 0
+    for number, held, calls in context.batches(context.some(RANKING_TOKENS)):
+        if held or tokens >= RANKING_TOKENS:
+            continue
+        a = input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2).float()
+        wrote += weight_of(context.target(number)).flatten() @ a.square()
+        tokens += len(a)
+    wrote *= lent.float().square().sum(1)
+    return wrote.argsort(descending=True, stable=True).cpu()
 
 
 def transplant_block(
-    context: LayerContext, donor: Layer, block: slice, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
+    context: LayerContext, donor: Layer, asked: Tensor, theirs: Mapping[str, Tensor], ridges: Sequence[float] = RIDGES
 ) -> Tensor | None:
     """The student's layer takes over neurons of the dense layer `donor`; (k,) that it then has, its own counted first.
 
-    block: which of `donor`'s are asked. theirs: what leads into them, with an input map so that they can be given what
+    asked: which of `donor`'s, ascending. theirs: what leads into them, with an input map so that they can be given what
     the student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than
     its own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
     """
     layer = context.dense_layer
     write = layer.mlp_write
     own = write.matrix(context.parameter(write.parameter)).float()
-    lent = write.matrix(donor.parameter(write.parameter)).float()[block].to(own.device)
+    lent = write.matrix(donor.parameter(write.parameter)).float().to(own.device)
+    lent = lent if len(asked) == len(lent) else lent[asked]
     k, d = own.shape
     numbers = context.some(CHOOSING_TOKENS * (k + len(lent)))
 
@@ -74,7 +102,7 @@ def transplant_block(
                 out = context.run(number, calls)().float()
             a = (
                 inputs[0].flatten(0, -2),
-                input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, block],
+                input_of(write.module, context.run(number, calls, theirs)).flatten(0, -2)[:, asked],
             )
             target = context.target(number)
             missing = target.float() - out - (a[1].float() @ lent).view_as(out)
@@ -88,11 +116,12 @@ def transplant_block(
     if rows is None:
         return None
     plain, solution = (
-        solve(fit.keeping(these, matrix), held_out.keeping(these, matrix), ridges) for these in (alone, rows)
+        solve(fit.keeping(these, matrix), held_out.keeping(these, matrix), ridges, both[these.to(both.device)])
+        for these in (alone, rows)
     )
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
-    of_both = torch.where(rows < k, rows, rows + block.start)
+    of_both = torch.cat([alone, k + asked.to(alone.device)])[rows]
     input_first = layer.neuron_parameters.items()
     context.set_weights(
         {name: chosen(context.parameter(name), theirs[name], axis, of_both, k) for name, axis in input_first}

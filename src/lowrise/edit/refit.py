@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrise.edit.block_reconstruction import reconstruct_block
+from lowrise.edit.calibration_size import note_on_size
 from lowrise.edit.context import Repaired, RepairTask
 from lowrise.edit.fit import Fit
 from lowrise.edit.gram import Gram, Solution, gather, solve, weight_of
@@ -65,13 +66,16 @@ def repair(task: RepairTask) -> Repaired:
         return Repaired([])
     start = bottom if bottom > 0 else found[0][0]
     passed = [layer for layer in student.layers if layer >= start]
+    note = note_on_size(student.decoder, task.windows, task.held_out)
+    if note is not None:
+        task.progress.say(note)
     writes = refit_support(student.decoder)
     return Repaired(repair_layers(task, passed, lambda layerwise: refit_layer(layerwise, writes), mixed=True))
 
 
-def refit_network(fit: Gram, held_out: Gram, _matrix: Tensor) -> Solution:
+def refit_network(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:
     """The change of a trained network's last matrix."""
-    return solve(fit, held_out)
+    return solve(fit, held_out, matrix=matrix)
 
 
 def refit_layer(layerwise: LayerwisePass, writes: bool) -> Fit:

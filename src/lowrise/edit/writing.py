@@ -36,7 +36,7 @@ def refit_write(context: LayerContext, ridges: Sequence[float] = RIDGES) -> tupl
         return Solution(torch.zeros(0, 0), found.ridge, found.before, found.after), None
     write = mlp_of(context.dense_layer, context.parameter)
     fit, held_out = sums(context, write, weight_of)
-    solution = solve(fit, held_out, ridges)
+    solution = solve(fit, held_out, ridges, write.own)
     if write.norm is None:
         return solution, context.update(write.matrix, write.own, solution.change)
     return step(context, write, fit, solution, lambda: held_out_error(context)), None
