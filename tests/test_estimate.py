@@ -107,9 +107,10 @@ def test_a_run_says_the_same_first_and_at_last_what_it_took(
     status, _, err = main(*arguments, "--out", tmp_path / "told")
     assert status == 0, err
     lines = err.splitlines()
-    began = next(number for number, line in enumerate(lines) if line.startswith("run: "))
-    assert began <= 1  # behind what nobody said
-    assert [line.partition(":")[0] for line in lines[began + 1 : began + 3]] == ["estimate", "estimate"]
+    said = next(number for number, line in enumerate(lines) if line.startswith("estimate: about "))
+    assert "from 6 to 4 layers" in lines[said - 1]
+    assert lines[said + 1].startswith("estimate: memory up to ")
+    assert not any("chosen: layers" in line for line in lines[:said])
     assert lines[-1].startswith("took ")
     assert ", estimated " in lines[-1]
     assert main(*arguments, "--out", tmp_path / "quiet", "--quiet")[2] == ""
@@ -258,8 +259,9 @@ def test_refit_runs_as_many_layers_as_is_counted(monkeypatch: pytest.MonkeyPatch
     with counted(monkeypatch) as passes:
         repair("refit", RepairTask(student, tiny.windows(16), 2, Reporter(quiet=True), Kept()))
     work = refit_work(job, 14 * 32, 2 * 32, 32, job.gaps)
-    assert passes.backward == pytest.approx(work.backward, rel=0.01)
-    assert passes.whole + 0.5 * passes.left == pytest.approx(work.forward, rel=0.2)
+    assert work.backward / 3 <= passes.backward <= work.backward  # two to six epochs, as held-out tokens gain
+    # of what is run once attention is at hand the MLP is counted alone; passes that end before it make up for that
+    assert passes.whole == pytest.approx(work.forward, rel=0.2)
 
 
 def test_every_preset_is_counted_and_more_tokens_are_more_work() -> None:
