@@ -84,8 +84,8 @@ def test_a_row_is_not_done_without_its_results(
 
     sound = steps.run_step
 
-    def empty(arguments: list[str], log: Path, title: str, progress: object) -> StepResult:
-        ended = sound(arguments, log, title, progress)  # type: ignore[arg-type]
+    def empty(arguments: list[str], log: Path, title: str, progress: object, heard: object = None) -> StepResult:
+        ended = sound(arguments, log, title, progress, heard)  # type: ignore[arg-type]
         if arguments[0] == "run":
             (Path(arguments[-1]) / "lowrise" / "results.json").write_text("{")
         return ended

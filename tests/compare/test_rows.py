@@ -174,9 +174,9 @@ def test_a_row_that_was_killed_is_a_row_too_and_is_tried_again(
 ) -> None:
     sound = steps.run_step
 
-    def killed(arguments: list[str], log: Path, title: str, progress: Any) -> StepResult:
+    def killed(arguments: list[str], log: Path, title: str, progress: Any, heard: Any = None) -> StepResult:
         if "laco" not in title:
-            return sound(arguments, log, title, progress)
+            return sound(arguments, log, title, progress, heard)
         log.write_text("half a line")
         return StepResult(-signal.SIGKILL, log, 1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lowrise.errors import TextError, reason
 from lowrise.model.decoder import Decoder
 from lowrise.plan import TextRecord
 
+_DATASET = "a dataset that opens", "check name and configuration"
 _AT_ONCE = 2**20  # characters of a dataset that are tokenised together
 
 
@@ -127,6 +128,14 @@ def dataset_tokens(tokenizer: Any, name: str, most: int) -> Tensor:
     return torch.cat(parts)[:most]
 
 
+def check_sources(texts: Iterable[str], dataset: str | None) -> None:
+    """Raises TextError, before anything is opened, for texts that cannot be read and a dataset that cannot be one."""
+    for path in dict.fromkeys(texts):
+        read_text(path)
+    if dataset is not None:
+        reading.kind_of(dataset.partition(":")[0], TextError, *_DATASET)
+
+
 def dataset_documents(name: str) -> Iterator[str]:
     """Documents of a dataset's training split, in order, streamed.
 
@@ -138,8 +147,7 @@ def dataset_documents(name: str) -> Iterator[str]:
     datasets.disable_progress_bars()
     path, _, configuration = name.partition(":")
     what: dict[str, Any] = {"path": path}
-    expected, remedy = "a dataset that opens", "check name and configuration"
-    if reading.kind_of(path, TextError, expected, remedy) == "file":
+    if reading.kind_of(path, TextError, *_DATASET) == "file":
         what = {"path": str(Path(path).absolute().parent), "data_files": Path(path).name}
     try:
         rows = datasets.load_dataset(**what, name=configuration or None, split="train", streaming=True)
@@ -154,7 +162,7 @@ def dataset_documents(name: str) -> Iterator[str]:
             if row[column] is not None:
                 yield row[column]
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise TextError(f"--dataset {name}", expected, reason(error), remedy) from error
+        raise TextError(f"--dataset {name}", _DATASET[0], reason(error), _DATASET[1]) from error
 
 
 def _no_text(name: str) -> TextError:

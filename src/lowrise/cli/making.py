@@ -71,9 +71,12 @@ def run(
         return
     with sending(out, push, private, force, quiet):
         with working("run", quiet) as progress:
+            from lowrise import pipeline
+            from lowrise.pipeline.opening import check_texts
+
+            check_texts(settings)
             if told := chosen(settings, out, said):
                 progress.say(told)
-            from lowrise import pipeline
 
             results = pipeline.run(settings, out, force, progress, fresh)
             write_gguf_too(out, gguf, force, progress)

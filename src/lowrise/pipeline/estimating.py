@@ -21,7 +21,7 @@ from lowrise.cost.stages import COMMANDS
 from lowrise.cost.timing import Timed, timed
 from lowrise.cost.total import BASE_BYTES, against, estimated, lines
 from lowrise.cost.work import Stage
-from lowrise.errors import LowriseError, ModelError, RecipeError
+from lowrise.errors import LowriseError, ModelError, RecipeError, TextError
 from lowrise.measure.system import peak_memory
 from lowrise.model.placement import pick_devices
 from lowrise.model.source import OpenModel, describe
@@ -216,6 +216,8 @@ def foretell(
         measured = None if not texts else [Text(_counted(run.recipe, one), one.length) for one in texts.values()]
         given: dict[str, Any] = {"removed": removed, "texts": measured, "student": own}
         estimate = estimate_of(run.command, whole or run.recipe, known, **given)
+    except TextError:
+        raise
     except (LowriseError, RuntimeError, AttributeError, ValueError, TypeError) as error:
         run.progress.say(f"no estimate of this model can be made: {error}")
         return

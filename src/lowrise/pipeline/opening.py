@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
 from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.calibration.stored import put_together, stored_tokens, taken_apart
+from lowrise.calibration.text import check_sources
 from lowrise.edit.replace import check_replacement
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
@@ -91,9 +92,15 @@ def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> N
         raise ModelError(where, expected, found, "name the model it was made from")
 
 
+def check_texts(recipe: Recipe) -> None:
+    """Raises TextError, before anything is opened or said, for texts that cannot be read."""
+    check_sources([*recipe.text, *recipe.eval_text], recipe.dataset)
+
+
 def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     """The model, and how many layers its criterion is to take out, as of `layers_to_take_out`."""
     ram_limit(run.recipe.max_ram)
+    check_texts(run.recipe)
     with run.clock.stage("open"):
         opened = open_from(run.recipe, run)
     return opened, layers_to_take_out(run, opened)
