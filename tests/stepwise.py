@@ -326,7 +326,7 @@ def _quicken(case: Case) -> None:
         steps.run_step = _step
 
 
-def _step(arguments: list[str], log: Path, _title: str, _report: object) -> Any:
+def _step(arguments: list[str], log: Path, _title: str, _report: object, _heard: object = None) -> Any:
     """In this process, so that it dies with the comparison, as for a user. A row is a `run`: not counted again here."""
     from lowrise import cli
     from lowrise.compare.child import StepResult
