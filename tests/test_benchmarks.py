@@ -37,6 +37,8 @@ RUNS = {
                    "plan, streamline"],
                   "| equal |"),
     "threads": ([*SIZES, "--rounds", "1"], "| one thread, beside a busy process |"),
+    "tokens_per_input": (["--model", "MODEL", "--text", "TEXT", "--eval-text", "TEXT", "--gone", "2-3", "--samples",
+                          "8", "--length", "32", "--windows", "2"], "lead"),
     "train_small": (["gemma3", "--text", "TEXT", "--out", "OUT", "--layers", "4", "--width", "64", "--tokens", "8192",
                      "--vocabulary", "300", "--presets", "streamline-none", "--remove", "1"], "| 4 → 3 |"),
     "which_layers": (["--model", "MODEL", "--text", "TEXT", "--sizes", "2", "--samples", "8", "--length", "32"],

@@ -80,7 +80,9 @@ def _representations(_decoder: Decoder) -> None:
 
 def _finalists(decoder: Decoder) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lowrise.select.refit_search._one_gap", lambda *_search: [1, 4])
+        patch.setattr(
+            "lowrise.select.refit_search._one_gap", lambda *_search: SimpleNamespace(layers=[1, 4], divergence=0.0)
+        )
         assert choose_by_refit(decoder, windows(), windows(4), 2, 1, QUIET).scores["finalists"]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowrise.edit.cosine_map import cosine_map
-from lowrise.edit.gram import RIDGES, Gram, fold, folded_change, ridge_change, solve
+from lowrise.edit.gram import RIDGES, Gram, damped_factor, fold, folded_change, solve
 from ridges import ridge
 
 
@@ -133,7 +133,7 @@ def test_the_cosine_map_goes_where_gradient_descent_in_full_goes() -> None:
 
 def test_sums_that_rounding_spoils_are_passed_over() -> None:
     spoilt = gram(torch.zeros(8, 5), torch.zeros(8, 3))
-    assert ridge_change(spoilt, 1e-3) is None
+    assert damped_factor(spoilt, 1e-3) is None
     found = solve(spoilt, gram(*data(40, 1)))
     assert found.ridge is None
     assert not found.change.any()

@@ -14,7 +14,7 @@ import mixtures
 import tiny
 from lowrise.calibration import Windows
 from lowrise.edit import gram
-from lowrise.edit.gram import Gram, ridge_change, solve
+from lowrise.edit.gram import Gram, damped_factor, solve
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
@@ -85,15 +85,15 @@ def test_sums_are_those_of_float64(family: str, how: str, monkeypatch: pytest.Mo
 @torch.no_grad()
 def test_solutions_are_those_of_float64_and_weights_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     solved: list[tuple[Gram, float, Tensor]] = []
-    plain = gram.ridge_change
+    plain = gram._toward
 
-    def noted(fit: Gram, ridge: float) -> Tensor | None:
-        change = plain(fit, ridge)
-        if change is not None:
-            solved.append((fit, ridge, change))
-        return change
+    def noted(fit: Gram, held_out: Gram, factor: Tensor, ridge: float, folded: Tensor | None) -> Any:
+        made = plain(fit, held_out, factor, ridge, folded)
+        if folded is None:
+            solved.append((fit, ridge, made[2]))
+        return made
 
-    monkeypatch.setattr(gram, "ridge_change", noted)
+    monkeypatch.setattr(gram, "_toward", noted)
     decoder = Decoder(tiny.model().to(torch.bfloat16))
     repair(Student(decoder, KEPT), Windows(tiny.ids(64, 32), "test", 0), 16, "refit", QUIET)
     assert len(solved) > 10
@@ -162,4 +162,4 @@ def test_tf32_is_not_taken_for_sums() -> None:
     assert seen
     assert set(seen) == {"highest"}
     assert solve(sums, sums).before > 0
-    assert ridge_change(sums, 1.0) is not None
+    assert damped_factor(sums, 1.0) is not None

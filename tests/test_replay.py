@@ -24,6 +24,7 @@ OTHERS: list[dict[str, Any]] = [
     {"repair": "none"},
     {"repair": "fold"},
     {"search_budget": 2},
+    {"fast": True},
     {"avoid_massive": True},
     {"keep_parameters": "70K", "remove": None},
     {"keep_memory": "280kB", "remove": None},
@@ -198,7 +199,8 @@ def test_every_key_of_a_recipe_that_decides_a_result_is_tried() -> None:
     nothing = {"model", "preset", "select", "network", "dataset", "tokens", "strict", "max_ram", "eval_text", "windows"}
     nothing |= {"keep_latency"}  # a number of layers that hangs on the machine's load: `run` and `plan` may differ
     nothing |= {"heal"}  # after a plan, of which it is no part: tests/test_cut_and_heal.py
-    nothing |= {"speed", "tasks", "task_dir", "limit", "fewshot", "device", "trust_remote_code", "allow_pickle"}
+    nothing |= {"speed", "tasks", "task_dir", "limit", "fewshot", "device", "memory"}
+    nothing |= {"trust_remote_code", "allow_pickle"}
     tried = {key for other in OTHERS for key in other}
     assert tried | nothing == {*Recipe.model_fields}
     for nested in ("training", "merge_search"):

@@ -229,12 +229,6 @@ def folded_change(fit: Gram, held_out: Gram, matrix: Tensor) -> Tensor:
     return own @ solve(fit.through(own), held_out.through(own)).change
 
 
-def ridge_change(fit: Gram, ridge: float) -> Tensor | None:
-    """(k, d), float64: (AᵀA + λ·m)⁻¹ AᵀE for one λ. None where `damped_factor` is."""
-    factor = damped_factor(fit, ridge)
-    return None if factor is None else torch.cholesky_solve(fit.cross, factor)
-
-
 def damped_factor(fit: Gram, ridge: float) -> Tensor | None:
     """(k, k), float64: the lower Cholesky factor of AᵀA + λ·m.
 
