@@ -43,7 +43,7 @@ class Recipe(BaseModel):
         description="a method by name, which gives the other keys",
     )
     fast: bool = Field(
-        False, frozen=True, description="of presets that have them, the keys that end sooner and keep a little less"
+        False, frozen=True, description="the preset's keys that end sooner and keep a little less, where it has them; they are then given"
     )
     remove: str | None = Field(
         "25%", description="net layers to remove: 8, or 25%; null: as many as the search's threshold lets go"
@@ -319,8 +319,9 @@ def _over_preset(given: dict[str, Any]) -> dict[str, Any]:
         remedy = close_names(str(name), known)
         raise RecipeError(f"preset {name!r}", "a preset that exists", "none of that name", remedy)
     settings = known[name].settings
-    if given.get("fast"):
+    if given.get("fast") is True:  # from here on it is what it says: a recipe that is written says the same of itself
         settings = {**settings, **_fast(known, name)}
+        given = {**given, "fast": False}
     if "length" in given:
         settings = {key: value for key, value in settings.items() if key != "calibration_length"}
     if any(given.get(key) is not None for key in SIZES):
