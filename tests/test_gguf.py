@@ -472,3 +472,9 @@ class TestCommand:
 def test_the_result_is_one_error_line_for_a_folder_that_is_no_cut(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--converter"):
         lowrise.export(tiny_folder, tmp_path / "a.gguf", converter=tmp_path / "none.py")
+
+
+def test_a_model_that_came_as_gguf_takes_another_number_format(tmp_path: Path) -> None:
+    """As healing in place asks of it: nothing of the file's own formats is left in the model."""
+    model = lowrise.open(tiny.save_gguf(tmp_path / "model.gguf"), device="cpu").hf_model
+    assert {parameter.dtype for parameter in model.to(torch.bfloat16).float().parameters()} == {torch.float32}

@@ -329,7 +329,7 @@ def _forget_quantisation(model: Any) -> None:
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
-    for name in ("hf_quantizer", "quantization_method"):
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, name):
             delattr(model, name)
     if hasattr(model.config, "quantization_config"):
