@@ -8,11 +8,12 @@ Shapes and machines are data (src/lowrise/cost/devices.py); the work is what com
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+from documentation.generated import asked_to_check, write_or_check
 
 from lowrise.cost.asked import Asked
 from lowrise.cost.devices import DEVICES, REACHED, SHAPES, Device
@@ -45,19 +46,8 @@ class Whole(Asked):
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
-    check = options.parse_args().check
-    content = page()
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == content:
-        print("docs/estimates.md is as the code is")
-        return 0
-    if check:
-        print(f"docs/estimates.md is stale: run `{COMMAND}`", file=sys.stderr)
-        return 1
-    PAGE.write_text(content, encoding="utf-8")
-    print("written: docs/estimates.md")
-    return 0
+    check = asked_to_check(__doc__, "the page")
+    return write_or_check([(PAGE, page())], check, f"run `{COMMAND}`", "docs/estimates.md is as the code is")
 
 
 def estimate(shape: ModelShape, device: Device, recipe: Recipe, *, streamed: bool) -> Estimate:

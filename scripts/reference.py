@@ -6,7 +6,6 @@ with status 1 where a page is another one, and names it. No torch. What other pa
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import typer
 from documentation.error_messages import errors_of
+from documentation.generated import asked_to_check, write_or_check
 from pydantic import BaseModel
 
 import lowrise
@@ -56,24 +56,9 @@ RECORDS = ("Comparison", "Healing", "Plan", "Results")  # whose keys stand on th
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
-    check = options.parse_args().check
-    stale, found = 0, dict(pages())
-    for name, content in found.items():
-        file = DOCS / name
-        if file.is_file() and file.read_text(encoding="utf-8") == content:
-            continue
-        stale += 1
-        if check:
-            print(f"docs/{name} is stale: run `{COMMAND}`", file=sys.stderr)
-        else:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(content, encoding="utf-8")
-            print(f"written: docs/{name}")
-    if not stale:
-        print(f"{len(found)} pages are as the code is")
-    return 1 if check and stale else 0
+    check, found = asked_to_check(__doc__, "a page"), dict(pages())
+    files = ((DOCS / name, content) for name, content in found.items())
+    return write_or_check(files, check, f"run `{COMMAND}`", f"{len(found)} pages are as the code is")
 
 
 def pages() -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ between `<!-- made: NAME -->` and `<!-- end -->`; its names are those of documen
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from documentation.generated import asked_to_check, write_or_check
 from documentation.measured import blocks, section
 from documentation.pictures import pictures
 
@@ -25,24 +25,9 @@ BLOCK = re.compile(r"(?ms)^<!-- made: ([^>]+) -->\n.*?^<!-- end -->$")
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--check", action="store_true", help="write nothing; exit 1 if a number is stale")
-    check = options.parse_args().check
-    stale = 0
-    for file, content in made():
-        if file.is_file() and file.read_text(encoding="utf-8") == content:
-            continue
-        stale += 1
-        name = file.relative_to(ROOT)
-        if check:
-            print(f"{name} is stale: change docs/data, not the page, then run `{COMMAND}`", file=sys.stderr)
-        else:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(content, encoding="utf-8")
-            print(f"written: {name}")
-    if not stale:
-        print("every number is as docs/data has it")
-    return 1 if check and stale else 0
+    check = asked_to_check(__doc__, "a number")
+    remedy = f"change docs/data, not the page, then run `{COMMAND}`"
+    return write_or_check(made(), check, remedy, "every number is as docs/data has it")
 
 
 def made() -> Iterator[tuple[Path, str]]:

@@ -18,7 +18,7 @@ from lowrise.cost.asked import Asked
 from lowrise.cost.criteria import stages_of, trials
 from lowrise.cost.describe import shape_and_layer, shape_of
 from lowrise.cost.forecast import Forecast
-from lowrise.cost.job import Job, Text, spans_of
+from lowrise.cost.job import Job, Text
 from lowrise.cost.repairs import refit_work
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.stages import COMMANDS, decoded
@@ -36,6 +36,7 @@ from lowrise.pipeline.estimating import Known, estimate_of
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, presets
 from lowrise.results import Estimate, StageEstimate
+from lowrise.select.choice import spans_of
 from lowrise.select.greedy import choose_greedily
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
 from lowrise.work import Work as Kept
@@ -319,7 +320,7 @@ def test_how_many_layers_go_is_known_from_the_recipe(settings: dict[str, Any], r
 
 
 def test_layers_side_by_side_are_one_gap() -> None:
-    assert spans_of([3, 5, 6, 7, 9]) == ((3, 4), (5, 8), (9, 10))
+    assert tuple(spans_of([3, 5, 6, 7, 9])) == ((3, 4), (5, 8), (9, 10))
 
 
 # -- as it goes -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 
 from lowrise.errors import PlanError, RecipeError
 from lowrise.plan import CalibrationRecord, Drop, ModelRecord, Plan, Replace, check_plan_fits, read_plan
-from lowrise.recipe import build_recipe, layers_to_remove, presets, read_recipe
+from lowrise.recipe import build_recipe, presets, read_recipe
+from lowrise.sizes import layers_to_remove
 
 MODEL = ModelRecord(source="m", family="llama", layers=30, sha256="ab")
 CALIBRATION = CalibrationRecord(source="t", tokens=8, sha256="cd", seed=0, samples=2, length=4)

@@ -149,7 +149,7 @@ def test_the_best_weights_on_held_out_windows_are_kept_not_the_last() -> None:
 def test_a_split_into_pieces_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for micro in (16, 10**6):
-        monkeypatch.setattr(mse, "_MICRO_TOKENS", micro)
+        monkeypatch.setattr(mse, "MICRO_TOKENS", micro)
         decoder = Decoder(tiny.model())
         data = collect_pairs(decoder, windows(), 1, 4, 10**9, QUIET)
         trainee = make_trainee(decoder, edit(), seed=0)

@@ -10,9 +10,9 @@ from lowrise.methods import method
 from lowrise.plan import SETTINGS, Plan, Replace
 from lowrise.provenance import RestrictionRecord
 from lowrise.reading import sha256_or_none
-from lowrise.recipe import SIZES, Recipe, build_recipe, layers_to_remove, presets
+from lowrise.recipe import SIZES, Recipe, build_recipe, presets
 from lowrise.settings import OLDER_KEYS, Training, current_keys
-from lowrise.sizes import named_layers
+from lowrise.sizes import layers_to_remove, named_layers
 
 _KEPT = ("keep_parameters", "keep_memory", "keep_latency")
 _SAID_ALONE = ("layers", *_KEPT, "for")  # settings that stand in a plan if given

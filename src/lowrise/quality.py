@@ -11,6 +11,7 @@ from typing import Any
 COLLAPSED_RATIO = 3.0
 SEARCHED = "the sentences of the search"
 HELD_OUT = "calibration, held out"
+LOSS_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
 
 
 def is_collapse(ratio: float | None) -> bool:

@@ -5,7 +5,6 @@ Presets resolve inside the model, so that `Recipe(preset="laco")` in Python is w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cache, reduce
 from importlib.resources import files
@@ -386,25 +385,3 @@ def _one_line(error: ValidationError, where: str) -> RecipeError:
     if first["type"] == "literal_error":
         remedy = close_names(str(first["input"]), first["ctx"]["expected"].split("'")[1::2], remedy)
     return RecipeError(place, expected, repr(first["input"]), remedy)
-
-
-def layers_to_remove(remove: str | None, layers: int) -> int:
-    """Net layers that `remove` ("8" or "25%") asks of a model of `layers` layers; percentages round to the nearest.
-
-    Raises RecipeError unless at least one layer goes and one original layer's place is left.
-    """
-    text = (remove or "").strip()
-    most = layers - 1
-    try:
-        number = float(text.removesuffix("%"))
-    except ValueError:
-        number = math.nan
-    if text.endswith("%"):
-        count = round(number / 100 * layers) if 0 < number < 100 else 0
-        expected = f"a share between 0% and 100% that removes 1 to {most} of the {layers} layers"
-    else:
-        count = int(number) if number == number and number.is_integer() else 0
-        expected = f"1 to {most} of the {layers} layers, or a share such as 25%"
-    if not 1 <= count <= most:
-        raise RecipeError("--remove", expected, repr(remove), "give such a number")
-    return count

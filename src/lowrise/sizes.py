@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from lowrise.errors import RecipeError
+
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 MOST_NAMED = 10**4  # layers; more than any model has, and few enough to be listed
@@ -65,3 +67,25 @@ def _amount(text: str, units: dict[str, int], expected: str) -> int:
     if not 1 <= value < 2**63 or math.isinf(value):
         raise ValueError(expected)
     return int(value)
+
+
+def layers_to_remove(remove: str | None, layers: int) -> int:
+    """Net layers that `remove` ("8" or "25%") asks of a model of `layers` layers; percentages round to the nearest.
+
+    Raises RecipeError unless at least one layer goes and one original layer's place is left.
+    """
+    text = (remove or "").strip()
+    most = layers - 1
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if text.endswith("%"):
+        count = round(number / 100 * layers) if 0 < number < 100 else 0
+        expected = f"a share between 0% and 100% that removes 1 to {most} of the {layers} layers"
+    else:
+        count = int(number) if number == number and number.is_integer() else 0
+        expected = f"1 to {most} of the {layers} layers, or a share such as 25%"
+    if not 1 <= count <= most:
+        raise RecipeError("--remove", expected, repr(remove), "give such a number")
+    return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +10,11 @@ from transformers import PretrainedConfig
 
 from lowrise.api.calibrating import keys_of
 from lowrise.api.models import Model
-from lowrise.cost.describe import shape_and_layer
-from lowrise.cost.timing import timed
-from lowrise.cost.total import BASE_BYTES
 from lowrise.errors import RecipeError
 from lowrise.model.formats import named_format
 from lowrise.model.placement import pick_devices
 from lowrise.model.source import silenced_transformers
-from lowrise.pipeline.estimating import Known, estimate_of, known_of, known_of_source
+from lowrise.pipeline.estimating import Known, estimate_with, known_of, known_of_config, known_of_source
 from lowrise.recipe import Recipe, build_recipe
 from lowrise.results import Estimate
 
@@ -65,19 +61,11 @@ def estimate(
 
 
 def _of(command: Estimated, recipe: Recipe, known: Known) -> Estimate:
-    if command != "heal":
-        return estimate_of(command, recipe, known)
-    if recipe.heal is None or recipe.heal.dense is None:
-        raise RecipeError("heal.dense", "a hub id, a folder or a .gguf file", "none", "name the dense model")
-    dense = known_of_source(recipe.model_copy(update={"model": recipe.heal.dense}))
-    return estimate_of("heal", recipe, replace(dense, timed=known.timed), student=known.shape)
+    return estimate_with(command, recipe, known, "heal.dense")
 
 
 def _known_of_config(config: PretrainedConfig, recipe: Recipe) -> Known:
-    device = pick_devices(recipe.device)[0]
-    own = named_format(config) or torch.float32
-    own = own if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
-    compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else own
+    stored = named_format(config) or torch.float32
+    stored = stored if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     name = str(getattr(config, "name_or_path", "") or config.model_type)
-    shape, layer = shape_and_layer(config, name, compute=compute, stored=own.itemsize, device=device)
-    return Known(shape, timed(layer, shape), None, layer.batch_tokens, BASE_BYTES)
+    return known_of_config(config, name, stored, recipe, pick_devices(recipe.device)[0])

@@ -74,7 +74,7 @@ def run(
             from lowrise import pipeline
             from lowrise.pipeline.opening import check_texts
 
-            check_texts(settings)
+            check_texts(settings)  # before the next line: bad input is one line alone
             if told := chosen(settings, out, said):
                 progress.say(told)
 

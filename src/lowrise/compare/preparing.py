@@ -10,8 +10,7 @@ from lowrise.calibration.stored import store_tokens, stored_tokens
 from lowrise.compare.estimating import estimate_rows
 from lowrise.compare.folder import ASKED, PREPARED, read_question, tokens_file, weights_of
 from lowrise.compare.request import read_asked
-from lowrise.cost.total import lines
-from lowrise.errors import InputError, LowriseError, OutputError, RecipeError, TextError, reason
+from lowrise.errors import InputError, OutputError, RecipeError, TextError, reason
 from lowrise.files import writing
 from lowrise.files.sealed import write_state
 from lowrise.files.siblings import sibling
@@ -21,12 +20,14 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.cut_and_heal import check_texts
-from lowrise.pipeline.estimating import known_of
+from lowrise.pipeline.estimating import Known, known_of, said
 from lowrise.pipeline.evaluating import check_tasks
 from lowrise.pipeline.opening import check_wishes, evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
-from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.recipe import Recipe
+from lowrise.results import Estimate
 from lowrise.settings import Heal
+from lowrise.sizes import layers_to_remove
 
 
 def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
@@ -80,14 +81,13 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
 
 def _foretell(recipes: list[Recipe], opened: OpenModel, progress: Reporter) -> dict[str, float]:
     """Say what the comparison will take, which the process that waits for this one hears; seconds by step."""
-    try:
-        estimate = estimate_rows(recipes, known_of(opened, recipes[0].memory), keep=False)
-    except (LowriseError, RuntimeError, AttributeError, ValueError, TypeError) as error:
-        progress.say(f"no estimate of this model can be made: {error}")
-        return {}
-    for line in lines(estimate):
-        progress.say(line)
-    return estimate.by_stage()
+
+    def made() -> tuple[Known, Estimate]:
+        known = known_of(opened, recipes[0].memory)
+        return known, estimate_rows(recipes, known, keep=False)
+
+    found = said(made, progress)
+    return {} if found is None else found[1].by_stage()
 
 
 def _check_row(recipe: Recipe, opened: OpenModel, net: int) -> None:

@@ -13,8 +13,9 @@ from lowrise.cost.job import Job, Text
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.stages import own_text
 from lowrise.methods import method
-from lowrise.recipe import Recipe, layers_to_remove
-from lowrise.sizes import bytes_of, count_of, named_layers
+from lowrise.model.batching import CPU_TOKENS
+from lowrise.recipe import Recipe
+from lowrise.sizes import bytes_of, count_of, layers_to_remove, named_layers
 
 _CHARACTERS = 4.0  # of a token, where no tokenizer is at hand
 _SAMPLE = 20_000  # characters that are tokenised to know how many a token has
@@ -29,7 +30,7 @@ class Asked:
     recipe: Recipe
     shape: ModelShape
     tokenizer: Any = None
-    batch: int = 1024
+    batch: int = CPU_TOKENS
     assumed: list[str] = field(default_factory=list)
 
     def job(self, removed: int | None = None, texts: Sequence[Text] | None = None) -> Job:

@@ -5,15 +5,12 @@ A function takes a `Job` and answers the `Stage`s that choosing layers is; a row
 
 from __future__ import annotations
 
-import math
-
 from lowrise.cost.job import Job, batch_bytes, loss_bytes, passes, to_mlp
 from lowrise.cost.repairs import refit_work, sums_bytes, transplant, write_anew
 from lowrise.cost.work import NOTHING, Stage, Work
 from lowrise.edit.dry_run import DryRun
-from lowrise.methods import method
-from lowrise.recipe import Recipe
-from lowrise.select.refit_search import FIT_TOKENS, HELD_OUT_TOKENS, LENGTH, LOOKED_AT, SHORTLIST
+from lowrise.methods import load, method
+from lowrise.select.refit_search import FIT_TOKENS, HELD_OUT_TOKENS, LENGTH, shortlist_of, tried_first
 from lowrise.select.refit_trials import RIDGES
 
 _COMPARED = 1.06  # passes that observing takes, with the statistics of all pairs of states
@@ -80,18 +77,16 @@ def repaired(job: Job) -> list[Stage]:
     work = trials(job) + finalists(job) + Work(states=3 * store)
     memory = max(sums_bytes(shape, moves=shape.moves), loss_bytes(job)) + batch_bytes(job, length)
     changed = max(1, len(job.gaps)) * shape.layer_bytes
-    return [Stage("search", work, memory + changed, disk=store + _shortlist(job) * shape.layer_bytes)]
-
-
-def _shortlist(job: Job) -> int:
-    return max(min(2, SHORTLIST), round(SHORTLIST * job.recipe.search_budget))
+    return [
+        Stage("search", work, memory + changed, disk=store + shortlist_of(job.recipe.search_budget) * shape.layer_bytes)
+    ]
 
 
 def trials(job: Job) -> Work:
     """Most layers alone, no neuron moving; k rounds of a shortlist, all of it in the first, in others as long as the
     next one could be better; and spans, of which the best gets one layer more.
     """
-    shape, k, shortlist, layers = job.shape, job.taken, _shortlist(job), job.shape.layers
+    shape, k, shortlist, layers = job.shape, job.taken, shortlist_of(job.recipe.search_budget), job.shape.layers
     fit, held = search_tokens(job)
     seen, length, tries = fit + held, _length(job), len(RIDGES)
     missed = passes(held, layers / 2, length) + Work(head=_LIKELIEST * held)
@@ -99,7 +94,7 @@ def trials(job: Job) -> Work:
     moving = plain
     if shape.moves:
         moving = to_mlp(shape, seen, length) + transplant(shape, fit, held, tries) + missed
-    first = min(layers - 1, max(k + shortlist, math.ceil(LOOKED_AT * layers)))
+    first = tried_first(layers, k, shortlist)
     rounds = [min(layers - 1 - done, shortlist) for done in range(k)]
     way_up = passes(seen, _SEARCHED * layers, length)
     work = passes(seen, layers, length) + Work(head=_LIKELIEST * held) + first * plain + (k - 1) * way_up
@@ -148,15 +143,7 @@ def _length(job: Job) -> int:
 
 def stages_of(job: Job) -> list[Stage]:
     """Of the recipe's criterion; of one whose row names no cost, by what it looks at."""
-    from lowrise.methods import load
-
     row = method("criterion", job.recipe.select)
     if row.cost is not None:
         return list(load(row.cost)(job))
     return {"states": looked_at, "nothing": nothing}.get(row.looks_at, windows)(job)
-
-
-def is_known(recipe: Recipe) -> bool:
-    """Whether the criterion's row says what it costs, or does nothing but look at states."""
-    row = method("criterion", recipe.select)
-    return row.cost is not None or row.looks_at in ("states", "nothing")

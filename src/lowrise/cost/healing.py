@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowrise.cost.job import Text
-from lowrise.cost.repairs import _ADAM
+from lowrise.cost.job import Text, adam
 from lowrise.cost.shape import ModelShape
-from lowrise.cost.stages import decoded, opened, own_text, saved, scored, written_text
+from lowrise.cost.stages import (
+    generation,
+    opened,
+    own_text,
+    page,
+    perplexity,
+    samples_of,
+    saved,
+    scored,
+    tasks,
+    written_text,
+)
 from lowrise.cost.work import Stage, Work
 from lowrise.heal import defaults
 from lowrise.heal.objective import LIKELIEST
 from lowrise.heal.sources import most_held_out
-from lowrise.measure import greedy_text, samples
 from lowrise.settings import Heal
 
 _PART = {"all": 1.0, "lora": 0.72, "network": 0.72, "gaps": 0.75, "tail": 0.6}
@@ -56,7 +65,7 @@ class Healing:
             return False
         if self.settings.teacher != "auto":
             return self.settings.teacher == "stored"
-        return 16 * self.student.parameters > 0.8 * self.free  # as of `pipeline/healing_steps.py`
+        return not defaults.fits_in_memory(self.student.parameters, self.free)
 
 
 def stages(job: Healing) -> list[Stage]:
@@ -74,7 +83,7 @@ def stages(job: Healing) -> list[Stage]:
     healed = _trained(job)
     held = both if teaches and not job.stored else job.student.bytes
     found.append(Stage("healing", healed.work, healed.memory, held, healed.disk))
-    last = [saved(job.student), *_measured(job, job.student), Stage("page", Work(fixed=2.0))]
+    last = [saved(job.student), *_measured(job, job.student), page(job.student)]
     return found + [Stage(one.name, one.work, one.memory, job.student.bytes, one.disk, one.keeps) for one in last]
 
 
@@ -86,7 +95,7 @@ def _trained(job: Healing) -> Stage:
     steps = -(-job.windows // batch)
     learning = _LEARNING[trains] * shape.parameters
     work = Work(backward=_PART[trains] * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
-    work += Work(touched=steps * _ADAM * 4 * learning) + scored(shape, _EVALUATED * tokens, job.length)
+    work += adam(steps, learning) + scored(shape, _EVALUATED * tokens, job.length)
     if settings.objective != "ce" and not job.stored:
         work += scored(job.dense, tokens, job.length) + Work(head=(_TEACHER - 1) * tokens)
     if settings.checkpointing:
@@ -98,22 +107,16 @@ def _trained(job: Healing) -> Stage:
     return Stage("healing", work, state + activations, disk=4 * learning * 3)
 
 
-def _perplexity(job: Healing, shape: ModelShape) -> Stage:
-    work = Work(hashed=shape.bytes)
-    for text in _texts(job):
-        work += scored(shape, text.tokens, text.length)
-    return Stage("measure", work, 3 * 2.0**28)
-
-
 def _texts(job: Healing) -> tuple[Text, ...]:
     return job.texts or own_text(max(1, job.sources) * most_held_out(job.length), job.length)
 
 
 def _measured(job: Healing, shape: ModelShape) -> list[Stage]:
-    read, new = min(greedy_text.PROMPT_TOKENS, job.length // 2), greedy_text.NEW_TOKENS
-    rows = greedy_text.PROMPTS + len(greedy_text.QUESTIONS) / 2  # questions have half as many tokens
-    written = decoded(shape, rows, new, read) + scored(shape, rows * (read + new), read + new)
-    found = [_perplexity(job, shape), Stage("generation", written)]
+    found = [_perplexity(job, shape), Stage("generation", generation(shape, job.length))]
     if job.task_tokens:
-        found.append(Stage("tasks", scored(shape, job.task_tokens, 64)))
-    return [*found, Stage("samples", len(samples.PROMPTS) * decoded(shape, 1, samples.NEW_TOKENS, 16))]
+        found.append(Stage("tasks", tasks(shape, job.task_tokens)))
+    return [*found, samples_of(shape)]
+
+
+def _perplexity(job: Healing, shape: ModelShape) -> Stage:
+    return Stage("measure", perplexity(shape, _texts(job)), 3 * 2.0**28)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Work
 from lowrise.methods import method
+from lowrise.model.batching import CPU_TOKENS
 from lowrise.recipe import Recipe
+from lowrise.select.choice import spans_of
 from lowrise.sizes import named_layers
 
 _FIRST = 0.4  # of the layers, those below the first gap: where cuts begin on the models that were looked at
-_BATCH = 1024
+_ADAM = 15  # times that a step of Adam reads or writes each weight, with its gradient, moments and temporaries
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Text:
 class Job:
     """removed: net layers that go. windows, length: of the calibration; written: windows that the model writes itself.
     texts: that are measured. task_tokens: what tasks ask of a model, about. spans: layers that go, once they are known.
-    batch: tokens of a batch. accelerated: the model lies on an accelerator.
+    batch: tokens of a batch.
     """
 
     shape: ModelShape
@@ -43,8 +45,7 @@ class Job:
     texts: tuple[Text, ...] = ()
     task_tokens: int = 0
     spans: tuple[tuple[int, int], ...] | None = None
-    batch: int = _BATCH
-    accelerated: bool = field(default=False)
+    batch: int = CPU_TOKENS
 
     @property
     def tokens(self) -> int:
@@ -78,7 +79,7 @@ class Job:
         if self.spans is not None:
             return self.spans
         if self.recipe.layers is not None:
-            return spans_of(named_layers(self.recipe.layers))
+            return tuple(spans_of(named_layers(self.recipe.layers)))
         layers, k, row = self.shape.layers, self.taken, method("criterion", self.recipe.select)
         start = max(1, min(round(_FIRST * layers), layers - k - 2))
         if row.one_span or k < 2 or start + k + 2 > layers:
@@ -87,17 +88,6 @@ class Job:
 
     def with_spans(self, spans: Sequence[tuple[int, int]]) -> Job:
         return replace(self, spans=tuple(sorted(spans)))
-
-
-def spans_of(layers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Layers in order, those that stand side by side together."""
-    found: list[tuple[int, int]] = []
-    for layer in layers:
-        if found and found[-1][1] == layer:
-            found[-1] = found[-1][0], layer + 1
-        else:
-            found.append((layer, layer + 1))
-    return tuple(found)
 
 
 def passes(tokens: float, layers: float, length: float) -> Work:
@@ -118,6 +108,11 @@ def gram(tokens: float, k: float, d: float) -> Work:
 def solve(k: float, d: float, tries: float) -> Work:
     """`edit/gram.solve`: a Cholesky factorisation, a solution and its held-out error for every λ that is tried."""
     return Work(solves=tries * (k**3 / 3 + 4 * k * k * d))
+
+
+def adam(steps: float, parameters: float) -> Work:
+    """So many steps of Adam, in float32."""
+    return Work(touched=steps * _ADAM * 4 * parameters)
 
 
 def gram_bytes(k: float, d: float) -> float:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from lowrise.cost.job import Job, batch_bytes, passes
-from lowrise.cost.repairs import _ADAM
+from lowrise.cost.job import Job, adam, batch_bytes, passes
 from lowrise.cost.work import Stage, Work
+from lowrise.heal.mse import MICRO_TOKENS, VALIDATIONS
 from lowrise.heal.schedule import make_schedule
 from lowrise.methods import load, method
-
-_VALIDATIONS = 20
-_MICRO_TOKENS = 4096  # as of `heal/mse.py`
 
 
 def layer(job: Job) -> list[Stage]:
@@ -35,10 +32,10 @@ def _trained(job: Job, parameters: float) -> list[Stage]:
     windows = max(1, job.fitted // job.length)
     schedule = make_schedule(windows, job.length, job.recipe.training)
     trained = schedule.epochs * windows * job.length
-    adam = Work(touched=schedule.steps * _ADAM * 4 * parameters)
-    checked = min(schedule.steps, _VALIDATIONS) + 2
-    work = Work(backward=share * trained) + share * checked * passes(job.held_out, 1, job.length) + adam
-    activations = 4 * _MICRO_TOKENS * (8 * d + 4 * shape.inner)
+    steps = adam(schedule.steps, parameters)
+    checked = min(schedule.steps, VALIDATIONS) + 2
+    work = Work(backward=share * trained) + share * checked * passes(job.held_out, 1, job.length) + steps
+    activations = 4 * MICRO_TOKENS * (8 * d + 4 * shape.inner)
     to_stop = passes(job.tokens, max(stop for _, stop in job.gaps), job.length)
     return [
         Stage("pairs", to_stop + Work(touched=pairs), pairs + batch_bytes(job, job.length)),

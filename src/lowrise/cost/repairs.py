@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lowrise.cost.job import Job, batch_bytes, gram, gram_bytes, passes, solve, to_mlp
+from lowrise.cost.job import Job, adam, batch_bytes, gram, gram_bytes, passes, solve, to_mlp
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Stage, Work
 from lowrise.edit import cosine_map
@@ -19,7 +19,6 @@ from lowrise.methods import load, method
 
 TRIES = 4  # λ of seven that are tried, mostly
 _HALF_SHORT = 0.55  # of a window's length: the mean length of rows where half of the windows are cut to 64 tokens
-_ADAM = 15  # times that a step of Adam reads or writes each weight, with its gradient, moments and temporaries
 _THEIRS = 1.67  # runs of an MLP for a block of a donor's neurons: one whole, one up to its last matrix
 _EIGEN = 25.0  # times d³: operations of an eigendecomposition, which a pseudo-inverse takes
 
@@ -121,8 +120,8 @@ def reconstruction(shape: ModelShape, fit: float, held: float, length: float, mo
     """
     an_epoch = max(1.0, fit / STEP_TOKENS)
     epochs = min(most, EPOCHS, max(2, math.ceil(STEPS / an_epoch)))
-    adam = Work(touched=epochs * an_epoch * _ADAM * 4 * shape.layer_parameters)
-    return Work(backward=epochs * fit, visits=1) + adam + (epochs + 1) * passes(held, 1, length)
+    steps = adam(epochs * an_epoch, shape.layer_parameters)
+    return Work(backward=epochs * fit, visits=1) + steps + (epochs + 1) * passes(held, 1, length)
 
 
 def sums_bytes(shape: ModelShape, *, moves: bool) -> float:
@@ -152,7 +151,7 @@ def fold_cosine(job: Job) -> list[Stage]:
     """`edit/cosine_map.repair`: the map by Adam, over all tokens so many times."""
     d, k, gaps = job.shape.hidden, job.shape.inner, len(job.gaps)
     steps = cosine_map.EPOCHS * job.fitted / cosine_map.STEP_TOKENS
-    trained = Work(sums=cosine_map.EPOCHS * job.fitted * (2 * k * d + 6 * d * d), touched=steps * _ADAM * 4 * d * d)
+    trained = Work(sums=cosine_map.EPOCHS * job.fitted * (2 * k * d + 6 * d * d)) + adam(steps, d * d)
     work = _up_to_last_gap(job) + gaps * (passes(job.tokens, 1, job.length) + trained)
     return [_at_gaps(job, work)]
 

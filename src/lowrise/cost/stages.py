@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lowrise.calibration.written import rows_for
@@ -11,9 +11,9 @@ from lowrise.cost.job import Job, Text, batch_bytes, loss_bytes, passes
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Stage, Work
 from lowrise.measure import greedy_text, samples
+from lowrise.model.batching import CPU_CACHE
+from lowrise.quality import LOSS_TOKENS
 
-CACHE_BYTES = 3 * 2**30  # of keys and values that are written at once, as of `model/batching.py` on CPU
-LOSS_TOKENS = 8192  # as of `pipeline/repairing.py`
 _PROBED = 10.0  # times that opening and its proofs of cuts go through the weights, a few tokens at a time
 _PROVEN = 14.0  # the same of saving: logits before and after, and through the cache
 _SAMPLED = 2.0  # of a head: what drawing a token from its logits takes besides
@@ -32,7 +32,7 @@ def opened(shape: ModelShape) -> Stage:
 def written_text(shape: ModelShape, rows: int, length: int, name: str) -> Stage:
     """`calibration/written.py`: so many windows, token by token, as many at once as fit."""
     row = shape.layers * shape.key_bytes * length
-    at_once = min(rows, rows_for(row, CACHE_BYTES))
+    at_once = min(rows, rows_for(row, CPU_CACHE))
     times = -(-rows // max(1, at_once))
     work = times * decoded(shape, at_once, length, 0) + Work(head=(_SAMPLED - 1) * rows * length)
     return Stage(name, work, at_once * (row + 4 * 4 * shape.vocabulary))
@@ -66,25 +66,38 @@ def scored(shape: ModelShape, tokens: float, length: float) -> Work:
     return passes(tokens, shape.layers, length) + Work(head=tokens)
 
 
+def perplexity(shape: ModelShape, texts: Sequence[Text]) -> Work:
+    """Of texts; the weights are hashed before."""
+    return sum((scored(shape, text.tokens, text.length) for text in texts), Work(hashed=shape.bytes))
+
+
+def generation(shape: ModelShape, length: int) -> Work:
+    """`measure/greedy_text.py` behind texts of windows of so many tokens, and behind questions, all at once."""
+    rows, questions, new = greedy_text.PROMPTS, len(greedy_text.QUESTIONS), greedy_text.NEW_TOKENS
+    read = min(greedy_text.PROMPT_TOKENS, max(1, length // 2))
+    asked = passes(questions * read, shape.layers, read)
+    followed = scored(shape, rows * (read + new), read + new)
+    # questions are answered in half as many tokens
+    return decoded(shape, rows + questions / 2, new, read) + asked + followed
+
+
+def tasks(shape: ModelShape, tokens: float) -> Work:
+    return scored(shape, tokens, _TASK_LENGTH)
+
+
+def samples_of(shape: ModelShape) -> Stage:
+    return Stage("samples", len(samples.PROMPTS) * decoded(shape, 1, samples.NEW_TOKENS, _PROMPT))
+
+
 def measured(job: Job, shape: ModelShape, *, samples_too: bool = True) -> list[Stage]:
     """Perplexity, generation, tasks and samples of one model."""
-    work = Work(hashed=shape.bytes)
-    for text in job.texts:
-        work += scored(shape, text.tokens, text.length)
-    found = [Stage("measure", work, loss_bytes(job) + batch_bytes(job, _longest(job)))]
+    found = [Stage("measure", perplexity(shape, job.texts), loss_bytes(job) + batch_bytes(job, _longest(job)))]
     if job.texts:
-        rows, prompt, new = greedy_text.PROMPTS, greedy_text.PROMPT_TOKENS, greedy_text.NEW_TOKENS
-        read = min(prompt, max(1, min(text.length for text in job.texts) // 2))
-        asked = passes(len(greedy_text.QUESTIONS) * read, shape.layers, read)
-        followed = scored(shape, rows * (read + new), read + new)
-        written = decoded(shape, rows + len(greedy_text.QUESTIONS) / 2, new, read)  # all at once
-        found.append(Stage("generation", written + asked + followed, loss_bytes(job)))
+        length = min(text.length for text in job.texts)
+        found.append(Stage("generation", generation(shape, length), loss_bytes(job)))
     if job.task_tokens:
-        found.append(Stage("tasks", scored(shape, job.task_tokens, _TASK_LENGTH), loss_bytes(job)))
-    if samples_too:
-        writing = len(samples.PROMPTS) * decoded(shape, 1, samples.NEW_TOKENS, _PROMPT)
-        found.append(Stage("samples", writing))
-    return found
+        found.append(Stage("tasks", tasks(shape, job.task_tokens), loss_bytes(job)))
+    return [*found, samples_of(shape)] if samples_too else found
 
 
 def _longest(job: Job) -> int:
@@ -112,10 +125,10 @@ def _made(job: Job) -> list[Stage]:
     after = job.after
     found = [*measured(job, job.shape), *_edited(job)]
     found = [_beside(stage, job.shape) for stage in [*found, held_out_loss(job, after)]]
-    return [*found, *(_beside(stage, after) for stage in [saved(after), *measured(job, after)]), _page(after)]
+    return [*found, *(_beside(stage, after) for stage in [saved(after), *measured(job, after)]), page(after)]
 
 
-def _page(shape: ModelShape) -> Stage:
+def page(shape: ModelShape) -> Stage:
     return Stage("page", Work(fixed=_PAGE), models=shape.bytes)
 
 

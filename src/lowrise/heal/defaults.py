@@ -10,6 +10,8 @@ from lowrise.heal.tokens import TrainingTokens
 from lowrise.settings import Heal, Trained, Training
 
 MOST_TRAINED = 2 * 10**9  # parameters up to which all are trained: weights, gradients and moments take 16 bytes each
+_ROOM = 0.8  # of the memory that is free, for both models and the training's state
+_BYTES = 16  # of a parameter that trains: itself, gradient and two moments, float32
 _WARMUP = 0.03  # share of the steps
 _LAST = 0.1  # of the learning rate, at the last step
 _STEPS = 1000  # optimiser steps that a budget of many tokens comes to, about
@@ -28,6 +30,11 @@ def trained(settings: Heal, parameters: int) -> Trained:
     if settings.train != "auto":
         return settings.train
     return "all" if parameters <= MOST_TRAINED else "lora"
+
+
+def fits_in_memory(learning: float, free: float) -> bool:
+    """Whether so many parameters can train beside the dense model. free: bytes."""
+    return _BYTES * learning <= _ROOM * free
 
 
 def learning_rate(settings: Heal, train: Trained, parameters: int) -> float:

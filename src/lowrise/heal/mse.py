@@ -14,7 +14,6 @@ from lowrise.heal.calls import full_window_calls
 from lowrise.heal.pairs import Pairs
 from lowrise.heal.schedule import Schedule, make_schedule
 from lowrise.heal.state import Progress, TrainingState
-from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
 from lowrise.progress import Reporter
@@ -22,8 +21,8 @@ from lowrise.results import Curve
 from lowrise.settings import Loss, Training
 from lowrise.work import Work
 
-_MICRO_TOKENS = 4096  # tokens whose activations are held for one backward pass
-_VALIDATIONS = 20
+MICRO_TOKENS = 4096  # tokens whose activations are held for one backward pass
+VALIDATIONS = 20
 
 
 def train(
@@ -49,7 +48,7 @@ def train(
     )
     run = _Run(decoder, trainee, pairs, settings.loss)
     validation = range(count, len(pairs))
-    every = max(1, schedule.steps // _VALIDATIONS)
+    every = max(1, schedule.steps // VALIDATIONS)
     state = TrainingState(work or Work(), trainee, optimiser)
     done = state.restore()
     if done is None:
@@ -103,7 +102,7 @@ class _Run:
     def __init__(self, decoder: Decoder, trainee: Trainee, pairs: Pairs, loss: Loss) -> None:
         self._decoder, self._trainee, self._pairs, self._loss = decoder, trainee, pairs, loss
         self._length = pairs.inputs.shape[1]
-        self._piece = max(1, _MICRO_TOKENS // self._length)
+        self._piece = max(1, MICRO_TOKENS // self._length)
         self._calls: dict[int, list[LayerArguments]] = {}
 
     def backward(self, rows: list[int]) -> float:
@@ -133,17 +132,16 @@ class _Run:
 
     def _fitting(self, rows: int, run: Callable[[], float]) -> float:
         """What `run` finds, anew with pieces half as large where memory ends."""
-        while True:
-            try:
-                return run()
-            except RuntimeError as error:
-                if self._piece == 1 or not is_out_of_memory(error):
-                    raise
-            for parameter in self._trainee.parameters:
-                parameter.grad = None
-            whole = min(self._piece, rows)
-            self._piece = -(-whole // 2)
-            self._decoder.batching.less(self._piece * self._length, whole * self._length)
+        first = min(self._piece, rows)
+
+        def anew(piece: int) -> float:
+            if piece < first:
+                self._piece = piece
+                for parameter in self._trainee.parameters:
+                    parameter.grad = None
+            return run()
+
+        return self._decoder.batching.halving(first, self._length, anew)
 
     @torch.no_grad()
     def evaluate_dropped(self, rows: range) -> float:

@@ -28,7 +28,7 @@ from lowrise.heal.schedule import Schedule
 from lowrise.heal.standing import Keeping, Standing
 from lowrise.heal.teacher import Teacher
 from lowrise.heal.tokens import TrainingTokens
-from lowrise.model.batching import Batching, is_out_of_memory
+from lowrise.model.batching import Batching
 from lowrise.progress import Bar, Reporter
 from lowrise.settings import Training
 from lowrise.work import Work
@@ -150,17 +150,16 @@ class _Run:
         A single process that runs out of memory takes half as many windows at a time; of several, others would wait.
         """
         length = self._tokens.ids.shape[1]
-        while True:
-            try:
-                return self._backward(step)
-            except RuntimeError as error:
-                most = self._micro // length
-                if most <= 1 or self.accelerator.num_processes > 1 or not is_out_of_memory(error):
-                    raise
-            for parameter in self.learning:
-                parameter.grad = None
-            self._micro = -(-most // 2) * length
-            self._batching.less(self._micro, most * length)
+        first = max(1, self._micro // length)
+
+        def anew(windows: int) -> tuple[float, int]:
+            if windows < first:
+                self._micro = windows * length
+                for parameter in self.learning:
+                    parameter.grad = None
+            return self._backward(step)
+
+        return self._batching.halving(first, length, anew, shrinks=self.accelerator.num_processes == 1)
 
     def _backward(self, step: int) -> tuple[float, int]:
         batch = self.plan.schedule.batch

@@ -19,7 +19,6 @@ from lowrise.measure.answers import Answer, TaskAnswers
 from lowrise.measure.quiet import quiet_lm_eval
 from lowrise.measure.rows import rows_at_once
 from lowrise.measure.tasks import FEWSHOT_SEED, LoadedTask
-from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Bar, Reporter
 from lowrise.settings import Bos
@@ -76,16 +75,12 @@ class Harness(HFLM):  # type: ignore[misc]
 
     def _in_batches(self, longest: int, ask: Callable[[], Any]) -> Any:
         """What `ask` answers to requests of up to `longest` tokens: all anew by halves where memory ends."""
-        rows = rows_at_once(self._decoder, longest)
-        while True:
+
+        def asked(rows: int) -> Any:
             self.batch_size_per_gpu = rows
-            try:
-                return ask()
-            except RuntimeError as error:
-                if rows == 1 or not is_out_of_memory(error):
-                    raise
-            rows //= 2
-            self._decoder.batching.less(rows * longest, 2 * rows * longest)
+            return ask()
+
+        return self._decoder.batching.halving(rows_at_once(self._decoder, longest), longest, asked)
 
 
 def evaluate(lm: Harness, loaded: LoadedTask, limit: int | None, progress: Reporter) -> TaskAnswers:

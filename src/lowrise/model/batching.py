@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 Made = TypeVar("Made")
 
-_CPU_TOKENS = 1024
+CPU_TOKENS = 1024
 _TOKENS = (1024, 32_768)  # of a batch on an accelerator, at least and at most
 _WHOLE, _PIECE = (2**24, 2**30), (2**20, 2**26)  # numbers of logits, likewise
 # Up to 32 MiB of logits the C library hands out the same memory again; more than that would be mapped, cleared and
 # given back for every piece.
 _CPU_PIECE = 2**23
-_CPU_CACHE = 3 * 2**30  # bytes
+CPU_CACHE = 3 * 2**30  # bytes
 _CPU_WHOLE = 2**26  # held at once on CPU, where nothing says in time that memory ends
 # Shares of the free memory. A batch leaves room for the sums and factors of a repair, logits for what looks at them.
 _BATCH_SHARE, _WHOLE_SHARE, _PIECE_SHARE = 4, 8, 32
@@ -45,12 +45,12 @@ class Batching:
     @cached_property
     def tokens(self) -> int:
         """Of a batch, about."""
-        return _CPU_TOKENS if self._free is None else _power(self._free // _BATCH_SHARE // self._token_bytes, _TOKENS)
+        return CPU_TOKENS if self._free is None else _power(self._free // _BATCH_SHARE // self._token_bytes, _TOKENS)
 
     @cached_property
     def cache_bytes(self) -> int:
         """Most for keys and values of rows that are written together."""
-        return _CPU_CACHE if self._free is None else self._free // _BATCH_SHARE
+        return CPU_CACHE if self._free is None else self._free // _BATCH_SHARE
 
     @cached_property
     def whole_logits(self) -> int:
@@ -144,6 +144,19 @@ class Batching:
         for of_one, (one, joined) in zip(notes, _heard, strict=True):
             one += [joined(parts) for parts in zip(*of_one, strict=True)]
         return join(made)
+
+    def halving(self, rows: int, length: int, run: Callable[[int], Made], shrinks: bool = True) -> Made:
+        """What `run` makes with at most `rows` rows at a time, `length` tokens each: anew, from its beginning, with
+        half as many where the device runs out of memory. shrinks: whether fewer may be tried at all.
+        """
+        while True:
+            try:
+                return run(rows)
+            except RuntimeError as error:
+                if rows == 1 or not shrinks or not is_out_of_memory(error):
+                    raise
+            whole, rows = rows, -(-rows // 2)
+            self.less(rows * length, whole * length)
 
     def less(self, tokens: int, whole: int) -> None:
         """No more than `tokens` are run at a time from now on, for `whole` of them were too many."""

@@ -20,6 +20,8 @@ from gguf.quants import quant_shape_from_byte_shape
 from torch import Tensor
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from lowrise.model.wrappers import auto_class
+
 
 def reads_by_itself(file: Path) -> bool:
     """Whether transformers reads this architecture a tensor at a time."""
@@ -29,6 +31,16 @@ def reads_by_itself(file: Path) -> bool:
         reader = gguf.GGUFReader(str(file))
         return bool(is_gguf_arch_supported(reader.get_field("general.architecture").contents()))
     return False
+
+
+def opened(file: Path, how: dict[str, Any]) -> tuple[Any, Any]:
+    """(model, what the loader says of it), unpacked a layer at a time. how: of `from_pretrained`."""
+    config, dtype = how["config"], how["dtype"]
+    with torch.device("meta"):
+        empty = auto_class(config).from_config(config, dtype=dtype)
+    model, info = type(empty).from_pretrained(None, state_dict=tensors_later(file, empty, dtype), **how)
+    model.name_or_path = model.config.name_or_path = str(file.parent)
+    return model, info
 
 
 def tensors_later(file: Path, model: Any, dtype: torch.dtype) -> dict[str, Later]:

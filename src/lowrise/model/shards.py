@@ -8,7 +8,6 @@ the bytes.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from lowrise.model.decoder import Decoder
+from lowrise.store import layer_of
 
 _FILES = "model{suffix}.safetensors"
 _LARGEST_SHARD = "50GB"  # as of `save_pretrained`
@@ -84,23 +84,17 @@ def _as_written(
     names: dict[str, Tensor] = revert_weight_conversion(model, {name: _empty(one) for name, one in tensors.items()})
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        layers.setdefault(_layer(name), {})[name] = value
+        layers.setdefault(layer_of(name), {})[name] = value
     made: dict[str, dict[str, Tensor]] = {}  # of the layer that was asked for last
 
     def value_of(name: str) -> Tensor:
-        layer = _layer(name)
+        layer = layer_of(name)
         if layer not in made:
             made.clear()
             made[layer] = revert_weight_conversion(model, layers[layer])
         return made[layer][name]
 
     return names, value_of
-
-
-def _layer(name: str) -> str:
-    """The number of its layer; none of what lies outside of layers."""
-    found = re.search(r"\.(\d+)\.", name)
-    return found[1] if found else ""
 
 
 def _empty(value: Tensor) -> Tensor:

@@ -141,8 +141,8 @@ def _open(
     with silent, store.placing(weights):
         how = {"config": config, "dtype": chosen, "output_loading_info": True, "ignore_mismatched_sizes": True}
         how |= how_to_load(devices, gguf=gguf is not None)
-        if gguf is not None and store.layer_by_layer and not _reads_by_itself(gguf):
-            model, info = _load(source, lambda: _by_layers(gguf, how))
+        if gguf is not None and store.layer_by_layer and not _gguf_layers().reads_by_itself(gguf):
+            model, info = _load(source, lambda: _gguf_layers().opened(gguf, how))
         else:
             model, info = _load(source, lambda: auto_class(config).from_pretrained(folder, **how, **kwargs))
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
@@ -336,22 +336,10 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _reads_by_itself(gguf: Path) -> bool:
-    from lowrise.model.gguf_layers import reads_by_itself
+def _gguf_layers() -> Any:
+    from lowrise.model import gguf_layers  # the package takes its time to import
 
-    return reads_by_itself(gguf)
-
-
-def _by_layers(gguf: Path, how: dict[str, Any]) -> tuple[Any, Any]:
-    """The same from a GGUF file that is unpacked a layer at a time. how: of `from_pretrained`."""
-    from lowrise.model.gguf_layers import tensors_later
-
-    config, dtype = how["config"], how["dtype"]
-    with torch.device("meta"):
-        empty = auto_class(config).from_config(config, dtype=dtype)
-    model, info = type(empty).from_pretrained(None, state_dict=tensors_later(gguf, empty, dtype), **how)
-    model.name_or_path = model.config.name_or_path = str(gguf.parent)
-    return model, info
+    return gguf_layers
 
 
 def _load(source: str, action: Any, unreachable: str = "check the name") -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowrise.calibration import Windows
+from lowrise.calibration.sentences import Sentences
 from lowrise.files import claimed, claimed_file, output_folder, write_file, writing
 from lowrise.heap import collect
 from lowrise.inputs import inputs_of
@@ -84,9 +85,7 @@ def _run(run: Run, check: Check | None, whole: Recipe | None) -> Results:
         check(opened)
     check_tasks(tasks, opened, recipe.bos)
     texts = evaluation_texts(recipe, opened)
-    read = None if _writes(recipe) else windows_or_sentences(run, opened)  # refuses a text before anything is foretold
-    foretell(run, opened, removed=None if k is None else k - recipe.put_back, texts=texts, whole=whole)
-    windows = windows_or_sentences(run, opened) if read is None else read
+    windows = _foretold_windows(run, opened, k, texts, whole)
     if not texts:
         texts = held_out_texts(recipe, windows)
     fitted_on = windows_to_fit(run, opened, windows)
@@ -99,9 +98,20 @@ def _run(run: Run, check: Check | None, whole: Recipe | None) -> Results:
     return results
 
 
-def _writes(recipe: Recipe) -> bool:
-    """Whether the model writes calibration text itself, which takes long."""
-    return recipe.synthetic_share > 0 or not (recipe.text or recipe.dataset or recipe.tokens)
+def _foretold_windows(
+    run: Run, opened: OpenModel, k: int | None, texts: dict[str, Windows] | None = None, whole: Recipe | None = None
+) -> Windows | Sentences:
+    """What layers are chosen on, and what the run will take. A text is refused before the estimate is said; what the
+    model writes itself, which takes long, is written after. k: layers that the criterion takes out.
+    """
+    recipe = run.recipe
+    removed = None if k is None else k - recipe.put_back
+    if recipe.synthetic_share > 0 or not (recipe.text or recipe.dataset or recipe.tokens):
+        foretell(run, opened, removed=removed, texts=texts, whole=whole)
+        return windows_or_sentences(run, opened)
+    windows = windows_or_sentences(run, opened)
+    foretell(run, opened, removed=removed, texts=texts, whole=whole)
+    return windows
 
 
 def make_plan(
@@ -121,9 +131,7 @@ def make_plan(
 def _make_plan(run: Run) -> Plan:
     opened, k = open_for_planning(run)
     tell_notes(opened, run.progress)
-    read = None if _writes(run.recipe) else windows_or_sentences(run, opened)  # refuses a text before it is foretold
-    foretell(run, opened, removed=None if k is None else k - run.recipe.put_back)
-    windows = windows_or_sentences(run, opened) if read is None else read
+    windows = _foretold_windows(run, opened, k)
     fitted_on = windows_to_fit(run, opened, windows)
     plan = plan_edits(run, opened, k, windows, fitted_on)[0]
     tell_against(run)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
 from lowrise.calibration import Windows
@@ -31,9 +30,9 @@ from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report import words
 from lowrise.results import Estimate
-from lowrise.sizes import memory_bound
+from lowrise.store import bound_of, stays_in_memory
+from lowrise.store.process import free_memory, resident
 
-_WITH = 1.3  # times a model: what a run in memory takes, as of `store/choosing.py`
 _TOLD_ANEW = 1.25  # by what a better estimate must differ to be said
 
 
@@ -51,12 +50,11 @@ class Known:
 
 def known_of(opened: OpenModel, memory: str | None = None) -> Known:
     """Of a model that is open, whose own layer is timed. memory: the bound that it was opened with."""
-    bound = _bound(memory)
     decoder = opened.decoder
     shape = shape_of(decoder, opened.record.source, opened.save_dtype.itemsize)
-    resident = psutil.Process().memory_info().rss - (shape.bytes if decoder.device.type == "cpu" else 0)
-    known = Known(shape, timed(decoder, shape), opened.tokenizer, decoder.batch_tokens, max(0.0, resident))
-    return known if bound is None or not decoder.store.layer_by_layer else on_disk(known, bound)
+    beside = resident() - (shape.bytes if decoder.device.type == "cpu" else 0)
+    known = Known(shape, timed(decoder, shape), opened.tokenizer, decoder.batch_tokens, max(0.0, beside))
+    return known if memory is None or not decoder.store.layer_by_layer else on_disk(known, bound_of(memory))
 
 
 def on_disk(known: Known, bound: float) -> Known:
@@ -76,21 +74,20 @@ def known_of_source(recipe: Recipe) -> Known:
         trust_remote_code=recipe.trust_remote_code,
         allow_pickle=recipe.allow_pickle,
     )
-    compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else found.stored
-    how: dict[str, Any] = {"compute": compute, "stored": found.stored.itemsize, "device": device}
-    shape, layer = shape_and_layer(found.config, recipe.model, **how)
-    known = Known(shape, timed(layer, shape), found.tokenizer, layer.batch_tokens, BASE_BYTES)
-    bound = _bound(recipe.memory)
-    streamed = bound is not None and device.type == "cpu" and BASE_BYTES + _WITH * shape.bytes > bound
-    return on_disk(known, bound) if streamed and bound is not None else known
+    return known_of_config(found.config, recipe.model, found.stored, recipe, device, found.tokenizer)
 
 
-def _bound(memory: str | None) -> float | None:
-    """Bytes; `auto` is what is free, but for a tenth."""
-    if memory is None:
-        return None
-    asked = memory_bound(memory)
-    return 0.9 * psutil.virtual_memory().available if asked is None else float(asked)
+def known_of_config(
+    config: Any, name: str, stored: torch.dtype, recipe: Recipe, device: torch.device, tokenizer: Any = None
+) -> Known:
+    """Of a config alone, by one random layer. stored: the number format that the model is saved in."""
+    compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else stored
+    shape, layer = shape_and_layer(config, name, compute=compute, stored=stored.itemsize, device=device)
+    known = Known(shape, timed(layer, shape), tokenizer, layer.batch_tokens, BASE_BYTES)
+    asked = recipe.memory
+    if asked is None or device.type != "cpu" or stays_in_memory(asked, device, shape.bytes, BASE_BYTES):
+        return known
+    return on_disk(known, bound_of(asked))
 
 
 def estimate_of(
@@ -108,7 +105,7 @@ def estimate_of(
     removed, texts, spans: as of `Job`, where they are known already.
     """
     asked = Asked(recipe, known.shape, known.tokenizer, known.batch)
-    free = float(psutil.virtual_memory().available)
+    free = float(free_memory())
     if command == "heal":
         assert student is not None and recipe.heal is not None
         found = asked.healing(student, free, texts)
@@ -174,15 +171,21 @@ def dry_run(command: str, recipe: Recipe) -> Estimate:
     """What a command would take; nothing is written, and no weight is read. Raises InputError as the command would for
     what can be known so far.
     """
-    known = known_of_source(recipe)
+    return estimate_with(command, recipe, known_of_source(recipe))
+
+
+def estimate_with(command: str, recipe: Recipe, known: Known, dense: str = "--dense") -> Estimate:
+    """As `estimate_of`; of `heal` with the dense model, of which the recipe names the source. dense: where it does, for
+    errors.
+    """
     if command != "heal":
         return estimate_of(command, recipe, known)
     settings = recipe.heal
     if settings is None or settings.dense is None:
-        raise RecipeError("--dense", "a hub id, a folder or a .gguf file", "none", "name one")
-    dense = known_of_source(recipe.model_copy(update={"model": settings.dense}))
-    check_shallower(recipe.model, known.shape.layers, settings.dense, dense.shape.layers)
-    return estimate_of("heal", recipe, replace(dense, timed=known.timed), student=known.shape)
+        raise RecipeError(dense, "a hub id, a folder or a .gguf file", "none", "name one")
+    theirs = known_of_source(recipe.model_copy(update={"model": settings.dense}))
+    check_shallower(known.shape.name, known.shape.layers, settings.dense, theirs.shape.layers)
+    return estimate_of("heal", recipe, replace(theirs, timed=known.timed), student=known.shape)
 
 
 def check_shallower(shallow: str | None, layers: int, dense: str, most: int) -> None:
@@ -210,23 +213,38 @@ def foretell(
     """
     if run.progress.quiet:
         return
-    try:
+
+    def made() -> tuple[Known, Estimate]:
         known = known_of(opened, run.recipe.memory)
         own = None if student is None else shape_of(student.decoder, student.record.source, student.save_dtype.itemsize)
         measured = None if not texts else [Text(_counted(run.recipe, one), one.length) for one in texts.values()]
         given: dict[str, Any] = {"removed": removed, "texts": measured, "student": own}
-        estimate = estimate_of(run.command, whole or run.recipe, known, **given)
+        return known, estimate_of(run.command, whole or run.recipe, known, **given)
+
+    found = said(made, run.progress)
+    if found is None:
+        return
+    run.known, estimate = found
+    run.clock.forecast, run.progress.left = Forecast(estimate), run.clock.left
+    run.progress.foretold = run.progress.foretold or estimate.seconds
+    tell_memory(estimate, opened.decoder.device, run.progress)
+
+
+def said(make: Callable[[], tuple[Known, Estimate]], progress: Reporter) -> tuple[Known, Estimate] | None:
+    """What `make` makes, its three lines said; None, with the reason, of a model of which no estimate can be made.
+
+    Raises TextError for a text that cannot be read: the command could not do without it either.
+    """
+    try:
+        known, estimate = make()
     except TextError:
         raise
     except (LowriseError, RuntimeError, AttributeError, ValueError, TypeError) as error:
-        run.progress.say(f"no estimate of this model can be made: {error}")
-        return
-    run.known = known
-    run.clock.forecast, run.progress.left = Forecast(estimate), run.clock.left
-    run.progress.foretold = run.progress.foretold or estimate.seconds
+        progress.say(f"no estimate of this model can be made: {error}")
+        return None
     for line in lines(estimate):
-        run.progress.say(line)
-    tell_memory(estimate, opened.decoder.device, run.progress)
+        progress.say(line)
+    return known, estimate
 
 
 def _counted(recipe: Recipe, windows: Windows) -> int:
@@ -236,7 +254,7 @@ def _counted(recipe: Recipe, windows: Windows) -> int:
 def tell_memory(estimate: Estimate, device: torch.device, progress: Reporter) -> None:
     """A warning where it would not fit."""
     if device.type == "cpu":
-        free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+        free = free_memory() + resident()
         if estimate.memory_bytes > free:
             needed = words.megabytes(estimate.memory_bytes)
             progress.warn(f"memory may not suffice: about {needed} are needed, {words.megabytes(free)} are there")

@@ -35,9 +35,6 @@ from lowrise.settings import Heal, TeacherPlace, Trained
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_ROOM = 0.8  # of the memory that is free, for both models and the training's state
-_BYTES = 16  # of a parameter that trains: itself, gradient and two moments, float32
-
 Ready = Callable[[OpenModel], Callable[[], None]]
 """Lets what is to be trained of a model ask for gradients; returns what makes a plain model of it again."""
 
@@ -217,4 +214,4 @@ def _usual_place(models: Models) -> TeacherPlace:
     free = free_memory(models.student.decoder.device)
     learning = sum(one.numel() for one in models.student.model.parameters() if one.requires_grad)
     free = psutil.virtual_memory().available if free is None else free
-    return "resident" if _BYTES * learning <= _ROOM * free else "stored"
+    return "resident" if defaults.fits_in_memory(learning, free) else "stored"

@@ -100,7 +100,6 @@ def check_texts(recipe: Recipe) -> None:
 def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     """The model, and how many layers its criterion is to take out, as of `layers_to_take_out`."""
     ram_limit(run.recipe.max_ram)
-    check_texts(run.recipe)
     with run.clock.stage("open"):
         opened = open_from(run.recipe, run)
     return opened, layers_to_take_out(run, opened)

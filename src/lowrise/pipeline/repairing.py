@@ -19,10 +19,8 @@ from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
 from lowrise.plan import Drop, Merge, Plan, Replace
 from lowrise.progress import Reporter
-from lowrise.quality import is_collapse
+from lowrise.quality import LOSS_TOKENS, is_collapse
 from lowrise.recipe import Recipe
-
-LOSS_TOKENS = 8192  # held-out tokens that the loss before and after is measured on, at most
 
 
 def held_out_windows(recipe: Recipe, windows: Windows) -> Windows:

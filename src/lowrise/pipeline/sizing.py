@@ -16,9 +16,9 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.restricting import allowed_numbers
 from lowrise.plan import Drop, network_edit
 from lowrise.progress import Reporter
-from lowrise.recipe import Recipe, layers_to_remove
+from lowrise.recipe import Recipe
 from lowrise.report import words
-from lowrise.sizes import bytes_of, count_of
+from lowrise.sizes import bytes_of, count_of, layers_to_remove
 
 
 class _Left(NamedTuple):

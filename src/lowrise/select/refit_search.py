@@ -82,11 +82,11 @@ def choose_by_refit(
     """
     cuts = cuts or AllowedCuts(len(decoder))
     fitted, deciding = _spent(windows, held_out, effort)
-    shortlist = max(min(2, SHORTLIST), round(SHORTLIST * effort))
+    shortlist = shortlist_of(effort)
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
     with ActivationStore() as store:
-        count = len(decoder) - 1 if cuts.restricted else _looked_at(len(decoder), k, shortlist)
+        count = len(decoder) - 1 if cuts.restricted else tried_first(len(decoder), k, shortlist)
         with progress.bar("searching", _trials(len(decoder), k, shortlist, count)) as bar:
             search = Search(decoder, fitted, deciding, store)
             first = sorted(lowest(search.unlike(1), count, _may_go(cuts, k)))
@@ -114,7 +114,12 @@ def _may_go(cuts: AllowedCuts, k: int, gone: Collection[int] = ()) -> list[int]:
     return found
 
 
-def _looked_at(layers: int, k: int, shortlist: int) -> int:
+def shortlist_of(effort: float) -> int:
+    """Trials a round, at most, of a search budget."""
+    return max(min(2, SHORTLIST), round(SHORTLIST * effort))
+
+
+def tried_first(layers: int, k: int, shortlist: int) -> int:
     """How many layers are tried first of all: enough that the shortlist is full to the end."""
     return min(layers - 1, max(k + shortlist, math.ceil(LOOKED_AT * layers)))
 

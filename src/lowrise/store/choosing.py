@@ -38,6 +38,23 @@ class Memory:
     say: Callable[[str], None] = lambda _text: None
 
 
+def bound_of(asked: str) -> int:
+    """Bytes of resident memory that are asked for, as `memory_bound` takes it; `auto`: what is free beside what this
+    process has.
+    """
+    bound = memory_bound(asked)
+    return int(_OF_FREE * free_memory()) + resident() if bound is None else bound
+
+
+def stays_in_memory(asked: str, device: torch.device, total: float, taken: float) -> bool:
+    """Whether layers need no disk: on an accelerator, and, with `auto` alone, where a model of `total` bytes fits
+    beside the `taken` ones.
+    """
+    if memory_bound(asked) is not None:
+        return False
+    return device.type != "cpu" or taken + _OVERHEAD * total + _WORKING <= bound_of(asked)
+
+
 def store_for(memory: Memory, sizes: Mapping[str, int], device: torch.device, unpacked: int = 0) -> LayerStore:
     """sizes: bytes of each tensor of the model, by name, as it will lie. unpacked: bytes that are taken, at most, while
     a tensor is read from a file that packs them.
@@ -47,18 +64,15 @@ def store_for(memory: Memory, sizes: Mapping[str, int], device: torch.device, un
     """
     if memory.asked is None:
         return LayerStore()
-    asked = memory_bound(memory.asked)
+    total = sum(sizes.values())
+    if stays_in_memory(memory.asked, device, total, resident()):
+        return LayerStore()
     if device.type != "cpu":
-        if asked is None:
-            return LayerStore()
         expected = "a model on the CPU, whose memory it bounds"
         raise RecipeError(
             f"--memory {memory.asked}", expected, f"--device {device}", "leave it out, or say --device cpu"
         )
-    total = sum(sizes.values())
-    bound = int(_OF_FREE * free_memory()) + resident() if asked is None else asked
-    if asked is None and resident() + _OVERHEAD * total + _WORKING <= bound:
-        return LayerStore()
+    asked, bound = memory_bound(memory.asked), bound_of(memory.asked)
     least = least_bound(sizes, unpacked)
     if bound < least:
         found = "less" if asked is not None else f"{said_bytes(bound)} that are free"
@@ -80,10 +94,15 @@ def least_bound(sizes: Mapping[str, int], unpacked: int = 0) -> int:
     """
     layers: Counter[str] = Counter()
     for name, size in sizes.items():
-        number = re.search(r"\.(\d+)\.", name)
-        layers[number[1] if number else name] += size
+        layers[layer_of(name) or name] += size
     largest = max([*layers.values(), *sizes.values()], default=0)
     return bound_over(resident() + max(2 * largest, unpacked) + _WORKING)
+
+
+def layer_of(name: str) -> str:
+    """The number of a parameter's layer, as its name has it; empty for what lies outside of layers."""
+    found = re.search(r"\.(\d+)\.", name)
+    return found[1] if found else ""
 
 
 def _check_folder(folder: Path, needed: int) -> None:
