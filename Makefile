@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # a command that is silent for minutes: meanwhile a line every few seconds
 SAYING := $(PYTHON) scripts/saying.py
 
+# some images set it: every process would then compile all of torch and transformers again, 10 seconds each
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo fetched test test-slow test-gpu check docs notebook dist bench clean
 # tests that share what takes long to make go to one process (`xdist_group`); what took longest is said at the end
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadgroup --durations 20 --durations-min 5

@@ -73,7 +73,7 @@ INSIDE = {
     "writing",
 }
 # of the slow ones, those for which it may be a fork, which has no imports to make
-FORKED = {"heal", "laco", "observe", "repair"}
+FORKED = {"heal", "laco", "observe", "repair", "streamline"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:

@@ -63,3 +63,18 @@ class TestHeap:
         held, freed, _ = sizes("large", MALLOC_MMAP_THRESHOLD_="67108864", MALLOC_TRIM_THRESHOLD_="1073741824")
         assert held > 90
         assert freed > 90
+
+
+_PEAK = """
+import os, subprocess, sys
+held = bytearray(os.urandom(1)) * 3_000_000_000
+print(subprocess.check_output([sys.executable, "-c", "from lowrise.measure.system import peak_memory; "
+    "print(peak_memory()['peak_resident_bytes'])"], text=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
+    """As getrusage has it, of a command that a notebook with a model in memory starts."""
+    said = subprocess.check_output([sys.executable, "-c", _PEAK], text=True)
+    assert 100_000_000 < int(said) < 2_000_000_000

@@ -86,7 +86,7 @@ def test_a_model_on_disk_is_the_same(tmp_path: Path, family: str) -> None:
     assert isinstance(ours.store, OnDisk)
     assert all(parameter.data_ptr() % mmap.PAGESIZE == 0 for parameter in ours.model.parameters())
     assert torch.equal(uncached_logits(ours.model, tiny.ids()), uncached_logits(theirs.model, tiny.ids()))
-    assert state_sha256(ours.model) == state_sha256(theirs.model)
+    assert state_sha256(ours.model, ours.store) == state_sha256(theirs.model, theirs.store)
     assert ours.parameters() == theirs.parameters()
 
 
@@ -94,7 +94,7 @@ def test_a_model_on_disk_is_the_same(tmp_path: Path, family: str) -> None:
 def test_a_gguf_file_is_read_layer_by_layer(tmp_path: Path, kind: str) -> None:
     file = made_gguf.save_gguf(tmp_path / "model.gguf", kind, "Q8_0" if kind != "gpt2" else "F32")
     ours, theirs = on_disk_of(file), open_model(str(file), device="cpu")
-    assert state_sha256(ours.model) == state_sha256(theirs.model)
+    assert state_sha256(ours.model, ours.decoder.store) == state_sha256(theirs.model, theirs.decoder.store)
     assert ours.model.config.to_dict() == theirs.model.config.to_dict()
     assert ours.model.generation_config.to_dict() == theirs.model.generation_config.to_dict()
     assert all(parameter.data_ptr() % mmap.PAGESIZE == 0 for parameter in ours.model.parameters())
@@ -214,6 +214,7 @@ HOW = ["--samples", 10, "--length", 32, "--device", "cpu", "--quiet", "--json"]
 
 def _made(main: Main, model: Path, text: Path, out: Path, preset: str, *options: object) -> dict[str, bytes]:
     sizes = ["--layers", "2,3"] if preset == "given" else ["--remove", 2]
+    sizes += ["--heal", "2K"] if "heal" in presets()[preset].settings else []
     status, _, errors = main("run", model, "--preset", preset, *sizes, "--text", text, "--out", out, *HOW, *options)
     assert status == 0, errors
     plan = json.loads((out / "lowrise" / "plan.json").read_text())
@@ -349,8 +350,8 @@ def run(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 MB of layers."""
-    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 18, "num_key_value_heads": 4}
+    """600 MB of layers."""
+    sizes = {"hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 24, "num_key_value_heads": 4}
     return tiny.save(tmp_path_factory.mktemp("models") / "large", **sizes)
 
 
@@ -364,7 +365,7 @@ def test_no_more_memory_is_taken_than_the_bound(run: Any, large: Path, text_file
         ran = run("run", large, "--preset", "block-influence", "--remove", 4, *data, *memory, "--out", out)
         assert ran.returncode == 0, ran.stderr
         peaks[name] = json.loads((out / "lowrise" / "results.json").read_text())["memory"]["peak_resident_bytes"]
-    assert weights.stat().st_size > 300_000_000
+    assert weights.stat().st_size > 550_000_000
     assert peaks["streamed"] < 900_000_000 < peaks["resident"]
     made = [(tmp_path / name / "model.safetensors").read_bytes() for name in peaks]
     assert made[0] == made[1]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import made_gguf
 import tiny
 from refusals import PLAIN, Main, Refused, copied, edit_config
 
@@ -96,6 +97,13 @@ class TestWeights:
     def test_garbage(self, run_refused: Refused, folder: Path, content: bytes) -> None:
         (folder / "model.safetensors").write_bytes(content)
         run_refused(model=folder, says=(folder,))
+
+    def test_gguf_without_a_tensor(self, run_refused: Refused, tmp_path: Path) -> None:
+        file = made_gguf.save_gguf(tmp_path / "model.gguf")
+        content = bytearray(file.read_bytes())
+        struct.pack_into("<Q", content, 8, 0)  # behind magic and version, the number of tensors
+        file.write_bytes(content)
+        run_refused(model=file, says=(file, "weights", "without a tensor"))
 
     def test_longer_than_its_header_says(self, run_refused: Refused, folder: Path) -> None:
         file = folder / "model.safetensors"

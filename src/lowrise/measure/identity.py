@@ -27,7 +27,7 @@ def model_identity(decoder: Decoder, tokenizer: Any) -> dict[str, Any]:
     """
     config = {name: value for name, value in decoder.model.config.to_dict().items() if name not in _PROVENANCE}
     return {
-        "weights": state_sha256(decoder.model),
+        "weights": state_sha256(decoder.model, decoder.store),
         "config": digest(config),
         "code": files_sha256({inspect.getfile(type(module)) for module in decoder.model.modules()}),
         "tokenizer": tokenizer_sha256(tokenizer),

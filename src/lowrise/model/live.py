@@ -14,6 +14,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, check_kind
 from lowrise.model.weights import check_finite, state_sha256
 from lowrise.plan import ModelRecord
+from lowrise.store import LayerStore
 
 IN_MEMORY = "a model in memory"
 
@@ -42,7 +43,7 @@ def open_live(model: Any, tokenizer: Any) -> OpenModel:
         raise ModelError(where, "all parameters in memory", found, "load the model without offloading")
     check_kind(model.config, where, is_gguf=False)
     with as_evaluated(model):
-        check_finite(model, where)
+        check_finite(model, where, LayerStore())
         decoder = Decoder(model, where)
     return OpenModel(
         decoder=decoder,
@@ -57,7 +58,10 @@ def open_live(model: Any, tokenizer: Any) -> OpenModel:
 def record_of(decoder: Decoder) -> ModelRecord:
     """For plans: of what is in memory now."""
     return ModelRecord(
-        source=decoder.where, family=decoder.family, layers=len(decoder), sha256=state_sha256(decoder.model)
+        source=decoder.where,
+        family=decoder.family,
+        layers=len(decoder),
+        sha256=state_sha256(decoder.model, decoder.store),
     )
 
 

@@ -152,7 +152,7 @@ def _open(
         _forget_quantisation(model)
     notes = notes_of_extras(info["unexpected_keys"], config.get_text_config(decoder=True), source)
     settle(model, devices, source).eval()
-    check_finite(model, source)
+    check_finite(model, source, store)
     decoder = Decoder(model, source, store)
     return OpenModel(
         decoder=decoder,

@@ -13,6 +13,7 @@ from lowrise.errors import ModelError
 from lowrise.headers import gguf_header, safetensors_header
 from lowrise.model.formats import Stored
 from lowrise.reading import read_json
+from lowrise.store import LayerStore
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SAFE, _OPENED_PICKLES = "model.safetensors", "pytorch_model.bin"
@@ -81,6 +82,8 @@ def stored_tensors(files: list[Path]) -> list[Stored]:
     for file in files:
         if file.suffix == ".gguf":
             tensors = gguf_header(file).tensors
+            if not tensors:
+                raise ModelError(str(file), "weights", "a GGUF file without a tensor", "fetch it again")
             found += [Stored(name, tensor.kind, prod(tensor.shape)) for name, tensor in tensors.items()]
         elif file.suffix == ".safetensors":
             header = safetensors_header(file)
@@ -104,19 +107,21 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def state_sha256(model: Any) -> str:
+def state_sha256(model: Any, store: LayerStore) -> str:
     """sha256 over the names, dtypes, shapes and bytes of all parameters and kept buffers."""
     hashed = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        store.relieve()  # of those before
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hashed.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
     return hashed.hexdigest()
 
 
-def check_finite(model: Any, source: str) -> None:
+def check_finite(model: Any, source: str, store: LayerStore) -> None:
     """Raises ModelError naming the first parameter that holds NaN or Inf."""
     for name, parameter in model.named_parameters():
+        store.relieve()  # of those before
         # a sum is finite unless an entry is not, or unless it overflows: then the entries are looked at
         if not torch.isfinite(parameter.detach().sum(dtype=torch.float32)) and not torch.isfinite(parameter).all():
             raise ModelError(source, "finite weights", f"NaN or Inf in {name}", "use a sound copy of the model")
