@@ -133,8 +133,8 @@ def repaired_span(job: Job) -> list[Stage]:
 
 def search_tokens(job: Job) -> tuple[float, float]:
     """Tokens that a search with repair fits on, and that decide."""
-    effort = job.recipe.search_budget
-    return min(FIT_TOKENS * effort, job.fitted), min(HELD_OUT_TOKENS * effort, job.held_out)
+    search_budget = job.recipe.search_budget
+    return min(FIT_TOKENS * search_budget, job.fitted), min(HELD_OUT_TOKENS * search_budget, job.held_out)
 
 
 def _length(job: Job) -> int:

@@ -54,8 +54,8 @@ def choose_span(selection: Selection) -> Choice:
 
 def _of(selection: Selection) -> tuple[Decoder, Windows, Windows, int, float, Reporter, Work, AllowedCuts]:
     """What both searches take."""
-    effort, progress, work = selection.recipe.search_budget, selection.progress, selection.work
-    return selection.decoder, *selection.split, selection.count, effort, progress, work, selection.cuts
+    search_budget, progress, work = selection.recipe.search_budget, selection.progress, selection.work
+    return selection.decoder, *selection.split, selection.count, search_budget, progress, work, selection.cuts
 
 
 def choose_by_refit(
@@ -63,7 +63,7 @@ def choose_by_refit(
     windows: Windows,
     held_out: Windows,
     k: int,
-    effort: float,
+    search_budget: float,
     progress: Reporter,
     work: Work | None = None,
     cuts: AllowedCuts | None = None,
@@ -71,18 +71,19 @@ def choose_by_refit(
     """k layers, never the first: those that go one by one, or a span, of k or of k - 1 with one layer more. Of the two
     the one that is missed less once it is repaired.
 
-    Changes nothing. windows: fitted, the first 12,288·effort tokens of them; held_out: decides, the first 1,024·effort.
-    Divergences and losses are means over positions, natural log; the loss afterwards is of a trial where both are the
-    same layers, else of the repair. On disk lie the dense model's states of these tokens, what its MLPs are given, and
-    a changed MLP for every two layers that a trial made neighbours; in memory one batch, the sums of one trial
-    (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding positions; at
-    last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where `refit_support` finds that
-    writes cannot be solved, trials are drops. work: keeps the numbers of every round, whose best trial is made again.
-    cuts: only layers are tried with which an allowed cut can still be reached. Raises RecipeError where there is none.
+    Changes nothing. windows: fitted, the first 12,288 tokens of them times `search_budget`; held_out: decides, the
+    first 1,024 times that. Divergences and losses are means over positions, natural log; the loss afterwards is of a
+    trial where both are the same layers, else of the repair. On disk lie the dense model's states of these tokens, what
+    its MLPs are given, and a changed MLP for every two layers that a trial made neighbours; in memory one batch, the
+    sums of one trial (`edit/neurons.py`), one changed MLP a gap, and the dense model's likeliest tokens at the deciding
+    positions; at last, on disk and in memory, beside these what a repair needs (`edit/repair.py`). Where
+    `refit_support` finds that writes cannot be solved, trials are drops. work: keeps the numbers of every round, whose
+    best trial is made again. cuts: only layers are tried with which an allowed cut can still be reached. Raises
+    RecipeError where there is none.
     """
     cuts = cuts or AllowedCuts(len(decoder))
-    fitted, deciding = _spent(windows, held_out, effort)
-    shortlist = shortlist_of(effort)
+    fitted, deciding = _spent(windows, held_out, search_budget)
+    shortlist = shortlist_of(search_budget)
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
     with ActivationStore() as store:
@@ -114,9 +115,9 @@ def _may_go(cuts: AllowedCuts, k: int, gone: Collection[int] = ()) -> list[int]:
     return found
 
 
-def shortlist_of(effort: float) -> int:
+def shortlist_of(search_budget: float) -> int:
     """Trials a round, at most, of a search budget."""
-    return max(min(2, SHORTLIST), round(SHORTLIST * effort))
+    return max(min(2, SHORTLIST), round(SHORTLIST * search_budget))
 
 
 def tried_first(layers: int, k: int, shortlist: int) -> int:
@@ -311,7 +312,7 @@ def choose_span_by_refit(
     windows: Windows,
     held_out: Windows,
     k: int,
-    effort: float,
+    search_budget: float,
     progress: Reporter,
     work: Work | None = None,
     cuts: AllowedCuts | None = None,
@@ -324,7 +325,7 @@ def choose_span_by_refit(
     none.
     """
     journal = Journal(work)
-    fitted, deciding = _spent(windows, held_out, effort)
+    fitted, deciding = _spent(windows, held_out, search_budget)
     cuts = cuts or AllowedCuts(len(decoder))
     starts = cuts.spans(k, method("criterion", "refit-span").staying(len(decoder)))
     if not starts:
@@ -350,12 +351,12 @@ def choose_span_by_refit(
     return Choice([(best, best + k)], scores)
 
 
-def _spent(windows: Windows, held_out: Windows, effort: float) -> tuple[Windows, Windows]:
+def _spent(windows: Windows, held_out: Windows, search_budget: float) -> tuple[Windows, Windows]:
     """What is fitted and what decides: of as many documents as can be; before any text, of what the model wrote.
 
     So few tokens of a text are of its domain, and layers chosen on them are what that domain needs least.
     """
     windows, held_out = (one.written_first().pieces(LENGTH) for one in (windows, held_out))
-    counts = (max(1, int(tokens * effort) // windows.length) for tokens in (FIT_TOKENS, HELD_OUT_TOKENS))
+    counts = (max(1, int(tokens * search_budget) // windows.length) for tokens in (FIT_TOKENS, HELD_OUT_TOKENS))
     fitted, deciding = (of.first(count) for of, count in zip((windows, held_out), counts, strict=True))
     return fitted, deciding
