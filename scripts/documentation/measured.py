@@ -106,8 +106,12 @@ def clock(seconds: float) -> str:
 def demo_time(data: Data) -> str:
     demo = data["demo"]
     return (
-        f"On {data['machine']} the demo takes {clock(demo['wall_seconds'])} and {demo['cpu_seconds']} CPU seconds, and "
-        f"before it the environment about {demo['install_cpu_seconds']} CPU seconds."
+        "From nothing, environment and model included, it takes "
+        + "; ".join(
+            f"on {one['machine']} {clock(one['wall_seconds'])} and {one['cpu_seconds']} CPU seconds"
+            for one in demo["from_nothing"]
+        )
+        + "."
     )
 
 
