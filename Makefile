@@ -72,16 +72,10 @@ notebook: $(VENV)/.docs
 dist: $(READY)
 	$(BIN)/python scripts/dist.py
 
+# tables of all benchmarks that take minutes, into benchmarks/all.md
 bench: $(READY)
 	$(BIN)/python scripts/fetch_demo_model.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/observe.py
-	$(BIN)/python benchmarks/writing.py
-	$(BIN)/python benchmarks/threads.py
-	$(BIN)/python benchmarks/repair.py
-	$(BIN)/python benchmarks/laco.py
-	$(BIN)/python benchmarks/greedy.py
-	$(BIN)/python benchmarks/heal.py
+	$(BIN)/python scripts/bench.py
 
 clean:
 	rm -rf $(VENV) .demo .transformers4 .versions .engines .llama-cpp build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -21,6 +21,7 @@ SIZES = ["--model", "MODEL", "--samples", "8", "--length", "32"]
 RUNS = {
     "calibration": (["--model", "MODEL", "--text", "TEXT", "--eval-text", "TEXT", "--gone", "2,4", "--samples", "8",
                      "--length", "32", "--windows", "2", "--seeds", "0"], "| calibration |"),
+    "bench": (["laco", "--out", "OUT", "--more", "--model MODEL --text TEXT --threshold 0.1"], "written: "),
     "greedy": ([*SIZES, "--remove", "2"], "| naive / ours |"),
     "heal": (["--model", "MODEL", "--text", "TEXT", "--start", "2", "--stop", "4", "--windows", "2", "--length", "32",
               "--rounds", "1"], "| plain |"),
@@ -73,7 +74,7 @@ INSIDE = {
     "writing",
 }
 # of the slow ones, those for which it may be a fork, which has no imports to make
-FORKED = {"heal", "laco", "observe", "repair", "streamline"}
+FORKED = {"bench", "heal", "laco", "observe", "repair", "streamline"}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, program: Path, arguments: list[str]) -> int:
@@ -123,9 +124,15 @@ def test_each_is_run_here() -> None:
     assert {program.stem for program in PROGRAMS} == {*RUNS, *elsewhere}
 
 
+def test_each_benchmark_has_a_place_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    bench = runpy.run_path(str(ROOT / "scripts" / "bench.py"))
+    assert {*bench["MINUTES"], *bench["HOURS"]} == {one.stem for one in PROGRAMS if one.parent.name == "benchmarks"}
+
+
 def given(arguments: list[str], model: Path, text: Path, out: Path) -> list[str]:
     filled = {"MODEL": str(model), "TEXT": str(text), "OUT": str(out)}
-    return [filled.get(word, word) for word in arguments]
+    return [" ".join(filled.get(word, word) for word in argument.split(" ")) for argument in arguments]
 
 
 @pytest.mark.parametrize("name", sorted(INSIDE))
