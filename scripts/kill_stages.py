@@ -1,6 +1,7 @@
 """Kill `lowrise run` by SIGKILL at every stage, start the same command again, and compare what comes of it.
 
 python scripts/kill_stages.py [--model DIR] [--preset refit] [--remove 6] [--samples 8] [--length 128] [--folder DIR]
+    [--more "--search-budget 0.1"]
 
 The model is the demo model, fetched if it is not there. First one run is left alone; then, for every kind of record
 that its work folder held, another is killed as soon as that record appears, and started again. Exit 0: all the same.
@@ -14,6 +15,7 @@ import hashlib
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -34,6 +36,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where outputs go; default: a temporary folder")
     for name, value in {"preset": "refit", "remove": "6", "samples": "8", "length": "128"}.items():
         parser.add_argument(f"--{name}", default=value, help=f"default: {value}")
+    parser.add_argument("--more", default="", help="options of `lowrise run`, beside these")
     asked = parser.parse_args()
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="lowrise-kills-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,6 +46,7 @@ def main() -> int:
     command = ["run", asked.model or str(fetch()), "--text", str(ROOT / "README.md"), "--windows", "1", "--quiet"]
     for name in ("preset", "remove", "samples", "length"):
         command += [f"--{name}", getattr(asked, name)]
+    command += shlex.split(asked.more)
     whole = folder / "whole"
     kinds = watched(command, whole, None)
     expected, wrong = hashes(whole), 0
