@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import tiny
+from lowrise.heal.divergence import kl
 from lowrise.heal.objective import Goal, StudentLoss
 from lowrise.heal.teacher import Resident
 from lowrise.heal.training import all_but
@@ -16,6 +17,7 @@ from lowrise.model.batching import Batching
 from lowrise.model.decoder import Decoder
 
 SMALL = 60  # tokens: with 59 of them by name and the one that is left, buckets are the whole distribution
+LARGE = 256
 
 
 def naive(student: Any, dense: Any, ids: Tensor, goal: Goal, buckets: bool) -> Tensor:
@@ -37,12 +39,15 @@ def naive(student: Any, dense: Any, ids: Tensor, goal: Goal, buckets: bool) -> T
 
 
 def both(family: str, goal: Goal, buckets: bool = False, **changes: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """(our loss, the naive one, by parameter the difference of their gradients over the larger one's norm)"""
+    """(our loss, the naive one, by parameter the difference of their gradients over the larger one's norm). buckets:
+    of what is stored.
+    """
     student, dense = tiny.model(family, seed=0, **changes), tiny.model(family, seed=1, **changes)
     ids = tiny.ids(3, 20) % student.config.vocab_size
     counted = all_but(0, ids)
     loss = StudentLoss(Decoder(student), goal)
-    targets = Resident(Decoder(dense), goal.temperature).targets([0, 1, 2], ids, counted)
+    teacher = Resident(Decoder(dense), goal.temperature)
+    targets = teacher.likeliest(ids, counted) if buckets else teacher.targets([0, 1, 2], ids, counted)
     ours = loss(ids, counted, targets)
     (ours * 0.5).backward()
     mine = {name: value.grad for name, value in student.named_parameters()}
@@ -60,11 +65,14 @@ def both(family: str, goal: Goal, buckets: bool = False, **changes: Any) -> tupl
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt"])
 @pytest.mark.parametrize("goal", [Goal(1.0), Goal(1.0, 2.0), Goal(0.0), Goal(0.3, 0.5)])
-def test_of_a_small_vocabulary_it_is_that_of_the_whole_distributions(
-    family: str, goal: Goal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stored", [False, True])
+def test_it_is_that_of_the_whole_distributions(
+    family: str, goal: Goal, stored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Batching, "chunk_of_logits", SMALL * 7)  # seven positions at a time
-    ours, theirs, apart = both(family, goal, vocab_size=SMALL)
+    """Of a dense model in memory; of what is stored, where the vocabulary is small."""
+    words = SMALL if stored else LARGE
+    monkeypatch.setattr(Batching, "chunk_of_logits", words * 7)  # seven positions at a time
+    ours, theirs, apart = both(family, goal, stored, vocab_size=words)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
     assert max(apart) < 1e-4
 
@@ -77,8 +85,25 @@ def test_of_a_large_vocabulary_it_is_that_of_65_buckets(goal: Goal) -> None:
 
 
 def test_kl_over_buckets_is_at_most_that_of_the_whole_distributions() -> None:
-    ours, theirs, _ = both("llama", Goal(1.0))
-    assert 0 < ours <= theirs
+    stored, _, _ = both("llama", Goal(1.0), buckets=True)
+    whole, _, _ = both("llama", Goal(1.0))
+    assert 0 < stored <= whole
+
+
+@pytest.mark.parametrize("rows", [LARGE - 6, LARGE + 8])
+def test_heads_may_be_of_other_widths(rows: int) -> None:
+    """Rows that fill a matrix up belong to no token: what the dense model gives them is left out, what the student
+    gives them it loses.
+    """
+    logits, dense = torch.randn(5, LARGE, requires_grad=True), torch.randn(5, rows)
+    width = min(rows, LARGE)
+    p, q = dense[:, :width].log_softmax(1), logits.log_softmax(1)[:, :width]
+    expected = (p.exp() * (p - q)).sum(1)
+    expected.sum().backward()
+    found, slope = kl(logits.detach().clone(), 1.0, dense, backward=True)
+    assert slope is not None and logits.grad is not None
+    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(slope, logits.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_a_student_that_is_the_dense_model_has_no_loss_and_no_gradient() -> None:

@@ -20,7 +20,7 @@ from lowrise.cost.stages import (
 )
 from lowrise.cost.work import Stage, Work
 from lowrise.heal import defaults
-from lowrise.heal.objective import LIKELIEST
+from lowrise.heal.divergence import LIKELIEST
 from lowrise.heal.sources import most_held_out
 from lowrise.settings import Heal
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from lowrise.edit.student import Student
 from lowrise.errors import OutputError
 from lowrise.files.siblings import remove, sibling, writing
-from lowrise.heal.objective import LIKELIEST, Targets, chunks, counted_positions, head, targets_of
+from lowrise.heal.divergence import LIKELIEST, Answers, DenseStates, Targets, targets_of
+from lowrise.heal.head import chunks, head
+from lowrise.heal.objective import counted_positions
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
 
@@ -24,7 +26,7 @@ _SHARD_TOKENS = 65536  # tokens of a file: so much is done anew after an interru
 
 
 class Teacher(Protocol):
-    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:
+    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Answers:
         """Of the counted positions of windows. rows: their numbers; ids, counted: (windows, length)."""
 
 
@@ -34,13 +36,23 @@ class Resident:
     def __init__(self, decoder: Decoder, temperature: float) -> None:
         self._decoder, self._temperature = decoder, temperature
 
-    @torch.no_grad()
-    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> Targets:  # noqa: ARG002
-        decoder = self._decoder
-        h = Student(decoder).run(*decoder.embed(ids.long()))
-        h = h[:, :-1][counted_positions(counted).to(h.device)]
-        parts = [targets_of(head(decoder, h[part]), self._temperature) for part in chunks(decoder, len(h))]
+    def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> DenseStates:  # noqa: ARG002
+        return self._states(ids, counted)
+
+    def likeliest(self, ids: Tensor, counted: Tensor) -> Targets:
+        """What is stored of the same."""
+        with torch.no_grad():
+            states = self._states(ids, counted)
+            h = states.h
+            parts = [
+                targets_of(head(self._decoder, h[part]), self._temperature) for part in chunks(self._decoder, len(h))
+            ]
         return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(h.device)
+
+    @torch.no_grad()
+    def _states(self, ids: Tensor, counted: Tensor) -> DenseStates:
+        h = Student(self._decoder).run(*self._decoder.embed(ids.long()))
+        return DenseStates(self._decoder, h[:, :-1][counted_positions(counted).to(h.device)])
 
 
 class Stored:
@@ -81,7 +93,7 @@ class Stored:
             for number in missing:
                 parts = []
                 for row in range(number * self._windows, min((number + 1) * self._windows, len(ids))):
-                    parts.append(teacher.targets([row], ids[row : row + 1], counted[row : row + 1]))
+                    parts.append(teacher.likeliest(ids[row : row + 1], counted[row : row + 1]))
                     bar.advance(ids.shape[1])
                 found = Targets(*map(torch.cat, zip(*parts, strict=True)))
                 _write(self.file(number), found)
