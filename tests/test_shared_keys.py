@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+import mixtures
 import tiny
 from lowrise.calibration.sentences import Sentences
 from lowrise.edit.block_reconstruction import reconstruct_block
@@ -70,11 +71,11 @@ def test_pieces_of_a_batch_are_given_what_was_lent_to_their_rows(decoder: Decode
 
 @torch.no_grad()
 def test_trials_of_layers_miss_what_the_model_without_them_misses(decoder: Decoder) -> None:
-    """Nothing of what these layers write is solved, so that a trial is a drop; two rounds, in an order that jumps."""
+    """Where nothing of what layers write is solved a trial is a drop; two rounds, in an order that jumps."""
     deciding = windows(4, seed=1)
     with ActivationStore() as store:
         search = Search(decoder, windows(6), deciding, store)
-        assert not search.writes
+        search.writes = False
         assert search.dense_loss == pytest.approx(loss(decoder, deciding.ids), abs=1e-4)
         for gone, others in (((), (7, 2, 6, 1, 5)), ((2,), (6, 1, 7, 5))):
             trials = search.trials([*others], None)
@@ -132,6 +133,25 @@ def test_refit_brings_held_out_tokens_nearer_and_leaves_what_is_lent(decoder: De
         aim = states(whole, tokens)[8].flatten(2)
         far = [(states(one, tokens, (2, 5))[8].flatten(2) - aim).norm() for one in (whole, decoder)]
     assert far[1] < far[0]
+
+
+def test_what_layers_write_is_solved_too_where_it_is_known() -> None:
+    """Layers 4 and 5 take keys and values from 3 and 2; layer 3 stands before a gap, and lends what it lent."""
+    decoder = Decoder(mixtures.model("gemma4_text", num_kv_shared_layers=2))
+    whole = copy.deepcopy(decoder)
+    fits = repair(Student(decoder, [0, 2, 3, 5]), windows(32), HELD_OUT, "refit", QUIET)
+    assert [fit.layer for fit in fits] == [0, 2, 3, 5] and all(fit.written for fit in fits)
+    tokens = windows(32).ids[-HELD_OUT:]
+    with torch.no_grad():
+        aim = states(whole, tokens)[6]
+        far = [(states(one, tokens, (1, 4))[6] - aim).norm() for one in (whole, decoder)]
+    assert far[1] < far[0]
+    with ActivationStore() as store, torch.no_grad():
+        search = Search(whole, windows(6), windows(4, seed=1), store)
+        assert search.writes
+        trials = search.trials([1, 4], None)
+        drops = [loss(whole, windows(4, seed=1).ids, {layer}) for layer in (1, 4)]
+        assert all(abs(trials[layer].loss - drop) > 1e-4 for layer, drop in zip((1, 4), drops, strict=True))
 
 
 def test_block_reconstruction_leaves_what_a_layer_lends_as_it_is(decoder: Decoder) -> None:
