@@ -11,8 +11,8 @@ again, and the table says the held-out perplexity before and after, or why it wa
 nothing: then, say, `lowrise compare DIR/FAMILY --presets refit,replaceme …`.
 
 One of each kind: lfm2 (hybrid: convolutions), qwen3_moe (every other layer a mixture of experts), glm4_moe and
-deepseek_v3 (all layers but the first two mixtures), gemma4_text and gemma3n_text (the last two layers take keys and
-values of others, and every layer has embeddings of its own), gemma3 (multimodal).
+deepseek_v3 (all layers but the first two mixtures), gemma4_text and gemma3n_text (the last three of eight layers take
+keys and values of others, and every layer has embeddings of its own), gemma3 (multimodal).
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def _latent(layers: int, width: int) -> dict[str, Any]:
 
 
 def _sharing(layers: int, width: int) -> dict[str, Any]:
-    """Every other layer sees all tokens; the last two take keys and values of the last of their kind before them, and
-    embeddings are made for every layer, each of a quarter of the width.
+    """Every fourth layer sees all tokens; the last three of eight take keys and values of the last of their kind before
+    them, and embeddings are made for every layer, each of a quarter of the width.
     """
-    types = _types(2, "sliding_attention")(layers, width)
-    return types | {"sliding_window": 64, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": width // 4}
+    shared = {"num_kv_shared_layers": layers * 3 // 8, "hidden_size_per_layer_input": width // 4}
+    return _types(4, "sliding_attention")(layers, width) | {"sliding_window": 64} | shared
 
 
 def _wider_heads(layers: int, width: int) -> dict[str, Any]:

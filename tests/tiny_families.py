@@ -81,12 +81,12 @@ SETTINGS: dict[str, Any] = {
     "rel_extent": 16,
 }
 _LINEAR = ["linear_attention"] * 3 + ["full_attention"]
-_IN_TURN = ["sliding_attention", "full_attention"] * 4
+_SLIDING = (["sliding_attention"] * 3 + ["full_attention"]) * 2  # of which the last three share what 3 and 4 make
 OWN: dict[str, dict[str, Any]] = {
     "big_bird": {"attention_type": "original_full"},
-    "gemma3n_text": {"layer_types": _IN_TURN},
-    "gemma4_text": {"layer_types": _IN_TURN, "global_head_dim": 16},
-    "gemma4_unified_text": {"layer_types": _IN_TURN, "global_head_dim": 16},
+    "gemma3n_text": {"layer_types": _SLIDING},
+    "gemma4_text": {"layer_types": _SLIDING, "global_head_dim": 16},
+    "gemma4_unified_text": {"layer_types": _SLIDING, "global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 4]]},
     "granitemoehybrid": {"layer_types": _LINEAR * 2},
     "kimi_linear": {"layer_types": _LINEAR * 2},

@@ -3,7 +3,8 @@
 The regressions let a layer read what it used to read and write what is missing. Which neurons would do that best, and
 which tokens should be looked at, are no linear questions. So before a gap all matrices of the layer follow the gradient
 of the objective of its write, Σ ‖out - h[stop]‖²/‖h[stop]‖, by Adam (Kingma and Ba, arXiv 1412.6980). No gradient
-leaves the layer, and nothing but the dense model's states is aimed at.
+leaves the layer, and nothing but the dense model's states is aimed at. So of a layer that lends its keys and values to
+others, what these are made of stays: here nobody asks whether the others still read what they used to.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.edit.writing import errors_of, held_out_error
+from lowrise.model.lending import leading
 from lowrise.model.structure import known_by_name
 
 EPOCHS = 3  # at most
@@ -77,7 +79,9 @@ def _rates(context: LayerContext) -> dict[str, float]:
         *inner, last = context.blocks
         attention, mlp = [path for block in inner for path in block.parameters], list(last.parameters)
     rates = dict.fromkeys(attention, ATTENTION_RATE) | dict.fromkeys(mlp, RATE)
-    return {name: rate / math.sqrt(context.decoder.hidden_size) for name, rate in rates.items()}
+    lent = leading(context.decoder, context.layer)
+    scale = math.sqrt(context.decoder.hidden_size)
+    return {name: rate / scale for name, rate in rates.items() if name not in lent}
 
 
 def _adam(
@@ -96,7 +100,7 @@ def _errors(context: LayerContext, moved: Mapping[str, Tensor], number: int) -> 
     for h, target, calls in context.pieces(number, STEP_TOKENS):
         with torch.enable_grad():
             out = context.step(h, calls, _rounded(context, moved))
-            errors = errors_of(target, out.float() - target.float())
+            errors = errors_of(target.flatten(2), (out.float() - target.float()).flatten(2))
         yield errors
 
 

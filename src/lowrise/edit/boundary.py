@@ -19,6 +19,7 @@ from lowrise.edit.layerwise_pass import batches_of
 from lowrise.edit.student import Student
 from lowrise.exact import exact, exact_sum
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.lent_states import LentStore
 from lowrise.observe.passes import through
 
 
@@ -102,15 +103,15 @@ def _cross(student: Student, gap: Gap, at: int, batches: list[Tensor], store: Ac
         if layer in (gap.start, gap.stop) or (every and layer > gap.start):
             store.put((layer - gap.start, number), h)
 
+    lent = LentStore(decoder, store, lambda _: "dense")
     layers = range(at, gap.stop)
-    for number, _, h in through(
-        decoder, batches, layers, decoder.step, begin if at else None, keep, following=gap.stop
-    ):
+    for number, _, h in through(decoder, batches, layers, decoder.step, begin if at else None, keep, gap.stop, lent):
         store.put(("dense", number), h)
     if merged is not None:
         for number, ids in enumerate(batches):
             before = store.get(("merged", number)).to(decoder.device)
-            store.put((0, number), student.step(merged, before, decoder.embed(ids)[1]))
+            calls = lent.on(number, merged, decoder.embed(ids)[1])
+            store.put((0, number), student.step(merged, before, calls))
 
 
 def commit_all(student: Student) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +12,16 @@ from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
 from lowrise.model.refittable import refit_support
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.lent_states import LentStore
 
 
 class DryRun(LayerwisePass):
     """A layerwise pass that forgets what it changed in a layer once both models are behind it.
 
-    start: the lowest layer before a gap; entering: the dense model's h[start] of a batch, by number; batches: as of
-    `LayerContext`. Disk and memory as of `edit/repair.repair`; the decoder's parameters stay as they are. Two epochs of
-    block reconstruction do most of what six do, and tell cuts apart.
+    start: the lowest layer before a gap; entering: the dense model's h[start] of a batch, by number; lent: what layers
+    below lent on the way there, and the batches' numbers in it; batches: as of `LayerContext`. Disk and memory as of
+    `edit/repair.repair`; the decoder's parameters stay as they are. Two epochs of block reconstruction do most of what
+    six do, and tell cuts apart.
     """
 
     most_epochs = 2
@@ -31,6 +33,7 @@ class DryRun(LayerwisePass):
         start: int,
         batches: list[tuple[Tensor, bool]],
         entering: Callable[[int], Tensor],
+        lent: tuple[LentStore, Sequence[int]],
     ) -> None:
         # not LayerwisePass's: the way up to `start` has been gone already
         LayerContext.__init__(self, student, store, start, batches)
@@ -38,6 +41,8 @@ class DryRun(LayerwisePass):
             h = entering(number)
             self.put("student", number, h)
             self.put("dense", number, h)
+            for own in (self._lent, self._lent_by_dense):
+                own.take(number, start, lent[0], lent[1][number])
 
     def advance(self) -> None:
         self.student.changed.pop(self.layer, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from lowrise.edit.kept_attention import KeptAttention
 from lowrise.edit.student import Student
 from lowrise.model.blocks import Block
 from lowrise.model.layer import Layer, LayerArguments
+from lowrise.model.lending import lends
 from lowrise.model.matrices import Matrix
 from lowrise.model.structure import blocks_of
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.lent_states import LentStore
 from lowrise.observe.passes import through
 
 
@@ -47,6 +49,11 @@ class LayerContext:
         self._shapes: dict[Hashable, tuple[tuple[torch.Size, torch.dtype] | None, ...]] = {}
         self._dense_layer = self.decoder.layer(layer)
         self._attention: KeptAttention | None = None
+        self._lent = LentStore(self.decoder, store, self._lent_by)
+
+    def _lent_by(self, _layer: int, /) -> Hashable:
+        """In whose run a layer lent what the student's are given."""
+        return "student"
 
     @property
     def dense_layer(self) -> Layer:
@@ -76,10 +83,10 @@ class LayerContext:
         return self.stop != self.layer + 1
 
     def batches(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, bool, list[LayerArguments]]]:
-        """(number, whether it is held out, the layers' calls). numbers: of those alone."""
+        """(number, whether it is held out, the layers' calls, the student's). numbers: of those alone."""
         for number, (ids, held) in enumerate(self._batches):
             if numbers is None or number in numbers:
-                yield number, held, self.decoder.embed(ids)[1]
+                yield number, held, self._lent.on(number, self.layer, self.decoder.embed(ids)[1])
 
     def some(self, tokens: int) -> Collection[int]:
         """Numbers of all batches that are held out, and of fitted ones, evenly spaced, with `tokens` tokens at least.
@@ -95,7 +102,7 @@ class LayerContext:
     def held_out(self) -> Iterator[tuple[int, list[LayerArguments]]]:
         """(number, the layers' calls) of the batches that are held out."""
         for number in self.numbers(held=True):
-            yield number, self.decoder.embed(self._batches[number][0])[1]
+            yield number, self._lent.on(number, self.layer, self.decoder.embed(self._batches[number][0])[1])
 
     def numbers(self, *, held: bool) -> list[int]:
         """Of the batches that are held out, or of those that are fitted."""
@@ -103,9 +110,11 @@ class LayerContext:
 
     def pieces(self, number: int, tokens: int) -> Iterator[tuple[Tensor, Tensor, list[LayerArguments]]]:
         """(what enters the layer, its target, the layers' calls), about `tokens` tokens of a batch at a time."""
+        a_piece = self._rows(number, tokens)
         parts = (self._batches[number][0], self.get("student", number), self.target(number))
-        for ids, h, target in zip(*(part.split(self._rows(number, tokens)) for part in parts), strict=True):
-            yield h, target, self.decoder.embed(ids)[1]
+        for at, (ids, h, target) in enumerate(zip(*(part.split(a_piece) for part in parts), strict=True)):
+            rows = slice(at * a_piece, (at + 1) * a_piece)
+            yield h, target, self._lent.on(number, self.layer, self.decoder.embed(ids)[1], rows)
 
     def count(self, number: int, tokens: int) -> int:
         """How many pieces there are."""
@@ -168,6 +177,7 @@ class LayerContext:
         """The student through the layer as it is now; "student" is then what leaves it."""
         for number, _, calls in self.batches():
             self.put("student", number, self.run(number, calls)())
+            self._lent.keep(number, self.layer, calls)
 
     def parameter(self, name: str) -> Tensor:
         """The layer's, by path, as it is now."""
@@ -219,23 +229,33 @@ class LayerwisePass(LayerContext):
     def _enter(self, start: int) -> None:
         bottom, store = self.student.layers[0], self.store
         batches = [ids for ids, _ in self._batches]
-        for number, ids, h in through(self.decoder, batches, range(start), self.decoder.step):
+        for number, ids, h in through(self.decoder, batches, range(start), self.decoder.step, lent=self._lent_by_dense):
             # below the first gap the two are one
             store.put(("student", number), self.decoder.embed(ids)[0] if bottom > 0 else h)
             store.put(("dense", number), h)
+            if bottom == 0:
+                self._lent.take(number, start, self._lent_by_dense)
+
+    @cached_property
+    def _lent_by_dense(self) -> LentStore:
+        return LentStore(self.decoder, self.store, lambda _: "dense")
 
     def dense(self, number: int, calls: list[LayerArguments]) -> Tensor:
         """The dense model's h[stop] of a batch, from its h[layer]; its own state from now on."""
-        h = self.get("dense", number)
+        h, calls = self.get("dense", number), self._lent_by_dense.on(number, self.layer, calls)
         for one in range(self.layer, self.stop):
             h = self.decoder.step(one, h, calls)
+            self._lent_by_dense.keep(number, one, calls)
         self.put("dense", number, h)
         return h
 
     def leave_layer(self, change: Tensor) -> None:
         """The student behind the layer, of what lies in the store: "out", and what a matrix changed by `change` (k, d)
-        writes more of its "inputs" (tokens, k).
+        writes more of its "inputs" (tokens, k). A layer that lends is run, so that this is kept too.
         """
+        if self.layer in lends(self.decoder):
+            self.propagate()
+            return
         for number in range(len(self._batches)):
             more = self.get("inputs", number).float() @ change
             self.put("student", number, self.get("out", number) + more.to(self.decoder.dtype))

@@ -90,9 +90,12 @@ def runs(context: LayerContext) -> Iterator[tuple[int, bool, Tensor, Tensor]]:
 
 
 def held_out_error(context: LayerContext, instead: Mapping[str, Tensor] | None = None) -> float:
-    """Mean ‖out - h[stop]‖²/‖h[stop]‖ of a held-out token, by the layer as it is, but for what `instead` gives."""
+    """Mean ‖out - h[stop]‖²/‖h[stop]‖ of a held-out token, by the layer as it is, but for what `instead` gives.
+
+    A stream of several is one of their width together.
+    """
     behind = ((context.target(number), context.run(number, calls, instead)()) for number, calls in context.held_out())
-    return mean_error((target, target.float() - out.float()) for target, out in behind)
+    return mean_error((target.flatten(2), (target.float() - out.float()).flatten(2)) for target, out in behind)
 
 
 def errors_of(target: Tensor, missing: Tensor) -> Tensor:

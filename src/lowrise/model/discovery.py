@@ -85,22 +85,24 @@ def is_read_again(layer: Layer, h: Tensor, arguments: LayerArguments, path: str)
 
 def _written(trial: Trial, call: Call, norms: list[Call]) -> _Written | None:
     """How what `call` makes comes to the stream: as it is, times a factor, or through one of `norms`, of those behind
-    it.
+    it. A norm that scales all alike gives every token a factor of its own, as a gate does: it is asked first then.
     """
     assert call.own is not None
     more = (TIMES - 1) * call.own
     by_token = more.view(-1, trial.tokens, more.shape[-1]).sum(0)
     watch = [norm.path for norm in norms if norm.given.shape == by_token.shape]
     (out, before), (louder, behind) = trial.run(watch=watch), trial.run(call.path, more, watch)
-    factor = _factor(louder - out, by_token)
-    if factor is not None:
-        return _Written(call, factor)
+    direct = _factor(louder - out, by_token)
+    if direct is not None and _constant(direct) is not None:
+        return _Written(call, direct)
     for path in watch:
         factor = _factor(behind[path] - before[path], by_token)
         if factor is not None:
             norm = _behind(trial, path, before[path], out)
-            return None if norm is None else _Written(call, factor, path, norm)
-    return None
+            if norm is not None:
+                return _Written(call, factor, path, norm)
+            break
+    return None if direct is None else _Written(call, direct)
 
 
 def _factor(more: Tensor, made: Tensor) -> Tensor | None:

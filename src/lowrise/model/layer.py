@@ -90,11 +90,11 @@ class Layer:
         return out
 
     def _call(self, h: Tensor, arguments: LayerArguments, instead: Mapping[str, Tensor] | None) -> Tensor:
+        for lent in arguments.lent:
+            lent.enter(self.index)
         if self._spread:
             device = next(self.module.parameters()).device
             h, arguments = h.to(device), moved(arguments, device)
-        for lent in arguments.lent:
-            lent.enter(self.index)
         args = (self._form.theirs(h), *arguments.args)
         if instead:
             out = functional_call(self.module, dict(instead), args, arguments.kwargs)

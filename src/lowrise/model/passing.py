@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -70,17 +70,21 @@ def form_of(output: Any, ids: Tensor) -> Form:
 class LentStates(UserDict[Any, Any]):
     """Keys and values that layers put down for later ones, in one run from some layer on upwards.
 
-    A new run begins with nothing: what another one left behind would be another student's.
+    A new run begins with nothing: what another one left behind would be another student's. below: what layers below
+    lent in the run that this one goes on, asked for whenever one begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, below: Callable[[], Mapping[Any, Any]] | None = None) -> None:
         super().__init__()
-        self._last = -1
+        self._below, self._last = below, -1
 
     def enter(self, layer: int) -> None:
         """Layer `layer` is called next."""
-        if layer <= self._last:
+        begins = layer <= self._last
+        if begins:
             self.data.clear()
+        if self._below is not None and (begins or self._last < 0):
+            self.data.update(self._below())
         self._last = layer
 
     def to(self, device: torch.device, **_: Any) -> LentStates:

@@ -21,9 +21,6 @@ def refit_support(decoder: Decoder) -> bool:
     Where not all layers are known by name: what is found on them. Raises ModelError for a model with a layer of which
     neither a matrix is known that reads the stream nor one that writes it.
     """
-    h, _ = decoder.embed(decoder.probe_ids)
-    if h.dim() != 3:
-        raise decoder.layer(0).refusal("one residual stream", f"{h.shape[2]} side by side")
     if not known_by_name(decoder):
         blocks = [blocks_of(decoder, layer) for layer in range(len(decoder))]
         if not all(blocks):

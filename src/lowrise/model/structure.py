@@ -12,6 +12,7 @@ from lowrise.model.blocks import Block, BlockNames, block_of
 from lowrise.model.decoder import Decoder
 from lowrise.model.discovery import find_blocks, is_read_again
 from lowrise.model.layer import Layer
+from lowrise.model.lending import probe_calls
 from lowrise.model.same_architecture import layer_groups
 
 _BY_NAME: WeakKeyDictionary[Decoder, bool] = WeakKeyDictionary()
@@ -19,8 +20,8 @@ _FOUND: WeakKeyDictionary[nn.Module, tuple[BlockNames, ...]] = WeakKeyDictionary
 
 
 def known_by_name(decoder: Decoder) -> bool:
-    """Whether `families.py` knows the matrices of every layer, and none reads what an MLP writes in the same layer, as
-    embeddings of its own for every layer are added there. Looked up once: a cut does not change it.
+    """Whether `families.py` knows the matrices of every layer, the stream is one, and none reads what an MLP writes in
+    the same layer, as embeddings of its own for every layer are added there. Looked up once: a cut does not change it.
     """
     if decoder not in _BY_NAME:
         named = all(map(_named, map(decoder.layer, range(len(decoder)))))
@@ -30,10 +31,12 @@ def known_by_name(decoder: Decoder) -> bool:
 
 @torch.no_grad()
 def _is_read_again(decoder: Decoder) -> bool:
-    """Tried on the first layer: whether a matrix is given something else when the MLP's last one makes more."""
+    """Tried on the first layer: whether a matrix is given something else when the MLP's last one makes more; and
+    whether there are several streams, of which each is made anew of all.
+    """
     layer = decoder.layer(0)
     h, calls = decoder.embed(decoder.probe_ids)
-    return is_read_again(layer, h, calls[0], layer.mlp_output.parameter.removesuffix(".weight"))
+    return h.dim() != 3 or is_read_again(layer, h, calls[0], layer.mlp_output.parameter.removesuffix(".weight"))
 
 
 def _named(layer: Layer) -> bool:
@@ -54,10 +57,10 @@ def blocks_of(decoder: Decoder, index: int) -> tuple[Block, ...]:
 
 @torch.no_grad()
 def _look(decoder: Decoder) -> None:
-    """At the first layer of every kind, the stream that enters the stack given to each."""
-    h, calls = decoder.embed(decoder.probe_ids)
+    """At the first layer of every kind, given what `probe_calls` says."""
     groups = layer_groups(decoder)
-    for index, first in enumerate(groups):
+    for index, h, calls in probe_calls(decoder):
+        first = groups[index]
         layer, same = decoder.layers[index], decoder.layers[first]
         if first != index and _numbers(layer) == _numbers(same):
             _FOUND[layer] = _FOUND[same]

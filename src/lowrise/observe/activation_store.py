@@ -22,6 +22,7 @@ from lowrise.errors import OutputError
 from lowrise.files.siblings import remove
 from lowrise.observe.moving import Mover
 
+_Key = tuple[str | tuple[Any, ...], int]
 _AHEAD = 4  # states that are read before they are asked for, at most
 
 
@@ -99,15 +100,16 @@ class LastingStore(ActivationStore):
     """A store of which a process to come finds some states as they were at the last `mark`, however this one ends.
 
     files: two, so that what is put after a mark never lies over what was there before it. names: first parts of the
-    keys, (name, number), of what lasts; all else lies in the file without a name. Of each two states are kept.
+    keys, (name, number), of what lasts, or of their names where these have parts of plain JSON; all else lies in the
+    file without a name. Of each two states are kept.
     """
 
     def __init__(self, files: tuple[Path, Path], names: tuple[str, ...]) -> None:
         super().__init__()
         self._names, self._paths, self._files = names, files, list[BinaryIO]()
-        self._now: dict[tuple[str, int], dict[str, Any]] = {}
-        self._marked: dict[tuple[str, int], int] = {}  # which of the files must stay as it is
-        self._starts: dict[tuple[str, int], int] = {}
+        self._now: dict[_Key, dict[str, Any]] = {}
+        self._marked: dict[_Key, int] = {}  # which of the files must stay as it is
+        self._starts: dict[_Key, int] = {}
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         super().__exit__(*error)
@@ -163,7 +165,7 @@ class LastingStore(ActivationStore):
 
     def restore(self, saved: list[list[Any]]) -> bool:
         """Whether all that was there at a mark is still as it was; then the store holds it."""
-        self._now = {(name, number): about for name, number, about in saved}
+        self._now = {(tuple(name) if isinstance(name, list) else name, number): about for name, number, about in saved}
         self._starts = {key: about["start"] for key, about in self._now.items()}
         used = {self._paths[about["file"]] for about in self._now.values()}
         if all(path.is_file() and not path.is_symlink() for path in used) and all(
@@ -179,8 +181,9 @@ class LastingStore(ActivationStore):
         for path in self._paths:
             remove(path)
 
-    def _lasts(self, key: Hashable) -> TypeGuard[tuple[str, int]]:
-        return isinstance(key, tuple) and key[0] in self._names
+    def _lasts(self, key: Hashable) -> TypeGuard[_Key]:
+        name = key[0] if isinstance(key, tuple) else None
+        return (name[0] if isinstance(name, tuple) else name) in self._names
 
     def _open(self) -> list[BinaryIO]:
         if not self._files:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.lent_states import LentStore
 
 Step = Callable[[int, Tensor, list[LayerArguments]], Tensor]
 Told = Callable[[int, int, Tensor], None]
@@ -29,27 +29,33 @@ def through(
     begin: Callable[[int], Tensor] | None = None,
     told: Told | None = None,
     following: int | None = None,
+    lent: LentStore | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(number, ids, what leaves the last of `layers`) of every batch of token ids, (batch, tokens).
 
     step: as of `Decoder.step`. begin: what enters the first of the layers, of the batch of a number; None: h[0]. told:
     (number, layer, what enters it), of each layer once a batch has come to it, right behind the step before; at last of
-    the layer `following`, which reads what the last one writes (None: L).
+    the layer `following`, which reads what the last one writes (None: L). lent: where what layers below lent lies, and
+    what these lend is kept.
     """
     places = [*layers, len(decoder) if following is None else following]
     if not _layer_by_layer(decoder, batches):
         for number, ids in enumerate(batches):
             h, calls = decoder.embed(ids)
             h = h if begin is None else begin(number).to(h.device)
+            calls = calls if lent is None else lent.on(number, places[0], calls)
             if told is not None:
                 told(number, places[0], h)
             for layer, place in itertools.pairwise(places):
                 h = step(layer, h, calls)
+                if lent is not None:
+                    lent.keep(number, layer, calls)
                 if told is not None:
                     told(number, place, h)
             yield number, ids, h
         return
     with ActivationStore() as states:
+        loans = LentStore(decoder, states, lambda _: "lent") if lent is None else lent
         for number, ids in enumerate(batches):
             h = decoder.embed(ids)[0] if begin is None else begin(number)
             if told is not None:
@@ -57,7 +63,9 @@ def through(
             states.put(number, h)
         for layer, place in itertools.pairwise(places):
             for number, ids in enumerate(batches):
-                h = step(layer, states.get(number).to(decoder.device), decoder.embed(ids)[1])
+                calls = loans.on(number, layer, decoder.embed(ids)[1])
+                h = step(layer, states.get(number).to(decoder.device), calls)
+                loans.keep(number, layer, calls)
                 if told is not None:
                     told(number, place, h)
                 states.put(number, h)
@@ -106,12 +114,9 @@ def logits_of_batches(decoder: Decoder, batches: Iterable[Tensor]) -> Iterator[t
         yield ids, decoder.logits(h, ids)
 
 
-@torch.no_grad()
 def _layer_by_layer(decoder: Decoder, batches: Sequence[Tensor]) -> bool:
-    """Not of one batch, nor where layers take what others lent them in the same run: that is not kept."""
-    if not decoder.store.layer_by_layer or len(batches) < 2:
-        return False
-    return not any(call.lent for call in decoder.embed(batches[0])[1])
+    """Not of one batch."""
+    return decoder.store.layer_by_layer and len(batches) > 1
 
 
 def _groups(decoder: Decoder, batches: Sequence[Tensor], states: int) -> Iterator[list[Tensor]]:

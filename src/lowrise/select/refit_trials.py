@@ -27,6 +27,7 @@ from lowrise.model.same_architecture import same_neurons
 from lowrise.model.structure import known_by_name
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.divergence import Likely, likely, loss_and_divergence
+from lowrise.observe.lent_states import LentStore
 from lowrise.observe.passes import through
 from lowrise.progress import Bar
 
@@ -64,6 +65,10 @@ class TrialContext(LayerContext):
         """What leaves the layer lies in the place of the one that reads it."""
         for number, _, calls in self.batches():
             self.put(("student", self.stop), number, self.run(number, calls)())
+            self._lent.keep(number, self.layer, calls)
+
+    def _lent_by(self, layer: int, /) -> Hashable:
+        return "dense" if layer < self._first_change else "student"
 
     @cached_property
     def _first_change(self) -> int:
@@ -78,7 +83,11 @@ class TrialContext(LayerContext):
         def begin(at: int) -> Tensor:
             return self.get("student", numbers[at])
 
-        for at, _, h in through(self.decoder, batches, layers, self.student.step, begin):
+        def lent_by(layer: int) -> Hashable:
+            return self._lent_by(layer) if layer < self.layer else "trial"
+
+        lent = LentStore(self.decoder, self.store, lent_by, numbers)
+        for at, _, h in through(self.decoder, batches, layers, self.student.step, begin, lent=lent):
             yield numbers[at], h
 
 
@@ -167,7 +176,8 @@ class Search:
         numbers = [*fitted[::2], *self._likely]
         with ActivationStore() as store:
             batches = [self._batches[number] for number in numbers]
-            layerwise = DryRun(student, store, start, batches, lambda place: self._dense(start, numbers[place]))
+            lent = self._lent_by_dense, numbers
+            layerwise = DryRun(student, store, start, batches, lambda place: self._dense(start, numbers[place]), lent)
             layerwise.repair(passed)
             return self._missed(
                 lambda asked: ((number, layerwise.get("student", numbers.index(number))) for number in asked)
@@ -186,6 +196,10 @@ class Search:
 
     def _dense(self, layer: int, number: int) -> Tensor:
         return self._store.get((("dense", layer), number)).to(self._decoder.device, non_blocking=True)
+
+    @cached_property
+    def _lent_by_dense(self) -> LentStore:
+        return LentStore(self._decoder, self._store, lambda _: "dense")
 
     def _place(self, layer: int, student: Student) -> TrialContext:
         return TrialContext(student, self._store, layer, self._batches)
@@ -229,4 +243,5 @@ class Search:
                     self._store.put((("mlp", layer - 1), number), given[layer - 1].pop().view(*h.shape[:-1], -1))
 
             batches = [ids for ids, _ in self._batches]
-            yield from through(self._decoder, batches, range(len(self._decoder)), self._decoder.step, told=keep)
+            layers, lent = range(len(self._decoder)), self._lent_by_dense
+            yield from through(self._decoder, batches, layers, self._decoder.step, told=keep, lent=lent)

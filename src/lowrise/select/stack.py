@@ -15,6 +15,7 @@ from lowrise.calibration.sentences import Sentences
 from lowrise.edit.merge import Mix, MixedParameters, mix_of
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
+from lowrise.model.lending import Lent, going_on, lent_in
 from lowrise.model.same_architecture import layer_groups
 from lowrise.observe.representation import flattened_cosine, per_token_cosine
 from lowrise.settings import MergeSearch
@@ -51,8 +52,10 @@ class Stack:
         self.layers = [Mix(layer) for layer in range(len(decoder))]
         self._student = Student(decoder)  # the current model: of each mix the first layer, with mixed parameters
         h, self._calls = decoder.embed(self._ids)
-        self._inputs = {0: h}  # of the current model, by the original layer that it enters
-        self._dense = self._final = self._entering(len(decoder))
+        # of the current model, by the original layer that it enters, and what the layers below it lent
+        self._inputs: dict[int, tuple[Tensor, Lent]] = {0: (h, {})}
+        self._dense, _ = self._entering(len(decoder))
+        self._final = self._dense
         self._reference = self._represent(self._dense)
 
     def same_group(self, layer: int, count: int) -> bool:
@@ -109,16 +112,19 @@ class Stack:
     def _run(self, trial: Student) -> Tensor:
         """h[L] of a trial, from the stored input on of the first layer that is not the current model's."""
         start = trial.first_difference(self._student)
-        return trial.run(self._entering(start), self._calls, start)
+        h, lent = self._entering(start)
+        return trial.run(h, going_on(self._calls, lambda: lent), start)
 
-    def _entering(self, layer: int) -> Tensor:
+    def _entering(self, layer: int) -> tuple[Tensor, Lent]:
         """What enters original layer `layer` of the current model (what leaves the last one, if L), from the highest
-        stored input below it on.
+        stored input below it on; and what layers below it lent.
         """
         if layer not in self._inputs:
             start = max(one for one in self._inputs if one < layer)
-            for at, h in self._student.states(self._inputs[start], self._calls, start):
-                self._inputs[at] = h
+            first, below = self._inputs[start]
+            calls = going_on(self._calls, lambda: below)
+            for at, h in self._student.states(first, calls, start):
+                self._inputs[at] = h, below if at == start else lent_in(calls)
                 if at == layer:
                     break
         return self._inputs[layer]

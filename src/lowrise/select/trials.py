@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from lowrise.calibration import Windows
 from lowrise.edit.student import Student
 from lowrise.model.decoder import Decoder
 from lowrise.observe.activation_store import ActivationStore
+from lowrise.observe.lent_states import LentStore
 from lowrise.observe.passes import through
 from lowrise.progress import Bar
 
@@ -38,7 +39,8 @@ class Trials:
             if layer < len(decoder):
                 store.put((batch, layer), h)
 
-        for _, ids, h in through(decoder, self._batches, self.layers, self._student.step, told=keep):
+        lent = self._lent("student")
+        for _, ids, h in through(decoder, self._batches, self.layers, self._student.step, told=keep, lent=lent):
             total += self._student.batch_loss(h, ids, self._skipped)
         self.dense_loss = total / self._positions
 
@@ -78,14 +80,19 @@ class Trials:
             self._store.put((batch, layer), h)
 
         for _ in through(
-            self._decoder, self._batches, above[:-1], self._student.step, begin, keep, following=above[-1]
+            self._decoder, self._batches, above[:-1], self._student.step, begin, keep, above[-1], self._lent("student")
         ):
             pass
+
+    def _lent(self, run: Hashable, start: int = 0) -> LentStore:
+        """Of a run that parts from the student at layer `start`."""
+        return LentStore(self._decoder, self._store, lambda layer: "student" if layer < start else run)
 
     def _trial(self, without: int, best: int | None) -> float:
         """Summed loss of all batches. best: the layer before which to leave states behind, if it is passed."""
         trial = self._student.without([without])
-        start = self._ahead.get(without, trial.first_difference(self._student))
+        parts = trial.first_difference(self._student)
+        start = self._ahead.get(without, parts)
         behind = ("ahead",) if without in self._ahead else ()
 
         def keep(batch: int, layer: int, h: Tensor) -> None:
@@ -97,6 +104,7 @@ class Trials:
 
         total = 0.0
         layers = [layer for layer in trial.layers if layer >= start]
-        for _, ids, h in through(self._decoder, self._batches, layers, trial.step, begin, keep):
+        lent = self._lent(("ahead", without), parts)
+        for _, ids, h in through(self._decoder, self._batches, layers, trial.step, begin, keep, lent=lent):
             total += trial.batch_loss(h, ids, self._skipped)
         return total
