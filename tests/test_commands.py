@@ -209,8 +209,8 @@ def test_measure_agrees_with_what_run_measured(main: Main, tiny_folder: Path, te
     out, results = tmp_path / "out", tmp_path / "results.json"
     chosen = ["--preset", "streamline-none", "--remove", "2", "--text", text_file]
     main("run", tiny_folder, *chosen, "--eval-text", text_file, "--windows", "5", "--out", out, *QUICK)
-    status, _, errors = main("measure", out, "--dense", tiny_folder, "--text", text_file, "--length", "32", "--windows",
-                             "5", "--out", results, "--quiet")  # fmt: skip
+    status, _, errors = main("measure", out, "--dense", tiny_folder, "--eval-text", text_file, "--length", "32",
+                             "--windows", "5", "--out", results, "--quiet")  # fmt: skip
     assert status == 0, errors
     measured, ran = json.loads(results.read_text()), json.loads((out / "lowrise/results.json").read_text())
     for key in ("layers", "parameters", "perplexity", "dense", "retained"):

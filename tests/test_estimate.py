@@ -41,6 +41,7 @@ from lowrise.select.greedy import choose_greedily
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
 from lowrise.work import Work as Kept
 from refusals import assert_one_line, contents
+from shared_keys import decoder_of
 
 Main = Callable[..., tuple[int, str, str]]
 SMALL = ["--samples", 8, "--length", 32, "--device", "cpu"]
@@ -176,6 +177,11 @@ def test_a_config_has_the_shape_of_its_model(family: str) -> None:
     assert shape == shape_of(decoder, "model", 4)
     assert shape.parameters == decoder.parameters()
     assert len(layer) == 1
+
+
+def test_a_family_with_a_width_for_each_layer_has_that_of_the_widest() -> None:
+    made = decoder_of("gemma3n_text")
+    assert shape_of(made, "model", 4).inner == max(made.config.intermediate_size)
 
 
 def test_a_config_that_nothing_can_be_made_of_is_refused() -> None:

@@ -126,6 +126,12 @@ OPTIONS: dict[str, Any] = {
     "trust_remote_code": Annotated[bool | None, typer.Option(help="Run code that the checkpoint brings.")],
     "allow_pickle": Annotated[bool | None, typer.Option(help="Open pickled weights, which can run code.")],
 }
+# What `--text` is where nothing is calibrated.
+MEASURED_TEXT = Annotated[
+    list[str] | None,
+    typer.Option("--text", "--eval-text", help="Text to measure perplexity on; repeatable.", metavar="FILE"),
+]
+TRAINED_TEXT = Annotated[list[str] | None, typer.Option(help="Text to train on; repeatable.", metavar="FILE")]
 TO_HEAL = {
     "heal": Annotated[
         str | None, typer.Option(help="Then train on so many tokens, 2M, to be the dense model again.", metavar="N")

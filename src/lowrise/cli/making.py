@@ -19,6 +19,7 @@ from lowrise.options import (
     SELECTING,
     TASKS,
     TO_HEAL,
+    TRAINED_TEXT,
     DryRun,
     Force,
     Fresh,
@@ -146,7 +147,7 @@ def apply(
 
 
 @app.command()
-@takes("text", "dataset", "seed", "bos", "eval_text", "windows", *TASKS, *OPENING, **HEALING)
+@takes("dataset", "seed", "bos", "eval_text", "windows", *TASKS, *OPENING, text=TRAINED_TEXT, **HEALING)
 def heal(
     out: OutFolder,
     given: dict[str, Any],

@@ -11,6 +11,7 @@ from lowrise.cli.program import app, show, show_estimate, working
 from lowrise.files import check_file, check_output, write_file
 from lowrise.inputs import inputs_of
 from lowrise.options import (
+    MEASURED_TEXT,
     OPENING,
     SEARCHING,
     SHARED,
@@ -32,7 +33,7 @@ from lowrise.options import (
 
 
 @app.command()
-@takes("text", "length", "bos", "windows", "speed", *TASKS, *OPENING)
+@takes("length", "bos", "windows", "speed", *TASKS, *OPENING, text=MEASURED_TEXT)
 def measure(
     model: Annotated[str, typer.Argument(help="A hub id, a folder, or a .gguf file.", show_default=False)],
     given: dict[str, Any],

@@ -50,13 +50,18 @@ def shape_and_layer(
     return _with(found, decoder, compute.itemsize, stored), decoder
 
 
+def _widest(value: Any) -> int:
+    """Some families have a width for each layer."""
+    return int(max(value) if isinstance(value, list | tuple) else value)
+
+
 def _counted(model: Any, layers: Any, config: Any, name: str) -> ModelShape:
     sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
     total = sum(parameter.numel() for parameter in model.parameters())
     hidden = int(config.hidden_size)
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    inner = next((int(value) for one in _INNER if (value := getattr(config, one, None))), 4 * hidden)
+    inner = next((_widest(value) for one in _INNER if (value := getattr(config, one, None))), 4 * hidden)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     return ModelShape(
         name=name,
