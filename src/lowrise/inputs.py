@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lowrise.errors import TextError
+from lowrise.reading import refusing
 
 if TYPE_CHECKING:
     from lowrise.recipe import Recipe
+
+TEXT_FILE = ("a readable file of UTF-8 text", "check the path, or convert the file")
+"""What is expected of a text, and what to do where it is none."""
+
+
+def check_there(recipe: Recipe) -> None:
+    """Before torch is loaded, which takes seconds. Raises TextError for a text that is not there."""
+    guard = [] if recipe.heal is None or recipe.heal.guard is None else [recipe.heal.guard]
+    for path in (*recipe.text, *recipe.eval_text, *guard):
+        with refusing(path, TextError, *TEXT_FILE):
+            Path(path).stat()
 
 
 def inputs_of(recipe: Recipe) -> list[str | None]:

@@ -272,9 +272,12 @@ def takes(*names: str, **own: Any) -> Callable[[Callable[..., None]], Callable[.
 
 def recipe_of(recipe_file: Path | None, given: dict[str, Any], healed: bool = False, **more: Any) -> Recipe:
     """The recipe file, with what was given on top. healed: as of `given_layers`."""
+    from lowrise.inputs import check_there
     from lowrise.recipe import build_recipe
 
-    return build_recipe(*given_layers(recipe_file, given, healed, **more), where=str(recipe_file or ""))
+    recipe = build_recipe(*given_layers(recipe_file, given, healed, **more), where=str(recipe_file or ""))
+    check_there(recipe)
+    return recipe
 
 
 def given_layers(

@@ -15,6 +15,7 @@ from torch import Tensor
 from lowrise import reading
 from lowrise.calibration.prefix import encode
 from lowrise.errors import TextError, reason
+from lowrise.inputs import TEXT_FILE
 from lowrise.model.decoder import Decoder
 from lowrise.plan import TextRecord
 
@@ -32,7 +33,7 @@ class TextFile:
 
 def read_text(path: str) -> TextFile:
     """Raises TextError when the file is missing, special, not UTF-8, or empty."""
-    what = (path, TextError, "a readable file of UTF-8 text", "check the path, or convert the file")
+    what = (path, TextError, *TEXT_FILE)
     content = reading.read_bytes(*what, reading.MOST_TEXT)
     text = reading.as_text(content, *what)
     if not text.strip():

@@ -80,7 +80,9 @@ def write_windows(
     uniform = torch.rand(samples, length - len(prefix), generator=torch.Generator().manual_seed(seed))
     rows = _rows_at_once(decoder, length)
     done = []
-    progress.say(f"the model writes its own text, {samples} windows of {length} tokens")
+    progress.say(
+        f"the model writes its own text, {samples} {'window' if samples == 1 else 'windows'} of {length} tokens"
+    )
     with progress.bar("writing", samples * length) as bar:
         for first in range(0, samples, rows):
             drawn = uniform[first : first + rows].to(decoder.device)

@@ -51,7 +51,10 @@ def main() -> None:
             typer.echo(f"lowrise: {one_line(str(error))}", err=True)
         sys.exit(_stopped[0] if _stopped else error.exit_status)
     except UsageError as error:
-        typer.echo(f"lowrise: {one_line(error.format_message(), 450)}; see `lowrise --help`", err=True)  # type: ignore[attr-defined]
+        context = error.ctx  # type: ignore[attr-defined]
+        named = "lowrise" if context is None else context.command_path
+        said = one_line(error.format_message(), 450).rstrip(".")  # type: ignore[attr-defined]
+        typer.echo(f"lowrise: {said}; see `{named} --help`", err=True)
         sys.exit(2)
     except Exception:
         if not _stopped:

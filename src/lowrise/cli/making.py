@@ -11,7 +11,7 @@ from lowrise.chosen import chosen, output_of
 from lowrise.cli.exporting import check_gguf_too, write_gguf_too
 from lowrise.cli.program import app, foretold, sending, show, working
 from lowrise.files import check_file, check_output
-from lowrise.inputs import inputs_of
+from lowrise.inputs import check_there, inputs_of
 from lowrise.options import (
     HEALING,
     OPENING,
@@ -62,6 +62,7 @@ def run(
 
     layers = given_layers(recipe, given, model=model)
     settings = build_recipe(*layers, where=str(recipe or ""))
+    check_there(settings)
     said = {key for layer in layers for key in layer} | ({"out"} if out is not None else set())
     usual = output_of(settings)  # complains where no model is named, before anything is said
     out = usual if out is None else out

@@ -114,5 +114,8 @@ def show(results: Results, as_json: bool, path: Path | None) -> None:
         return
     Console(highlight=False).print(terminal_table(results))
     if path is not None:
+        page = path / "lowrise" / "report.html"
+        if page.exists():
+            typer.echo(printable(f"its page: {page}"))
         misread = misread_sentence(results)
         typer.echo(printable(f"written to {path}; {misread}") if misread else f"written to {path}")

@@ -83,6 +83,8 @@ def sentences(healing: Healing) -> list[str]:
         done += f" {words.capitalize_first(healing.stopped)}."
     if not healing.kept:
         return [done, "Nothing of it is kept: no point was better on held-out text without being worse on the guard."]
+    if healing.kept < healing.tokens:
+        done += f" Kept are the weights after {healing.kept:,} tokens, the best on held-out text."
     bought = [
         f"{words.decimal(before.value)} → {words.decimal(healing.after[name].value)} on {name}"
         for name, before in healing.before.items()
