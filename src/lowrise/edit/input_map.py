@@ -20,7 +20,6 @@ def fit_input_map(context: LayerContext, what: Hashable, matrices: tuple[Matrix,
 
 def fit_read_map(context: LayerContext, what: Hashable, module: nn.Module, *, raw: bool) -> Solution:
     """The same from what `module` is given. raw: whether that is the stream as it is, with no norm between."""
-    d = context.decoder.hidden_size
 
     def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor | None]]:
         for number, held, calls in context.batches():
@@ -28,7 +27,8 @@ def fit_read_map(context: LayerContext, what: Hashable, module: nn.Module, *, ra
             wanted = context.get(what, number).float().flatten(0, -2)
             yield held, given, wanted - given, weight_of(wanted) if raw else None
 
-    return solve(*gather((d, d), context.device, tokens()))
+    width = context.get(what, 0).shape[-1]  # of several streams, where they are read together
+    return solve(*gather((width, width), context.device, tokens()))
 
 
 def fold_input_map(
