@@ -27,7 +27,7 @@ OTHERS: list[dict[str, Any]] = [
     {"fast": True},
     {"avoid_massive": True},
     {"keep_parameters": "70K", "remove": None},
-    {"keep_memory": "140kB", "remove": None},  # of bfloat16; float32 takes twice as much
+    {"keep_memory": "280kB", "remove": None},
     {"layers": "2,4"},
     {"text": []},
     {"synthetic_share": 0.3},
@@ -78,6 +78,8 @@ def settings(preset: str, other: dict[str, Any]) -> dict[str, Any] | None:
     merged = {**SMALL, **other, "preset": preset}
     merged["training"] = {**SMALL["training"], **other.get("training", {})}  # type: ignore[dict-item]
     merged["merge_search"] = {**own.get("merge_search", {}), **other.get("merge_search", {})}
+    if merged.get("dtype") == "bfloat16" and "keep_memory" in merged:
+        merged["keep_memory"] = "140kB"
     if recipe.select == "taylor" and merged["remove"] == "2":
         merged["remove"] = "1"
     if recipe.select == "given":
