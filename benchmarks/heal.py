@@ -5,14 +5,13 @@
 
 The student is the model without layers [start, stop). The plain loop is the same model, loss and AdamW, with whole
 logits of both models in memory. Times are CPU seconds of the process, medians over rounds in which the ways take turns
-in one process; peak memory is that of a process of its own, models and libraries included (ru_maxrss). A stored teacher
+in one process; peak memory is that of a process of its own, models and libraries included. A stored teacher
 is written beforehand, which neither counts; its loss is over 64 tokens and the rest, so it is less than the others'.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from lowrise.heal.schedule import Schedule
 from lowrise.heal.standing import Standing
 from lowrise.heal.teacher import Resident, Stored, Teacher
 from lowrise.heal.tokens import TrainingTokens
+from lowrise.measure.system import peak_memory
 from lowrise.model.source import open_model
 from lowrise.progress import Reporter
 from lowrise.settings import Heal, Training
@@ -132,8 +132,7 @@ def memory(asked: Any, way: str) -> dict[str, Any]:
     """Of two steps: with the second one's gradients Adam's moments are there. loss: of the start."""
     setting = Setting(asked, (way,))
     losses = [setting.ways[way](0) for _ in range(2)]
-    scale = 1 if sys.platform == "darwin" else 1024
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, "loss": losses[0]}
+    return {"peak": peak_memory()["peak_resident_bytes"], "loss": losses[0]}
 
 
 def times(asked: Any) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def measured(name: str, more: str) -> tuple[int, str]:
     given = [*shlex.split({**MINUTES, **HOURS}[name]), *shlex.split(more)]
     calibration, evaluation = texts(FOLDER)
     places = {"CALIBRATION": str(calibration), "EVALUATION": str(evaluation)}
-    print(f"$ python benchmarks/{name}.py {shlex.join(given)}".rstrip(), file=sys.stderr, flush=True)
+    command = f"python benchmarks/{name}.py {shlex.join(given)}".strip()
+    print(f"$ {command}", file=sys.stderr, flush=True)
     began = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, str(program), *(places.get(one, one) for one in given)],
@@ -90,7 +91,6 @@ def measured(name: str, more: str) -> tuple[int, str]:
         check=False,
     )
     purpose = (ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or "").splitlines()[0]
-    command = f"python benchmarks/{name}.py {shlex.join(given)}".strip()
     day = datetime.now(UTC).date().isoformat()
     about = f"`{command}` · {day} · {machine()} · {time.perf_counter() - began:.0f} s"
     return ran.returncode, f"## {name}\n\n{purpose}\n\n{about}\n\n{ran.stdout.strip()}\n"

@@ -10,7 +10,7 @@ import torch
 import tiny
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
-from lowrise.model.lending import ALONE, going_on, leading, lenders_below, lends, lent_in
+from lowrise.model.lending import ALONE, going_on, leading, lends, lent_in, sources_below
 from lowrise.model.passing import LayerArguments, LentStates, with_lent_states
 from shared_keys import KINDS, LENDERS, decoder_of, states
 
@@ -23,8 +23,8 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 def test_each_lender_is_found_with_what_it_lends(decoder: Decoder) -> None:
     expected = {layer: tuple(("shared_kv_states", kind, part) for part in (0, 1)) for layer, kind in LENDERS.items()}
     assert lends(decoder) == expected
-    assert {place[1]: layer for place, layer in lenders_below(decoder, 4).items()} == {"full_attention": 3}
-    assert {place[1]: layer for place, layer in lenders_below(decoder, 5).items()} == {
+    assert {place[1]: layer for place, layer in sources_below(decoder, 4).items()} == {"full_attention": 3}
+    assert {place[1]: layer for place, layer in sources_below(decoder, 5).items()} == {
         kind: layer for layer, kind in LENDERS.items()
     }
 

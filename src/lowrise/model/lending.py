@@ -1,6 +1,6 @@
 """Keys and values that layers lend to later ones: which layer lends what, and a run that goes on in the middle.
 
-A run from the first layer on finds them where its calls carry them (`model/passing.py`). One that begins at a stored
+A run from the first layer on finds them where its calls hold them (`model/passing.py`). One that begins at a stored
 state needs what the layers below lent on the way to that state: `lent_in` says what that was, and `going_on` makes the
 calls of the run that takes it up. In most families nothing is lent, and neither does anything.
 """
@@ -63,9 +63,9 @@ def lends(decoder: Decoder) -> dict[int, tuple[Place, ...]]:
     return of_depth[len(decoder)]
 
 
-def lenders_below(decoder: Decoder, layer: int) -> dict[Place, int]:
+def sources_below(decoder: Decoder, layer: int) -> dict[Place, int]:
     """What is lent to `layer` and those above it by layers below, and which one of them lends it last."""
-    return {place: lender for lender, places in sorted(lends(decoder).items()) if lender < layer for place in places}
+    return {place: source for source, places in sorted(lends(decoder).items()) if source < layer for place in places}
 
 
 def probe_calls(decoder: Decoder) -> Iterator[tuple[int, Tensor, list[LayerArguments]]]:

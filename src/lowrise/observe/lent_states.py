@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
-from lowrise.model.lending import Place, going_on, lenders_below, lends, lent_in
+from lowrise.model.lending import Place, going_on, lends, lent_in, sources_below
 from lowrise.observe.activation_store import ActivationStore
 
 
@@ -42,9 +42,9 @@ class LentStore:
     def take(self, number: int, layer: int, other: LentStore, its_number: int | None = None) -> None:
         """What is lent below `layer` is from now on as in `other`, of the same batch, which may have another number."""
         theirs = other._below(number if its_number is None else its_number, layer)
-        for place, lender in lenders_below(self._decoder, layer).items():
+        for place, source in sources_below(self._decoder, layer).items():
             if place in theirs:
-                self._store.put(self._key(lender, place, number), theirs[place])
+                self._store.put(self._key(source, place, number), theirs[place])
 
     def on(
         self, number: int, layer: int, calls: list[LayerArguments], rows: slice | None = None
@@ -55,8 +55,8 @@ class LentStore:
 
     def _below(self, number: int, layer: int, rows: slice | None = None) -> dict[Place, Tensor]:
         found: dict[Place, Tensor] = {}
-        for place, lender in lenders_below(self._decoder, layer).items():
-            key = self._key(lender, place, number)
+        for place, source in sources_below(self._decoder, layer).items():
+            key = self._key(source, place, number)
             if key in self._store:
                 value = self._store.get(key).to(self._decoder.device_of(layer))
                 found[place] = value if rows is None else value[rows]
