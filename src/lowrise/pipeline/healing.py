@@ -6,10 +6,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowrise.errors import RecipeError, TextError, close_paths
+from lowrise.errors import RecipeError
 from lowrise.files import claimed
 from lowrise.heal.processes import check_loggers, start
-from lowrise.inputs import inputs_of
+from lowrise.inputs import check_healing_files, inputs_of
 from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel, layers_of
@@ -30,7 +30,6 @@ from lowrise.pipeline.opening import check_same_tokens, evaluation_texts, open_f
 from lowrise.pipeline.work import begin_work, going_on
 from lowrise.plan import Plan, read_plan
 from lowrise.progress import Reporter
-from lowrise.reading import kind_of
 from lowrise.recipe import Recipe
 from lowrise.results import Results
 from lowrise.settings import Heal
@@ -67,11 +66,7 @@ def heal(
 def check_healing(settings: Heal) -> None:
     """Raises InputError for loggers that cannot be had, and files that are none: what is known before a model is."""
     check_loggers(settings.report_to)
-    files = [("--guard", settings.guard), *(("--chat", path) for path in settings.chat)]
-    for option, path in files:
-        if path is not None and (kind := kind_of(path, TextError, "a text file", "check the path")) != "file":
-            remedy = close_paths(path, "check the path")
-            raise TextError(f"{option} {path}", "a file", kind or "nothing there", remedy)
+    check_healing_files(settings)
 
 
 def _settings(recipe: Recipe) -> Heal:
