@@ -150,7 +150,7 @@ class Heal(Strict):
         False, description="compute activations twice instead of keeping them: less memory, a third slower"
     )
     precision: Literal["auto", "no", "bf16", "fp16"] = Field(
-        "auto", description="of what is computed; auto: bf16 on an accelerator"
+        "auto", description="of what is computed; auto: bf16 on an accelerator and on processors with AMX"
     )
 
     @field_validator("tokens", mode="before")

@@ -48,6 +48,7 @@ class Device:
             forward=token,
             context=attention,
             backward=_BACKWARD * token,
+            mixed=_BACKWARD * token,
             head=2 * shape.head_parameters / speed,
             decoded=token,
             decode_calls=_CALL[self.kind] + shape.layer_bytes / moved,

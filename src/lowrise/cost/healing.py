@@ -26,6 +26,7 @@ from lowrise.settings import Heal
 
 _PART = {"all": 1.0, "lora": 0.72, "network": 0.72, "gaps": 0.75, "tail": 0.6}
 """Of a pass forward and backward through all layers, what one with so little to learn takes."""
+_FORWARD = 1 / 3  # of it, what goes forward alone
 _LEARNING = {"all": 1.0, "lora": 0.03, "network": 0.05, "gaps": 0.2, "tail": 0.2}  # of the parameters, about
 _EVALUATED = 0.3  # of the budget, tokens that all held-out measurements read in forward passes
 _TEACHER = 1.5  # of a head: the likeliest tokens of its logits are looked for
@@ -94,12 +95,12 @@ def _trained(job: Healing) -> Stage:
     batch = defaults.batch_windows(settings, job.length, job.windows)
     steps = -(-job.windows // batch)
     learning = _LEARNING[trains] * shape.parameters
-    work = Work(backward=_PART[trains] * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
+    work = Work(mixed=_PART[trains] * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
     work += adam(steps, learning) + scored(shape, _EVALUATED * tokens, job.length)
     if settings.objective != "ce" and not job.stored:
-        work += scored(job.dense, tokens, job.length) + Work(head=(_TEACHER - 1) * tokens)
+        work += Work(mixed=_FORWARD * tokens * job.dense.layers, head=_TEACHER * tokens)
     if settings.checkpointing:
-        work += scored(shape, tokens, job.length)
+        work += Work(mixed=_FORWARD * tokens * shape.layers)
     # gradients, moments and the best so far; the model itself is brought to float32
     state = 16 * learning + 4 * shape.parameters - shape.bytes
     kept = 1 if settings.checkpointing else shape.layers

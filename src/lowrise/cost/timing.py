@@ -16,6 +16,7 @@ from torch import Tensor
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Rates
 from lowrise.exact import exact_device
+from lowrise.heal.precision import usual_precision
 from lowrise.measure.speed import now
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
@@ -56,10 +57,16 @@ def timed(decoder: Decoder, shape: ModelShape) -> Timed:
     copied = _copied(clock, decoder)
     solved, summed = _factorised(clock, decoder, shape), _summed(clock, decoder, shape, tokens)
     states, hashed = _stored(clock), _hashed(clock)
+    learned = max(_FEWEST, tokens // 2)
+    gradients = mixed = _gradients(clock, decoder, layer, learned, long)
+    if decoder.dtype == torch.float32 and usual_precision(decoder.device) == "bf16":
+        with torch.autocast(decoder.device.type, torch.bfloat16):
+            mixed = _gradients(clock, decoder, layer, learned, long)
     rates = Rates(
         forward=scale * forward,
         context=context,
-        backward=scale * _gradients(clock, decoder, layer, max(_FEWEST, tokens // 2), long),
+        backward=scale * gradients,
+        mixed=scale * mixed,
         head=_head(clock, decoder, shape),
         decoded=scale * row,
         decode_calls=scale * max(0.0, one - row),

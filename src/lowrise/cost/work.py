@@ -11,8 +11,9 @@ class Work:
     """How much there is to do, by kind. All are sums, so that work adds up.
 
     forward: tokens, times the layers that they pass. context: the same, times the tokens of their window.
-    backward: tokens, times the layers that they pass forward and backward. head: tokens that final norm, head and loss
-    are computed for. decoded: rows, times layers, of a new token behind a cache. decode_calls: such calls of a layer.
+    backward: tokens, times the layers that they pass forward and backward. mixed: the same in the number format that
+    healing computes in. head: tokens that final norm, head and loss are computed for. decoded: rows, times layers, of a
+    new token behind a cache. decode_calls: such calls of a layer.
     cached: bytes of keys and values that these read. sums: float32 operations of products of tokens (Gram matrices).
     solves: float64 operations on such sums. touched: bytes of weights, gradients and moments that pass through memory.
     states: bytes of states written to temporary files, or read there. read, written, hashed: bytes of weights.
@@ -23,6 +24,7 @@ class Work:
     forward: float = 0.0
     context: float = 0.0
     backward: float = 0.0
+    mixed: float = 0.0
     head: float = 0.0
     decoded: float = 0.0
     decode_calls: float = 0.0

@@ -95,12 +95,10 @@ def kl(logits: Tensor, temperature: float, answers: Targets | Tensor, backward: 
     logits. (positions,) divergences and, for `backward`, their gradients by the logits.
     """
     z = logits if temperature == 1 else logits / temperature
-    of = (
-        _of_whole(z, answers / temperature, backward)
-        if isinstance(answers, Tensor)
-        else _of_buckets(z, answers, backward)
-    )
-    losses, slope = of
+    if isinstance(answers, Tensor):
+        losses, slope = _of_whole(z, answers if temperature == 1 else answers / temperature, backward)
+    else:
+        losses, slope = _of_buckets(z, answers, backward)
     return losses * temperature**2, slope if slope is None or temperature == 1 else slope.mul_(temperature)
 
 

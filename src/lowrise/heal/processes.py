@@ -17,6 +17,7 @@ from accelerate.utils import (
 )
 
 from lowrise.errors import RecipeError, close_names, reason
+from lowrise.heal.precision import usual_precision
 from lowrise.model.placement import pick_devices
 from lowrise.settings import Heal
 
@@ -49,16 +50,12 @@ def start(settings: Heal, device: str) -> Accelerator:
     if len(devices) > 1:
         expected = "one device to heal on"
         raise RecipeError("--device", expected, device, "start a process for each by `accelerate launch`")
-    on_cpu = devices[0].type == "cpu"
-    precision: str = settings.precision
-    if precision == "auto":
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        precision = "no" if on_cpu else launched if launched in ("bf16", "fp16") else "bf16"
+    asked = settings.precision
     try:
         return Accelerator(
-            cpu=on_cpu or None,
+            cpu=devices[0].type == "cpu" or None,
             device_placement=False,  # models are opened where they are to be
-            mixed_precision=precision,
+            mixed_precision=usual_precision(devices[0]) if asked == "auto" else asked,
             # what the launcher says of it would divide losses, which are sums over the whole step already
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with=settings.report_to or None,

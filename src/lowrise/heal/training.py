@@ -170,7 +170,8 @@ class _Run:
         for number, (mine, real) in enumerate(pieces):
             ids, counted = self._tokens.ids[mine], self._counted(mine)
             counted[real:] = False
-            targets = None if self._teacher is None else self._teacher.targets(mine, ids, counted)
+            with self.accelerator.autocast():
+                targets = None if self._teacher is None else self._teacher.targets(mine, ids, counted)
             with nullcontext() if number + 1 == len(pieces) else self.accelerator.no_sync(self._module):
                 loss = self._module(ids, counted, targets)
                 # processes' gradients are averaged, not summed
