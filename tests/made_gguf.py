@@ -21,6 +21,11 @@ import tiny
 Numbers = np.ndarray[Any, Any]
 Tensors = dict[str, Numbers]
 
+# The layers that go: of Gemma-3 such that those that stay see as far as their new numbers say.
+GONE = {"llama": [1, 3], "qwen2": [0, 4], "gemma3": [2, 5], "gpt2": [1, 2], "qwen3moe": [1, 4]}
+Cut = Callable[..., tuple[Path, Path]]
+"""Of a kind and a format of its matrices: a base file, and the folder cut from it."""
+
 _WIDE = {"hidden_size": 64, "intermediate_size": 96}  # rows that blocks of 32 numbers fit
 
 
@@ -206,3 +211,16 @@ def contents(reader: gguf.GGUFReader) -> dict[str, tuple[Any, ...]]:
 def raw(reader: gguf.GGUFReader) -> dict[str, tuple[Any, ...]]:
     """Tensors in order: format, shape and bytes."""
     return {one.name: (one.tensor_type, one.shape.tolist(), one.data.tobytes()) for one in reader.tensors}
+
+
+def expected_tensors(base: gguf.GGUFReader, gone: list[int]) -> dict[str, tuple[Any, ...]]:
+    """Those of the layers that stay, under their new numbers."""
+    kept = {old: new for new, old in enumerate(layer for layer in range(tiny.LAYERS) if layer not in gone)}
+    found = {}
+    for name, content in raw(base).items():
+        first, number, *rest = name.split(".")
+        if first != "blk":
+            found[name] = content
+        elif int(number) in kept:
+            found[".".join([first, str(kept[int(number)]), *rest])] = content
+    return found
