@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytest
 import yaml
 
 import tiny
+from lowrise.report.again import again
+from lowrise.results import Results
 from pages import QUICK, page_of, read_results
 from refusals import Main
 
@@ -30,16 +31,35 @@ def test_apply_has_a_page_without_the_curves_and_says_so(
 
 
 @pytest.mark.parametrize("kind", ["layer", "merge"])
-def test_the_command_on_the_page_makes_the_same_model_again(
-    main: Main, finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_the_command_on_the_page_makes_the_same_model_again_from_anywhere(
+    main: Main, finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    shown = next(line for line in page_of(finished[kind]).text.splitlines() if line.startswith("lowrise run"))
-    shutil.copytree(finished[kind], tmp_path / kind)
-    monkeypatch.chdir(tmp_path)
+    lines = page_of(finished[kind]).text.splitlines()
+    there = next(line.removeprefix("cd ") for line in lines if line.startswith("cd "))
+    shown = next(line for line in lines if line.startswith("lowrise run"))
+    again = Path(f"{finished[kind]}-again")
+    assert shown.split()[-1] == str(again)
+    monkeypatch.chdir(there)
     status, _, errors = main(*shown.split()[1:], "--quiet")
     assert status == 0, errors
     for name in ("lowrise/plan.json", "lowrise/recipe.yaml", "model.safetensors"):
-        assert (tmp_path / f"{kind}-again" / name).read_bytes() == (finished[kind] / name).read_bytes()
+        assert (again / name).read_bytes() == (finished[kind] / name).read_bytes()
+
+
+def test_the_command_names_what_was_given_as_a_relative_path_from_its_root() -> None:
+    found = again(made_in("/there", "out here"), "run --recipe", "recipe.yaml")
+    assert (
+        found == "cd /there\nlowrise run --recipe '/there/out here/lowrise/recipe.yaml' --out '/there/out here-again'"
+    )
+
+
+def test_results_of_before_name_no_folder() -> None:
+    found = again(made_in("", "/there/out"), "run --recipe", "recipe.yaml")
+    assert found == "lowrise run --recipe /there/out/lowrise/recipe.yaml --out /there/out-again"
+
+
+def made_in(directory: str, out: str) -> Results:
+    return Results.model_construct(model=out, directory=directory)
 
 
 def test_what_run_saw_is_what_observe_sees(

@@ -105,7 +105,9 @@ def measure(
         if speed:
             other = reference.opened.decoder if isinstance(reference, Model) else None
             results = with_speed(run, results, subject.opened.decoder, other)
-        tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, reporter)
+        # what a plan says of the cut is no more once that is healed
+        scores = subject.plan.scores if subject.plan is not None and subject.healing is None else {}
+        tell_collapse(results.but(healing=subject.healing), scores, reporter)
         drafted_for = reference if draft_for is dense else _dense_model(draft_for, subject, progress)
         if isinstance(drafted_for, Model):
             with subject.at_work() as draft, drafted_for.at_work() as other_model:

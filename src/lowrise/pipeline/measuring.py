@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lowrise.calibration import Windows
@@ -28,7 +29,7 @@ from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.pipeline.generating import Continuations, measure_generation
 from lowrise.progress import Reporter
-from lowrise.quality import collapsed_on
+from lowrise.quality import collapsed_on, remedy
 from lowrise.report import words
 from lowrise.report.verdict import collapse_notice
 from lowrise.results import MeasuredModel, Perplexity, Results, Retained
@@ -103,8 +104,15 @@ def perplexities(run: Run, opened: OpenModel, texts: dict[str, Windows]) -> dict
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> Results:
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
     between = {} if dense is None else _between(after, dense)
-    about = {"memory": peak_memory(), "versions": used, "seconds": clock.total()}
+    about = {"memory": peak_memory(), "versions": used, "seconds": clock.total(), "directory": _directory()}
     return Results(model=name, **after.summary.given(), **between, **about)
+
+
+def _directory() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed meanwhile
+        return ""
 
 
 def _between(after: Measured, dense: Measured) -> dict[str, Any]:
@@ -131,12 +139,12 @@ def refuse_collapse(results: Results, scores: Mapping[str, Any]) -> None:
     if found is not None:
         expected = "a model that keeps what the dense one knows"
         lost = f"perplexity {words.ratio(found[1])} the dense model's on {found[0]}"
-        raise RecipeError("--strict", expected, lost, "remove fewer layers, or choose another preset")
+        raise RecipeError("--strict", expected, lost, remedy(results.healing is not None))
 
 
 def tell_collapse(results: Results, scores: Mapping[str, Any], progress: Reporter) -> None:
     """The last word before results. Not among their `warnings`: pages and tables see it in the numbers."""
-    found = collapse_notice(results.perplexity_ratio, scores)
+    found = collapse_notice(results.perplexity_ratio, scores, healed=results.healing is not None)
     if found is not None:
         progress.alarm(f"{found.headline.upper()}: {found.text}")
 
