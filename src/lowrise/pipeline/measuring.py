@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from lowrise.calibration import Windows
@@ -104,15 +103,8 @@ def perplexities(run: Run, opened: OpenModel, texts: dict[str, Windows]) -> dict
 def make_results(name: str, after: Measured, dense: Measured | None, clock: Clock) -> Results:
     used = {**versions(), **({"lm_eval": version("lm_eval")} if after.tasks else {})}
     between = {} if dense is None else _between(after, dense)
-    about = {"memory": peak_memory(), "versions": used, "seconds": clock.total(), "directory": _directory()}
+    about = {"memory": peak_memory(), "versions": used, "seconds": clock.total()}
     return Results(model=name, **after.summary.given(), **between, **about)
-
-
-def _directory() -> str:
-    try:
-        return str(Path.cwd())
-    except OSError:  # it was removed meanwhile
-        return ""
 
 
 def _between(after: Measured, dense: Measured) -> dict[str, Any]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from lowrise.results import Results
 
 
 def again(results: Results, command: str, record: str, given: str = "") -> str:
-    """What makes the same folder again, from wherever it is run: texts and models are named from where they were.
+    """To be run where the folder was made, which is not recorded: pages are shown to others, and so would it be.
 
     command: up to the file `record` of the folder's records. given: what follows it.
     """
-    there = Path(results.directory)
-    folder = there / (results.model or "shallower")
-    line = f"lowrise {command} {shlex.quote(str(folder / 'lowrise' / record))}{given}"
-    line += f" --out {shlex.quote(f'{folder}-again')}"
-    return f"cd {shlex.quote(str(there))}\n{line}" if results.directory else line
+    folder = results.model or "shallower"
+    return (
+        f"lowrise {command} {shlex.quote(f'{folder}/lowrise/{record}')}{given} --out {shlex.quote(f'{folder}-again')}"
+    )

@@ -242,8 +242,8 @@ class Results(MeasuredModel):
 
     stability, stability_published, agreement: by task. seconds: by stage, and `total`. memory: bytes held at most,
     resident and on the device, in all and until the checkpoint was written. base: what the card inherits.
-    directory: that the command ran in, which its recipe's paths start from. healing: of `heal`. engines: what each
-    would do with what was written. draft: of `measure --draft-for`.
+    healing: of `heal`. engines: what each would do with what was written. draft: of
+    `measure --draft-for`.
     """
 
     format: Format = FORMAT
@@ -260,7 +260,6 @@ class Results(MeasuredModel):
     training: list[TrainingSummary] = []
     repairs: list[RepairFit] = []
     command: Literal["run", "apply", "heal"] | None = None
-    directory: str = ""
     base: dict[str, str] = {}
     warnings: list[str] = []
     healing: Healing | None = None
