@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from lowrise import progress
+from lowrise.cli.program import working
 from lowrise.compare.child import run_step
 from lowrise.progress import Reporter
 
@@ -155,6 +156,21 @@ def test_the_seconds_of_a_bar_pass_on_a_terminal_between_two_steps() -> None:
         bar.advance(10, "layer 3")
         time.sleep(1.3)
     assert all(f"0:00:0{seconds}" in screen.getvalue() for seconds in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "as_json", "said"),
+    [(True, False, False, "starting\n"), (True, True, False, ""), (True, False, True, ""), (False, False, False, "")],
+)
+def test_a_command_says_on_a_terminal_at_once_that_it_starts(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: bool, as_json: bool, said: str
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with working("run", quiet, as_json):
+        assert screen.getvalue() == said
 
 
 @pytest.mark.usefixtures("impatient")

@@ -139,7 +139,8 @@ def keeps(data: Data) -> str:
     about = (
         "SmolLM2-135M, calibrated on 128 windows of 512 tokens, half of them written by the model. Perplexity, as "
         "multiples of the dense model's, on two texts that the calibration never saw; accuracy over eight tasks as a "
-        "share of the dense model's. Commands, days, seeds and more: [docs/results.md](docs/results.md)."
+        f"share of the dense model's. {depth['measured']} Commands, days, seeds and more: "
+        "[docs/results.md](docs/results.md)."
     )
     return about + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -188,5 +189,7 @@ def blocks(data: Data) -> dict[str, str]:
     }
     for name, table in data["tables"].items():
         found[f"table {name}"] = markdown(table)
+        if "measured" in table:  # beside a table that stands without its `about`
+            found[f"measured {name}"] = table["measured"]
         found[f"command {name}"] = f"<!-- not run: {table['not_run']} -->\n```sh\n{table['command'].strip()}\n```"
     return found

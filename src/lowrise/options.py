@@ -66,7 +66,10 @@ OPTIONS: dict[str, Any] = {
     ],
     "fast": Annotated[
         bool | None,
-        typer.Option("--fast", help="refit, refit-span: in a quarter of the time, and keeping a little less."),
+        typer.Option(
+            "--fast",
+            help="refit, refit-span: one span, by 32 windows, in about a fifth of the time of refit; keeps less.",
+        ),
     ],
     "avoid_massive": Annotated[
         bool | None, typer.Option(help="Only spans without a layer that writes massive activations.")

@@ -347,14 +347,19 @@ def read_plan(path: Path) -> Plan:
 def check_plan_fits(plan: Plan, model: ModelRecord) -> None:
     """Refuse a plan made for another model, naming the first difference."""
     for field in ("family", "layers", "sha256"):
-        planned, found = getattr(plan.model, field), getattr(model, field)
-        if planned != found:
-            raise PlanError(
-                f"plan for {plan.model.source}",
-                f"a model with {field} {planned}",
-                f"{field} {found} in {model.source}",
-                "apply the plan to its own model, or plan anew",
-            )
+        check_plan_field(plan, field, getattr(model, field), model.source)
+
+
+def check_plan_field(plan: Plan, field: str, found: object, source: str) -> None:
+    """Raises PlanError where the model of `source` has another one than the plan's model."""
+    planned = getattr(plan.model, field)
+    if planned != found:
+        raise PlanError(
+            f"plan for {plan.model.source}",
+            f"a model with {field} {planned}",
+            f"{field} {found} in {source}",
+            "apply the plan to its own model, or plan anew",
+        )
 
 
 def network_edit(

@@ -105,6 +105,11 @@ class Reporter:
             self._said = time.perf_counter()
             self.console.print(printable(text), markup=False)
 
+    def begin(self, text: str) -> None:
+        """Said on a terminal alone: in a log a line comes when there is something to tell."""
+        if self._draws:
+            self.say(text)
+
     def warn(self, text: str) -> None:
         """Shown even when quiet, and kept so that results can repeat it."""
         self.warnings.append(text)

@@ -24,18 +24,29 @@ def worst_text(ratios: Mapping[str, float]) -> str:
     return max(ratios, key=lambda name: math.inf if math.isnan(ratios[name]) else ratios[name])
 
 
+def remedy(healed: bool) -> str:
+    """What to do about a collapse. healed: whether the model was healed."""
+    if healed:
+        return "heal on more tokens of more texts, or begin with a cut of fewer layers"
+    return "remove fewer layers, choose another preset, or heal it"
+
+
 def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tuple[str, float] | None:
-    """(text, perplexity ratio) where a model that has collapsed is worst, or None for one that has not.
+    """(text, perplexity ratio) where a model that has collapsed is worst, or None for one that has not. Texts that it
+    was measured on come first, for tables show them.
 
     ratios: by text, of everything it was measured on. scores: of its plan, which notes what the edits did to the
     sentences of a search of merges, or to held-out calibration tokens.
     """
-    known = dict(ratios)
+    own_text: dict[str, float] = {}
     for key, name in (("held_out", HELD_OUT), ("loss", SEARCHED)):
         noted = scores.get(key)
         own = noted.get("perplexity_ratio") if isinstance(noted, dict) else None
         if isinstance(own, int | float):
-            known.setdefault(name, float(own))
+            own_text[name] = float(own)
             break  # merges that were repaired have both, and the search saw them as they were before
-    lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
-    return (worst_text(lost), lost[worst_text(lost)]) if lost else None
+    for known in (ratios, own_text):
+        lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
+        if lost:
+            return worst_text(lost), lost[worst_text(lost)]
+    return None

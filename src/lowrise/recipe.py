@@ -44,7 +44,7 @@ class Recipe(BaseModel):
     fast: bool = Field(
         False,
         frozen=True,
-        description="the preset's keys that end sooner and keep a little less, where it has them; they are then given",
+        description="the preset's keys that end sooner and keep less, where it has them; they are then given",
     )
     remove: str | None = Field(
         "25%", description="net layers to remove: 8, or 25%; null: as many as the search's threshold lets go"

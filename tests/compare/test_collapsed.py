@@ -10,6 +10,7 @@ import pytest
 from comparisons import SMALL, Arguments
 from lowrise import quality
 from lowrise.quality import HELD_OUT, SEARCHED, collapsed_on
+from lowrise.report.verdict import collapse_notice
 from refusals import Main, assert_one_line
 
 EVERYTHING, NOTHING = 1e-9, 1e9  # perplexity ratios from which the models of these tests count as collapsed
@@ -22,7 +23,7 @@ EVERYTHING, NOTHING = 1e-9, 1e9  # perplexity ratios from which the models of th
         ({"a": 1.0, "b": 3.0}, None, ("b", 3.0)),
         ({"a": 4.0, "b": 8.78}, 3.5, ("b", 8.78)),
         ({"a": 1.5}, 3.0, (SEARCHED, 3.0)),
-        ({"a": 3.5}, 9.0, (SEARCHED, 9.0)),
+        ({"a": 3.5}, 9.0, ("a", 3.5)),  # which tables show
         ({}, 2.0, None),
         ({"a": float("inf")}, 1.0, ("a", float("inf"))),
     ],
@@ -38,6 +39,26 @@ def test_so_do_held_out_calibration_tokens() -> None:
     scores = {"loss": {"dense": 3.0, "after": 9.0}, "held_out": {"perplexity_ratio": 3.5}}
     assert collapsed_on({"a": 2.0}, scores) == (HELD_OUT, 3.5)
     assert collapsed_on({"a": 2.0}, {"held_out": {"after": None, "perplexity_ratio": None}}) is None
+
+
+def test_numbers_that_no_table_shows_are_said() -> None:
+    """exp(2) is 7.39, exp(4) is 54.60."""
+    found = collapse_notice(
+        {"a": 2.0}, {"held_out": {"dense": 2.0, "after": 4.0, "perplexity_ratio": 7.39}}, healed=False
+    )
+    assert found is not None
+    assert "×7.39 the dense model's on calibration, held out, 7.39 → 54.60, which the plan notes" in found.text
+
+
+@pytest.mark.parametrize(
+    ("healed", "advice", "other"),
+    [(True, "Heal on more tokens", "preset"), (False, "Remove fewer layers, choose another preset", "more tokens")],
+)
+def test_the_advice_is_of_the_command(healed: bool, advice: str, other: str) -> None:
+    found = collapse_notice({"a": 4.0}, {}, healed=healed)
+    assert found is not None
+    assert advice in found.text
+    assert other not in found.text
 
 
 def test_what_is_no_number_is_a_collapse() -> None:

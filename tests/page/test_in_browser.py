@@ -73,3 +73,16 @@ def _hover(page: Any, name: str) -> None:
         if page.locator(".bk-Tooltip").filter(has_text="tokens/s").count():
             return
     raise AssertionError(f"no value on hover in {name}")
+
+
+def test_the_table_of_costs_has_its_heads_over_its_numbers_on_a_phone(browser: Any, folders: dict[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((folders["layer"] / "lowrise/report.html").as_uri())
+    edges = (
+        """rows => rows.map(row => [...row.querySelectorAll(".n")].map(cell => cell.getBoundingClientRect().right))"""
+    )
+    heads, *rows = page.locator(".costs tr").evaluate_all(edges)
+    assert rows
+    for row in rows:
+        assert row == pytest.approx(heads, abs=1)
+    page.close()

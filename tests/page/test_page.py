@@ -228,3 +228,22 @@ def tiny_plan_of() -> Callable[[int], Any]:
 def test_html_parses_as_it_was_meant(finished: dict[str, Path]) -> None:
     """bokeh's code holds no end of a script that would spill it into the page."""
     assert "Bokeh" not in Page((finished["none"] / FILES[0]).read_text(encoding="utf-8")).text
+
+
+def test_a_repair_beside_a_preset_is_said(main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ["--preset", "streamline-none", "--repair", "fold", "--remove", "2", "--text", text_file, *QUICK]
+    assert main("run", tiny_folder, *asked, "--out", out)[0] == 0
+    page = page_of(out).text
+    assert "Repaired by fold." in page.replace("\n", "")
+    assert "nothing put back" not in page
+
+
+def test_many_line_ends_are_one_line_on_the_page_alone(main: Main, folder: Path) -> None:
+    sample = {"prompt": "Say", "dense": "one\n\ntwo", "compressed": "one" + "\n \n" * 20 + "two"}
+    change_results(folder, samples=[sample])
+    assert main("report", folder)[0] == 0
+    html = (folder / FILES[0]).read_text(encoding="utf-8")
+    assert "one\n⏎×40\ntwo<" in html
+    assert "one\n\ntwo<" in html
+    assert read_results(folder)["samples"] == [sample]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import pytest
 import yaml
 
 import tiny
+from lowrise.report.again import again
+from lowrise.results import Results
 from pages import QUICK, page_of, read_results
 from refusals import Main
 
@@ -30,16 +31,21 @@ def test_apply_has_a_page_without_the_curves_and_says_so(
 
 
 @pytest.mark.parametrize("kind", ["layer", "merge"])
-def test_the_command_on_the_page_makes_the_same_model_again(
-    main: Main, finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_the_command_on_the_page_makes_the_same_model_again(main: Main, finished: dict[str, Path], kind: str) -> None:
     shown = next(line for line in page_of(finished[kind]).text.splitlines() if line.startswith("lowrise run"))
-    shutil.copytree(finished[kind], tmp_path / kind)
-    monkeypatch.chdir(tmp_path)
+    again = Path(f"{finished[kind]}-again")
+    assert shown.split()[-1] == str(again)
     status, _, errors = main(*shown.split()[1:], "--quiet")
     assert status == 0, errors
     for name in ("lowrise/plan.json", "lowrise/recipe.yaml", "model.safetensors"):
-        assert (tmp_path / f"{kind}-again" / name).read_bytes() == (finished[kind] / name).read_bytes()
+        assert (again / name).read_bytes() == (finished[kind] / name).read_bytes()
+
+
+def test_the_command_has_the_folder_as_it_was_given() -> None:
+    made = Results.model_construct(model="some/out here")
+    assert again(made, "run --recipe", "recipe.yaml") == (
+        "lowrise run --recipe 'some/out here/lowrise/recipe.yaml' --out 'some/out here-again'"
+    )
 
 
 def test_what_run_saw_is_what_observe_sees(

@@ -83,13 +83,13 @@ def measure(
     _check_dense(dense, speed)
     if draft_for is not None:
         _check_dense(draft_for, speed, "draft_for")
+    if names or recipe.eval_text:
+        _check_same_tokens(model, dense)
+    if draft_for is not None:
+        _check_same_tokens(model, draft_for, "draft_for")
     subject = model if isinstance(model, Model) else open_source(model, progress=progress)
     if speed:
         layer_caches(subject.opened.decoder)  # refuses a model that cannot be timed
-    if names or recipe.eval_text:
-        _check_same_tokens(subject, dense)
-    if draft_for is not None:
-        _check_same_tokens(subject, draft_for, "draft_for")
     with reporting(progress, "measure") as reporter:
         run = Run(recipe, reporter, "measure")
         loaded = stages.loaded_tasks(recipe, reporter)
@@ -105,7 +105,9 @@ def measure(
         if speed:
             other = reference.opened.decoder if isinstance(reference, Model) else None
             results = with_speed(run, results, subject.opened.decoder, other)
-        tell_collapse(results, subject.plan.scores if subject.plan is not None else {}, reporter)
+        # what a plan says of the cut is no more once that is healed
+        scores = subject.plan.scores if subject.plan is not None and subject.healing is None else {}
+        tell_collapse(results.but(healing=subject.healing), scores, reporter)
         drafted_for = reference if draft_for is dense else _dense_model(draft_for, subject, progress)
         if isinstance(drafted_for, Model):
             with subject.at_work() as draft, drafted_for.at_work() as other_model:
@@ -153,13 +155,18 @@ def as_opened(model: Model) -> dict[str, Any]:
     return {"source": settings.pop("model"), **settings}
 
 
-def _check_same_tokens(model: Model, dense: Dense, name: str = "dense") -> None:
-    """Raises ModelError for models that do not read the same tokens. Results say it by their numbers of tokens."""
+def _check_same_tokens(model: Model | str | Path, dense: Dense, name: str = "dense") -> None:
+    """Raises ModelError, before a source's weights are read, for models that do not read the same tokens.
+
+    Results say it by their numbers of tokens.
+    """
     if dense is None or isinstance(dense, Results):
         return
-    theirs = dense.tokenizer if isinstance(dense, Model) else open_tokenizer(str(dense))
-    named = dense.source if isinstance(dense, Model) else dense
-    refuse_other_tokenizer(model.tokenizer, theirs, model.source, f"{name}, {named}")
+    (ours, source), (theirs, named) = (
+        (one.tokenizer, one.source) if isinstance(one, Model) else (open_tokenizer(str(one)), str(one))
+        for one in (model, dense)
+    )
+    refuse_other_tokenizer(ours, theirs, source, f"{name}, {named}")
 
 
 def _earlier(dense: Results, after: Measured) -> Measured:

@@ -50,7 +50,7 @@ def export(
     from lowrise.engines.gguf_checks import check_export
 
     check_export(gguf, [folder, base], wanted, everything, force)
-    with working("export", quiet) as progress:
+    with working("export", quiet, as_json) as progress:
         from lowrise.engines.gguf_out import export as export_gguf
 
         made = export_gguf(

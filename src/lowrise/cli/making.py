@@ -72,7 +72,7 @@ def run(
         foretold("run", settings, as_json, quiet)
         return
     with sending(out, push, private, force, quiet):
-        with working("run", quiet) as progress:
+        with working("run", quiet, as_json) as progress:
             from lowrise import pipeline
             from lowrise.pipeline.opening import check_texts
 
@@ -104,7 +104,7 @@ def plan(
     if dry_run:
         foretold("plan", settings, as_json, quiet)
         return
-    with working("plan", quiet) as progress:
+    with working("plan", quiet, as_json) as progress:
         from lowrise import pipeline
 
         made = pipeline.make_plan(settings, progress, out, force, fresh).to_json()
@@ -139,7 +139,7 @@ def apply(
         foretold("apply", settings, as_json, quiet)
         return
     with sending(out, push, private, force, quiet):
-        with working("apply", quiet) as progress:
+        with working("apply", quiet, as_json) as progress:
             from lowrise import pipeline
 
             results = pipeline.apply(planned, settings, out, force, progress, fresh)
@@ -172,7 +172,7 @@ def heal(
         foretold("heal", settings, as_json, quiet)
         return
     with sending(out, push, private, force, quiet):
-        with working("heal", quiet) as progress:
+        with working("heal", quiet, as_json) as progress:
             from lowrise.pipeline.healing import heal as heal_model
 
             results = heal_model(settings, out, force, progress, fresh)

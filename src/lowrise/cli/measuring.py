@@ -50,7 +50,7 @@ def measure(
     settings = recipe_of(None, given, model=model, eval_text=given.pop("text", None))
     if out is not None:
         check_file(out, force, [*inputs_of(settings), dense, draft_for])
-    with working("measure", quiet) as progress:
+    with working("measure", quiet, as_json) as progress:
         from lowrise import pipeline
 
         results = pipeline.measure(settings, dense, progress, draft_for)
@@ -88,13 +88,13 @@ def compare(
     asked = ask(names, sizes, settings, where=str(recipe or ""))
     if dry_run:
         check_place(out, force, [*inputs_of(asked.recipes[0]), str(recipe) if recipe is not None else None])
-        with working("compare", quiet):
+        with working("compare", quiet, as_json):
             from lowrise.compare.estimating import dry_run as foretell
 
             found = foretell(asked.recipes, keep)
         show_estimate(found, as_json)
         return
-    with working("compare", quiet) as progress:
+    with working("compare", quiet, as_json) as progress:
         results = compare_presets(asked, out, force, keep, progress, where=str(recipe or ""))
     if as_json:
         typer.echo(results.to_json())
@@ -126,7 +126,7 @@ def observe(
     """Similarity of a model's layers, by their outputs and weights: numbers as JSON, and pictures."""
     settings = recipe_of(None, given, model=model, preset="streamline-none")  # whose windows are the usual ones
     check_output(out, force, inputs_of(settings))
-    with working("observe", quiet) as progress:
+    with working("observe", quiet, as_json) as progress:
         from lowrise import pipeline
 
         found = pipeline.observe_model(settings, out, force, progress, fresh)

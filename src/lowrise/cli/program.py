@@ -53,11 +53,13 @@ def alone(
 
 
 @contextmanager
-def working(command: str, quiet: bool) -> Iterator[Reporter]:
+def working(command: str, quiet: bool, as_json: bool = False) -> Iterator[Reporter]:
     """What a command reports with: no part of it is silent for long, the import of what is heavy included."""
     from lowrise.progress import Reporter
 
     progress = Reporter(quiet, muted=not is_first())
+    if not as_json:
+        progress.begin("starting")
     with progress.working(command):
         yield progress
 
@@ -87,7 +89,7 @@ def sending(out: Path, name: str | None, private: bool, force: bool, quiet: bool
 
 def foretold(command: str, settings: Recipe, as_json: bool, quiet: bool) -> None:
     """What `--dry-run` says in place of the command."""
-    with working(command, quiet):
+    with working(command, quiet, as_json):
         from lowrise.pipeline.estimating import dry_run
 
         found = dry_run(command, settings)

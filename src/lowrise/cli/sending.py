@@ -22,7 +22,7 @@ def push(
     force: Annotated[bool, typer.Option("--force", help="Replace the files of a repository that is there.")] = False,
 ) -> None:
     """Send a checkpoint with its card to the hub: weights, tokenizer and the records of lowrise, and nothing else."""
-    with working("push", quiet) as progress:
+    with working("push", quiet, as_json) as progress:
         from lowrise.pipeline.pushing import Push, push_folder
 
         address = push_folder(folder, Push(name, private, force), progress)

@@ -19,10 +19,10 @@ from lowrise.measure.tasks import load_tasks
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.clock import Clock
 from lowrise.pipeline.context import Run
-from lowrise.pipeline.cut_and_heal import check_texts
+from lowrise.pipeline.cut_and_heal import check_other_dense, check_texts
 from lowrise.pipeline.estimating import Known, known_of, said
 from lowrise.pipeline.evaluating import check_tasks
-from lowrise.pipeline.opening import check_wishes, evaluation_texts, open_from, windows_or_sentences
+from lowrise.pipeline.opening import check_depth, check_wishes, evaluation_texts, open_from, windows_or_sentences
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.results import Estimate
@@ -43,6 +43,10 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
         raise OutputError(asked, "settings of a comparison", reason(error), "begin anew with --force") from error
     first = recipes[0]
     ram_limit(first.max_ram)
+    check_depth(first, [recipe.remove for recipe in recipes])
+    for recipe in recipes:
+        if recipe.heal is not None:
+            check_other_dense(recipe, recipe.heal)
     tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, progress)
     clock = Clock(progress)
     with clock.stage("open"):

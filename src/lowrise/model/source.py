@@ -175,9 +175,9 @@ def _open(
 
 
 def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> Any:
-    """The tokenizer of `source` alone, as `open_model` reads it. Raises ModelError likewise."""
+    """The tokenizer of `source` alone, as `open_model` reads it; no weights are fetched. Raises ModelError likewise."""
     _silence_transformers()
-    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle)
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle, weights=False)
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf is None:
         _check_config_file(folder, source, trust_remote_code)
@@ -189,9 +189,9 @@ def open_tokenizer(source: str, *, trust_remote_code: bool = False, allow_pickle
 
 
 def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> int:
-    """How many decoder layers `source` says that it has; no weights are read. Raises ModelError likewise."""
+    """How many decoder layers `source` says that it has; no weights are fetched or read. Raises ModelError likewise."""
     _silence_transformers()
-    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle)
+    folder, gguf, _ = _locate(source, trust_remote_code, allow_pickle, weights=False)
     if gguf is not None:
         about = gguf_header(gguf).metadata
         count = about.get(f"{about.get('general.architecture')}.block_count")
@@ -201,7 +201,7 @@ def layers_of(source: str, *, trust_remote_code: bool = False, allow_pickle: boo
     _check_config_file(folder, source, trust_remote_code)
     config = _load(source, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
     check_kind(config, source, is_gguf=False)
-    return depth(config.get_text_config(decoder=True))
+    return int(_load(source, lambda: depth(config.get_text_config(decoder=True))))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from lowrise.pipeline.opening import (
     check_same_tokens,
     evaluation_texts,
     held_out_texts,
+    layers_said,
     open_for_planning,
     open_from,
     tell_notes,
@@ -37,7 +38,7 @@ from lowrise.pipeline.opening import (
 )
 from lowrise.pipeline.planning import check_counts, check_plan, held_out_loss_of, plan_edits, tell_changes
 from lowrise.pipeline.work import begin_work, going_on
-from lowrise.plan import Plan
+from lowrise.plan import Plan, check_plan_field
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report.observation import draw_observation
@@ -170,6 +171,9 @@ def _apply_alone(
 def _apply(run: Run, plan: Plan, check: Check | None, whole: Recipe | None) -> Results:
     """check: as of `_run`."""
     recipe, progress = run.recipe, run.progress
+    layers = layers_said(recipe)
+    if layers is not None:
+        check_plan_field(plan, "layers", layers, str(recipe.model))  # before weights are read
     with run.clock.stage("open"):
         opened = open_from(recipe, run)
     tell_notes(opened, progress)

@@ -54,6 +54,7 @@ def cut_and_heal(
     check_output(out, force, inputs_of(recipe))
     check_healing(settings)
     _check_recipe(recipe, settings)
+    check_other_dense(recipe, settings)
     plain = recipe.model_copy(update={"heal": None, "speed": False})  # speed is that of what is healed
     place = _place(out, command, plain)
     if fresh:
@@ -88,6 +89,12 @@ def _check_recipe(recipe: Recipe, settings: Heal) -> None:
         raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
 
 
+def check_other_dense(recipe: Recipe, settings: Heal) -> None:
+    """Refuse a dense model, another than the one that is cut, of another tokenizer; no weights are read."""
+    if settings.dense not in (None, recipe.model):
+        check_same_tokens(recipe, recipe.model_copy(update={"model": settings.dense}))
+
+
 def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
     """Refuse what healing could not be done on: a budget, texts, conversations or a guard, by the dense model.
 
@@ -96,9 +103,7 @@ def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
     if settings.dense in (None, recipe.model):
         check_training_tokens(opened, settings, recipe)
         return
-    dense = recipe.model_copy(update={"model": settings.dense})
-    check_same_tokens(recipe, dense)
-    other = open_from(dense)
+    other = open_from(recipe.model_copy(update={"model": settings.dense}))
     check_training_tokens(other, settings, recipe)
     other.decoder.release()
 

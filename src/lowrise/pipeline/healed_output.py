@@ -75,7 +75,7 @@ def write_healed(
         until_written = peak_memory("_until_written")
         after = measure_model(run, decoder, student, texts, dense.tasks, dense=dense)
         healing = healing.but(after=after.summary.perplexity)
-        results = make_results(str(out), after, dense, clock)
+        results = make_results(str(out), after, dense, clock).but(healing=healing)
         if run.recipe.strict:
             refuse_collapse(results, {})
         if run.recipe.speed:
@@ -85,7 +85,6 @@ def write_healed(
             command="heal" if cut is None else cut.command,
             base=inherited_metadata(student.place) | hub_task(decoder.model.config),
             engines=engine_verdicts(run, folder),
-            healing=healing,
             training=[] if before is None else before.results.training,
             repairs=[] if before is None else before.results.repairs,
             warnings=progress.warnings,

@@ -28,7 +28,7 @@ from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import Answers, answer_tasks, compare_answers, paired_scores, task_rows
 from lowrise.pipeline.generating import Continuations, measure_generation
 from lowrise.progress import Reporter
-from lowrise.quality import collapsed_on
+from lowrise.quality import collapsed_on, remedy
 from lowrise.report import words
 from lowrise.report.verdict import collapse_notice
 from lowrise.results import MeasuredModel, Perplexity, Results, Retained
@@ -131,12 +131,12 @@ def refuse_collapse(results: Results, scores: Mapping[str, Any]) -> None:
     if found is not None:
         expected = "a model that keeps what the dense one knows"
         lost = f"perplexity {words.ratio(found[1])} the dense model's on {found[0]}"
-        raise RecipeError("--strict", expected, lost, "remove fewer layers, or choose another preset")
+        raise RecipeError("--strict", expected, lost, remedy(results.healing is not None))
 
 
 def tell_collapse(results: Results, scores: Mapping[str, Any], progress: Reporter) -> None:
     """The last word before results. Not among their `warnings`: pages and tables see it in the numbers."""
-    found = collapse_notice(results.perplexity_ratio, scores)
+    found = collapse_notice(results.perplexity_ratio, scores, healed=results.healing is not None)
     if found is not None:
         progress.alarm(f"{found.headline.upper()}: {found.text}")
 

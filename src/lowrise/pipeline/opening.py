@@ -17,7 +17,7 @@ from lowrise.methods import Method, load, method
 from lowrise.model.cache import layer_caches
 from lowrise.model.custom import refuse_network
 from lowrise.model.decoder import Decoder
-from lowrise.model.source import OpenModel, open_model, open_tokenizer
+from lowrise.model.source import OpenModel, layers_of, open_model, open_tokenizer
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
 from lowrise.pipeline.restricting import check_allowed
@@ -26,7 +26,9 @@ from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
-from lowrise.recipe import Recipe
+from lowrise.recipe import SIZES, Recipe
+from lowrise.select.given import check_named
+from lowrise.sizes import layers_to_remove
 from lowrise.store import Memory
 
 Tokens = TypeVar("Tokens", Windows, Sentences)
@@ -97,9 +99,38 @@ def check_texts(recipe: Recipe) -> None:
     check_sources([*recipe.text, *recipe.eval_text], recipe.dataset)
 
 
+def layers_said(recipe: Recipe) -> int | None:
+    """How many layers config or header say that the model has; None where they cannot be read, which opening says."""
+    if recipe.model is None:
+        return None
+    try:
+        layers = layers_of(recipe.model, trust_remote_code=recipe.trust_remote_code, allow_pickle=recipe.allow_pickle)
+    except ModelError:
+        return None
+    return layers if layers > 0 else None
+
+
+def check_depth(recipe: Recipe, sizes: Iterable[str | None] | None = None) -> None:
+    """Raises RecipeError, before weights are read, for more layers to go than the model has, or others.
+
+    sizes: that `--remove` has, in the place of the recipe's own.
+    """
+    if any(getattr(recipe, key) is not None for key in SIZES if key != "remove"):
+        return
+    layers = layers_said(recipe)
+    if layers is None:
+        return
+    if recipe.layers is not None:
+        check_named(recipe.layers, layers)
+    for size in [recipe.remove] if sizes is None else sizes:
+        if size is not None:
+            layers_to_remove(size, layers)
+
+
 def open_for_planning(run: Run) -> tuple[OpenModel, int | None]:
     """The model, and how many layers its criterion is to take out, as of `layers_to_take_out`."""
     ram_limit(run.recipe.max_ram)
+    check_depth(run.recipe)
     with run.clock.stage("open"):
         opened = open_from(run.recipe, run)
     return opened, layers_to_take_out(run, opened)

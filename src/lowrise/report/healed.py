@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import yaml
@@ -10,6 +9,7 @@ import yaml
 from lowrise.errors import OutputError
 from lowrise.reading import kind_of
 from lowrise.report import words
+from lowrise.report.again import again
 from lowrise.report.card import cost_table, how_to_open
 from lowrise.report.document import render_page
 from lowrise.report.folder import read_healed
@@ -39,8 +39,6 @@ def build_healed(folder: Path) -> dict[str, str]:
 
 def _page(results: Results, healing: Healing, title: str, recipe: str) -> str:
     charts = {chart.id: chart for chart in healing_charts(healing)}
-    again = shlex.quote(f"{Path(results.model or '').name}-again")
-    own = shlex.quote(f"{Path(results.model or '').name}/lowrise/recipe.yaml")
     return render_page(
         "healed.html",
         title=title,
@@ -50,13 +48,13 @@ def _page(results: Results, healing: Healing, title: str, recipe: str) -> str:
         sentences=sentences(healing),
         healing=list(charts.values()),
         costs=costs(results),
-        command=f"lowrise heal --recipe {own} --out {again}",
+        command=again(results, "heal --recipe", "recipe.yaml"),
         recipe=recipe,
     )
 
 
 def _notices(results: Results) -> list[Notice]:
-    collapse = collapse_notice(results.perplexity_ratio, {})
+    collapse = collapse_notice(results.perplexity_ratio, {}, healed=True)
     told = [Notice("warning", "Warning", words.capitalize_first(text)) for text in results.warnings]
     return [*([] if collapse is None else [collapse]), *told, *misread_notices(results)]
 

@@ -29,7 +29,7 @@ def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
         "edits": " ".join(map(edit_sentence, plan.edits)) or "none",
         "perplexity, held-out calibration": "" if ratio is None else f"{words.ratio(ratio)} the dense model's",
     }
-    return _html(_filled(found), diagram=layer_diagram(plan), notices=_notices({}, plan.scores))
+    return _html(_filled(found), diagram=layer_diagram(plan), notices=_notices({}, plan.scores, healed=False))
 
 
 def facts_html(facts: Mapping[str, str]) -> str:
@@ -39,7 +39,7 @@ def facts_html(facts: Mapping[str, str]) -> str:
 def results_html(results: Results) -> str:
     """The table of the command line."""
     seconds = ("seconds", "", words.count(results.seconds["total"]))
-    notices = _notices(results.perplexity_ratio, {})
+    notices = _notices(results.perplexity_ratio, {}, healed=results.healing is not None)
     return _html([*rows(results), seconds], head=("", "dense", "compressed"), notices=notices)
 
 
@@ -62,8 +62,8 @@ def comparison_html(results: Comparison) -> str:
     return _html([*zip(*(cells for _, cells in found), strict=True)], head=[name for name, _ in found])
 
 
-def _notices(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> list[Any]:
-    found = collapse_notice(ratios, scores)
+def _notices(ratios: Mapping[str, float], scores: Mapping[str, Any], *, healed: bool) -> list[Any]:
+    found = collapse_notice(ratios, scores, healed=healed)
     return [] if found is None else [found]
 
 

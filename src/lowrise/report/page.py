@@ -6,9 +6,11 @@ import shlex
 from pathlib import Path
 
 from lowrise.files import held, write_file
+from lowrise.plan import Plan
 from lowrise.quality import worst_text
 from lowrise.recipe import presets
 from lowrise.report import words
+from lowrise.report.again import again
 from lowrise.report.card import model_card
 from lowrise.report.document import render_page
 from lowrise.report.edits import repair_sentences
@@ -73,6 +75,7 @@ def report_page(contents: Contents) -> str:
         edits=[edit_sentence(edit) for edit in plan.edits],
         repair=repair_sentences(plan.edits, results.repairs),
         preset=presets().get(plan.preset),
+        repaired_by=_repaired_by(plan),
         costs=costs(results),
         tasks=scores(contents),
         kept=kept,
@@ -112,17 +115,20 @@ def _why_absent(contents: Contents) -> str:
     return "This method does not look at what layers put out one by one. lowrise observe draws how alike they are."
 
 
+def _repaired_by(plan: Plan) -> str:
+    """The repair that was asked for beside a preset, which says nothing of it; empty where there is none."""
+    repair = next((edit.repair for edit in plan.edits if edit.repair != "none"), "none")
+    known = presets().get(plan.preset)
+    own = "none" if known is None else known.settings.get("repair", "none")
+    return "" if repair in (own, "none") else repair
+
+
 def _command(contents: Contents) -> str:
-    """What makes the same folder again, run from where this folder lies."""
     plan, results = contents.plan, contents.results
-    folder = Path(results.model or "").name or "shallower"
-    again = shlex.quote(f"{folder}-again")
     if results.command == "apply":
         given = " --text THE-SAME-TEXT" if plan.is_fitted and plan.settings is None else ""
-        plan_file = shlex.quote(f"{folder}/lowrise/plan.json")
-        return f"lowrise apply {shlex.quote(plan.model.source)} {plan_file}{given} --out {again}"
-    command = "heal" if results.command == "heal" else "run"
-    return f"lowrise {command} --recipe {shlex.quote(f'{folder}/lowrise/recipe.yaml')} --out {again}"
+        return again(results, f"apply {shlex.quote(plan.model.source)}", "plan.json", given)
+    return again(results, "heal --recipe" if results.command == "heal" else "run --recipe", "recipe.yaml")
 
 
 def _facts(contents: Contents) -> list[tuple[str, str]]:

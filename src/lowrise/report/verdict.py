@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lowrise.plan import Replace
-from lowrise.quality import COLLAPSED_RATIO, HELD_OUT, collapsed_on
+from lowrise.quality import COLLAPSED_RATIO, HELD_OUT, collapsed_on, remedy
 from lowrise.report import words
 from lowrise.report.engines import misread_because, misread_by
 from lowrise.report.folder import Contents
@@ -31,7 +32,8 @@ def notices(contents: Contents) -> list[Notice]:
     """The loudest first."""
     # what a plan says of the cut is no more once that is healed
     scores = contents.plan.scores if contents.results.healing is None else {}
-    collapse = collapse_notice(contents.results.perplexity_ratio, scores)
+    healed = contents.results.healing is not None
+    collapse = collapse_notice(contents.results.perplexity_ratio, scores, healed=healed)
     found = [*([] if collapse is None else [collapse]), *_guessing(contents)]
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:
@@ -58,18 +60,33 @@ def misread_notices(results: Results) -> list[Notice]:
     return [Notice("warning", f"Misread by {words.listed(names)}", text)]
 
 
-def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> Notice | None:
-    """What to say of a model that has collapsed (`lowrise.quality`), on the terminal as on page and card."""
+def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any], *, healed: bool) -> Notice | None:
+    """What to say of a model that has collapsed (`lowrise.quality`), on the terminal as on page and card.
+
+    healed: whether it was healed, so that other things help.
+    """
     found = collapsed_on(ratios, scores)
     if found is None:
         return None
     name, ratio = found
+    shown = "" if name in ratios else _not_in_tables(scores)
     text = (
-        f"Perplexity is {words.ratio(ratio)} the dense model's on {name}. From "
+        f"Perplexity is {words.ratio(ratio)} the dense model's on {name}{shown}. From "
         f"×{COLLAPSED_RATIO:g} on lowrise calls a result collapsed: what it writes is no longer what the dense model "
-        "would write. Remove fewer layers, or choose another preset."
+        f"would write. {words.capitalize_first(remedy(healed))}."
     )
     return Notice("collapse", "The model has collapsed", text)
+
+
+def _not_in_tables(scores: Mapping[str, Any]) -> str:
+    """Perplexities of the calibration's own text, which no table shows where other texts were measured on."""
+    noted = [scores[key] for key in ("held_out", "loss") if isinstance(scores.get(key), dict)]
+    told: Mapping[str, Any] = next((one for one in noted if one.get("perplexity_ratio") is not None), {})
+    before, after = told.get("dense"), told.get("after")
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return ""
+    perplexities = " → ".join(words.decimal(math.exp(min(loss, 700.0))) for loss in (before, after))
+    return f", {perplexities}, which the plan notes and the tables leave out"
 
 
 def _guessing(contents: Contents) -> list[Notice]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 TIMES, TO, MINUS = "×", "–", "\u2212"
+_LINE_ENDS = re.compile(r"\n(?:[^\S\n]*\n){2,}")
 
 
 def count(value: float) -> str:
@@ -92,11 +93,17 @@ def span(start: int, stop: int) -> str:
     return f"layer {start}" if stop == start + 1 else f"layers {start}{TO}{stop - 1}"
 
 
+def shortened(text: str) -> str:
+    """Text that a model wrote, as a page shows it: of many line ends in a row, their number."""
+    return _LINE_ENDS.sub(lambda found: f"\n⏎{TIMES}{found[0].count(chr(10))}\n", text.strip())
+
+
 def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`; `nothing` of none."""
     return "nothing" if not names else " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (count, short_count, decimal, ratio, percent, rate, megabytes, seconds)
+    function.__name__: function
+    for function in (count, short_count, decimal, ratio, percent, rate, megabytes, seconds, shortened)
 }

@@ -15,7 +15,12 @@ def check(decoder: Decoder, recipe: Recipe, k: int | None) -> None:
     if recipe.layers is None:
         found = "none" if k is None else f"a number of them, {k}"
         raise RecipeError("--layers", "the layers to take out, as 12-19,21", found, "name them")
-    named, layers = named_layers(recipe.layers), len(decoder)
+    check_named(recipe.layers, len(decoder))
+
+
+def check_named(text: str, layers: int) -> None:
+    """text: of `--layers`. Raises RecipeError where a model of `layers` layers lacks one, and where none is left."""
+    named = named_layers(text)
     if named[-1] >= layers:
         expected = f"layers from 0 to {layers - 1}, which the model has"
         raise RecipeError("--layers", expected, f"layer {named[-1]}", "name others")
