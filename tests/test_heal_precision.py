@@ -7,13 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import lowrise
 import tiny
+from lowrise.errors import ModelError
+from lowrise.heal.objective import NEXT_TOKEN, StudentLoss
 from lowrise.heal.precision import usual_precision
+from lowrise.heal.trial import check_trainable
 from lowrise.results import Healing
+from tiny_families import tiny_model
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,33 @@ def test_bfloat16_heals_as_float32_does_but_for_rounding(tiny_folder: Path, text
     one, other = ([loss for _, loss in healing.train] for healing in (exact, rounded))
     assert one != other
     assert other == pytest.approx(one, rel=0.02)
+
+
+class Computing:
+    """What is asked of an accelerator, whose format is one for a whole process."""
+
+    def __init__(self, mixed_precision: str) -> None:
+        self.mixed_precision = mixed_precision
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.mixed_precision == "bf16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "says"),
+    [
+        ("xmod", "bf16", r"trained in bfloat16, found .*dtype.*precision: \"no\""),
+        ("xmod", "no", None),
+        ("prophetnet", "no", "trained in float32.*cannot be healed"),
+        ("llama", "bf16", None),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_before_it_begins(kind: str, precision: str, says: str | None) -> None:
+    student = StudentLoss(lowrise.wrap(tiny_model(kind), tiny.tokenizer()).opened.decoder, NEXT_TOKEN)
+    computing: Any = Computing(precision)
+    if says is None:
+        check_trainable(student, tiny.ids(), computing)
+        return
+    with pytest.raises(ModelError, match=says) as raised:
+        check_trainable(student, tiny.ids(), computing)
+    assert len(str(raised.value).splitlines()) == 1

@@ -51,7 +51,7 @@ class DenseStates:
     def at(self, part: slice, device: torch.device) -> Tensor:
         """Its logits (positions, vocabulary), float32. The student's number format is none of its own."""
         with torch.no_grad(), torch.autocast(self.h.device.type, enabled=False):
-            return head(self.decoder, self.h[part]).float().to(device)
+            return head(self.decoder, self.h[part].to(self.decoder.dtype)).float().to(device)
 
 
 Answers = Targets | DenseStates

@@ -28,6 +28,7 @@ from lowrise.heal.schedule import Schedule
 from lowrise.heal.standing import Keeping, Standing
 from lowrise.heal.teacher import Teacher
 from lowrise.heal.tokens import TrainingTokens
+from lowrise.heal.trial import check_trainable
 from lowrise.model.batching import Batching
 from lowrise.progress import Bar, Reporter
 from lowrise.settings import Training
@@ -63,6 +64,7 @@ def train(
 
     A loss that is no number ends it: `stopped` says at which step. teacher: None where the goal asks nothing of it.
     """
+    check_trainable(student, tokens.ids, accelerator)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser: Any = torch.optim.AdamW(learning, lr=plan.rates.learning_rate, betas=_BETAS, weight_decay=0.0)
     module, optimiser = accelerator.prepare(student, optimiser)
