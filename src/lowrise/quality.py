@@ -31,6 +31,18 @@ def remedy(healed: bool) -> str:
     return "remove fewer layers, choose another preset, or heal it"
 
 
+def own_text(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """(name, what is noted of it) of the calibration's own text in a plan's scores, or None where nothing is.
+
+    Merges that were repaired have both: the search saw them as they were before.
+    """
+    for key, name in (("held_out", HELD_OUT), ("loss", SEARCHED)):
+        noted = scores.get(key)
+        if isinstance(noted, dict) and isinstance(noted.get("perplexity_ratio"), int | float):
+            return name, noted
+    return None
+
+
 def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tuple[str, float] | None:
     """(text, perplexity ratio) where a model that has collapsed is worst, or None for one that has not. Texts that it
     was measured on come first, for tables show them.
@@ -38,14 +50,8 @@ def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tupl
     ratios: by text, of everything it was measured on. scores: of its plan, which notes what the edits did to the
     sentences of a search of merges, or to held-out calibration tokens.
     """
-    own_text: dict[str, float] = {}
-    for key, name in (("held_out", HELD_OUT), ("loss", SEARCHED)):
-        noted = scores.get(key)
-        own = noted.get("perplexity_ratio") if isinstance(noted, dict) else None
-        if isinstance(own, int | float):
-            own_text[name] = float(own)
-            break  # merges that were repaired have both, and the search saw them as they were before
-    for known in (ratios, own_text):
+    noted = own_text(scores)
+    for known in (ratios, {} if noted is None else {noted[0]: float(noted[1]["perplexity_ratio"])}):
         lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
         if lost:
             return worst_text(lost), lost[worst_text(lost)]

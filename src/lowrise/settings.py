@@ -20,6 +20,7 @@ Bos = Literal["auto", "never"]
 Objective = Literal["kl", "ce", "mix"]
 Trained = Literal["all", "lora", "network", "gaps", "tail"]
 TeacherPlace = Literal["resident", "stored"]
+Precision = Literal["no", "bf16", "fp16"]
 PAPER_THRESHOLD = 0.65  # LaCo's T for its 7B model, where neither a threshold nor a size is asked for
 # Keys of a recipe by their older spelling. Recipes may use it still. Plans do, so that their bytes stay. `for` is no
 # older one: it is what people write, and Python keeps that word for itself.
@@ -149,7 +150,7 @@ class Heal(Strict):
     checkpointing: bool = Field(
         False, description="compute activations twice instead of keeping them: less memory, a third slower"
     )
-    precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+    precision: Literal["auto", Precision] = Field(
         "auto", description="of what is computed; auto: bf16 on an accelerator and on processors with AMX"
     )
 

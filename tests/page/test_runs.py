@@ -33,12 +33,12 @@ def test_apply_has_a_page_without_the_curves_and_says_so(
 @pytest.mark.parametrize("kind", ["layer", "merge"])
 def test_the_command_on_the_page_makes_the_same_model_again(main: Main, finished: dict[str, Path], kind: str) -> None:
     shown = next(line for line in page_of(finished[kind]).text.splitlines() if line.startswith("lowrise run"))
-    again = Path(f"{finished[kind]}-again")
-    assert shown.split()[-1] == str(again)
+    made = Path(f"{finished[kind]}-again")
+    assert shown.split()[-1] == str(made)
     status, _, errors = main(*shown.split()[1:], "--quiet")
     assert status == 0, errors
     for name in ("lowrise/plan.json", "lowrise/recipe.yaml", "model.safetensors"):
-        assert (again / name).read_bytes() == (finished[kind] / name).read_bytes()
+        assert (made / name).read_bytes() == (finished[kind] / name).read_bytes()
 
 
 def test_the_command_has_the_folder_as_it_was_given() -> None:

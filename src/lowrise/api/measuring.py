@@ -105,8 +105,7 @@ def measure(
         if speed:
             other = reference.opened.decoder if isinstance(reference, Model) else None
             results = with_speed(run, results, subject.opened.decoder, other)
-        # what a plan says of the cut is no more once that is healed
-        scores = subject.plan.scores if subject.plan is not None and subject.healing is None else {}
+        scores = {} if subject.plan is None else subject.plan.scores
         tell_collapse(results.but(healing=subject.healing), scores, reporter)
         drafted_for = reference if draft_for is dense else _dense_model(draft_for, subject, progress)
         if isinstance(drafted_for, Model):

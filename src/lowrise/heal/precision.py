@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import get_args
 
 import torch
 
-Precision = Literal["no", "bf16", "fp16"]
+from lowrise.settings import Precision
 
 _SAID = "ACCELERATE_MIXED_PRECISION"  # what `accelerate launch` sets, "no" where it was not asked for one
-_KNOWN: tuple[Precision, ...] = ("no", "bf16", "fp16")
+_KNOWN: tuple[Precision, ...] = get_args(Precision)
 
 
 def usual_precision(device: torch.device) -> Precision:

@@ -23,9 +23,9 @@ def check_trainable(student: StudentLoss, ids: Tensor, accelerator: Accelerator)
         with accelerator.autocast():
             student(ids, counted)
     except (RuntimeError, IndexError, ValueError) as error:
-        format_ = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[accelerator.mixed_precision]
+        computed = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[accelerator.mixed_precision]
         remedy = "this model cannot be healed"
         if accelerator.mixed_precision != "no":
             remedy = 'say `heal: {precision: "no"}` in a recipe'
-        expected = f"layers that can be trained in {format_}"
+        expected = f"layers that can be trained in {computed}"
         raise ModelError(student.decoder.where, expected, reason(error), remedy) from error

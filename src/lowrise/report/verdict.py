@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lowrise.plan import Replace
-from lowrise.quality import COLLAPSED_RATIO, HELD_OUT, collapsed_on, remedy
+from lowrise.quality import COLLAPSED_RATIO, HELD_OUT, collapsed_on, own_text, remedy
 from lowrise.report import words
 from lowrise.report.engines import misread_because, misread_by
 from lowrise.report.folder import Contents
@@ -30,10 +30,8 @@ class Notice:
 
 def notices(contents: Contents) -> list[Notice]:
     """The loudest first."""
-    # what a plan says of the cut is no more once that is healed
-    scores = contents.plan.scores if contents.results.healing is None else {}
     healed = contents.results.healing is not None
-    collapse = collapse_notice(contents.results.perplexity_ratio, scores, healed=healed)
+    collapse = collapse_notice(contents.results.perplexity_ratio, contents.plan.scores, healed=healed)
     found = [*([] if collapse is None else [collapse]), *_guessing(contents)]
     found += [Notice("warning", "Warning", _sentence(warning)) for warning in contents.results.warnings]
     if not contents.plan.loads_plainly:
@@ -63,9 +61,9 @@ def misread_notices(results: Results) -> list[Notice]:
 def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any], *, healed: bool) -> Notice | None:
     """What to say of a model that has collapsed (`lowrise.quality`), on the terminal as on page and card.
 
-    healed: whether it was healed, so that other things help.
+    healed: whether it was healed, so that other things help, and what a plan says of the cut is no more.
     """
-    found = collapsed_on(ratios, scores)
+    found = collapsed_on(ratios, {} if healed else scores)
     if found is None:
         return None
     name, ratio = found
@@ -80,9 +78,8 @@ def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any], *, h
 
 def _not_in_tables(scores: Mapping[str, Any]) -> str:
     """Perplexities of the calibration's own text, which no table shows where other texts were measured on."""
-    noted = [scores[key] for key in ("held_out", "loss") if isinstance(scores.get(key), dict)]
-    told: Mapping[str, Any] = next((one for one in noted if one.get("perplexity_ratio") is not None), {})
-    before, after = told.get("dense"), told.get("after")
+    noted = own_text(scores)
+    before, after = (None, None) if noted is None else (noted[1].get(key) for key in ("dense", "after"))
     if not isinstance(before, int | float) or not isinstance(after, int | float):
         return ""
     perplexities = " → ".join(words.decimal(math.exp(min(loss, 700.0))) for loss in (before, after))

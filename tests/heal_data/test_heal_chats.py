@@ -12,8 +12,7 @@ from heal_texts import CHAT, chat_file, chatting, made, talk
 from lowrise.calibration.chat import ChatTokens, Conversation, chat_tokens
 from lowrise.calibration.chat_windows import packed_conversations
 from lowrise.errors import TextError
-from lowrise.heal import sources
-from lowrise.model.source import OpenModel, open_model
+from lowrise.model.source import OpenModel
 
 GENERATION = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
@@ -23,17 +22,6 @@ GENERATION = (
 )
 # an answer that is not the last loses what stands before `=`
 THINKING = CHAT.replace("m['content']", "(m['content'] if loop.last else m['content'].split('=')[-1])")
-
-
-@pytest.fixture(autouse=True)
-def less_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model writes the guard of nearly every test."""
-    monkeypatch.setattr(sources, "HELD_OUT", 512)
-
-
-@pytest.fixture(scope="module")
-def opened(tiny_folder: Path) -> OpenModel:
-    return open_model(str(tiny_folder), device="cpu")
 
 
 def rendered(template: str, messages: list[dict[str, str]]) -> list[ChatTokens]:

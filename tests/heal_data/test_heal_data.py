@@ -12,24 +12,12 @@ import tiny
 from heal_texts import CHAT, chat_file, chatting, made, talk, write
 from lowrise.calibration import text as text_module
 from lowrise.errors import InputError, TextError
-from lowrise.heal import sources
 from lowrise.heal.data import check_training_tokens
 from lowrise.heal.mixture import equal_parts, passes
 from lowrise.heal.sources import most_held_out
 from lowrise.model.source import OpenModel, open_model
 from lowrise.recipe import Recipe
 from lowrise.settings import Heal
-
-
-@pytest.fixture(autouse=True)
-def less_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model writes the guard of nearly every test."""
-    monkeypatch.setattr(sources, "HELD_OUT", 512)
-
-
-@pytest.fixture(scope="module")
-def opened(tiny_folder: Path) -> OpenModel:
-    return open_model(str(tiny_folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
