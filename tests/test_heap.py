@@ -34,15 +34,16 @@ else:
 held = resident()
 blocks.clear()
 freed = resident()
-give_back()
+give_back(int(sys.argv[2]))
 print(held - first, freed - first, resident() - first)
 """
 
 
-def sizes(which: str, **environment: str) -> list[int]:
-    """MiB more than at the start: while blocks are held, once they are freed, once they are given back."""
+def sizes(which: str, more_than: int = 0, **environment: str) -> list[int]:
+    """MiB more than at the start: while blocks are held, once they are freed, once more than so many bytes go back."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    said = subprocess.check_output([sys.executable, "-c", _SHOW, which], env={**own, **environment}, text=True)
+    command = [sys.executable, "-c", _SHOW, which, str(more_than)]
+    said = subprocess.check_output(command, env={**own, **environment}, text=True)
     return [int(word) for word in said.split()]
 
 
@@ -53,6 +54,12 @@ class TestHeap:
         assert held > 150
         assert freed > 150  # small blocks that are kept lie between them
         assert after < 60
+
+    def test_between_steps_they_go_back_only_where_they_are_many(self) -> None:
+        _, freed, after = sizes("small", more_than=100 * 2**20)
+        assert after < freed - 100
+        _, freed, after = sizes("small", more_than=1000 * 2**20)
+        assert after >= freed - 5
 
     def test_large_blocks_go_back_by_themselves(self) -> None:
         held, freed, _ = sizes("large")

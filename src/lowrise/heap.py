@@ -10,6 +10,8 @@ from functools import cache
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _LARGE = 8 * 2**20  # bytes
 _TOP = 64 * 2**20  # that may stay free at the end of the heap
+BETWEEN_STEPS = 64 * 2**20  # bytes that may stay free from one step of a search to the next
+_FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
 def map_large_blocks() -> None:
@@ -31,11 +33,26 @@ def collect() -> None:
     give_back()
 
 
-def give_back() -> None:
-    """All pages that hold nothing go back to the system."""
+def give_back(more_than: int = 0) -> None:
+    """All pages that hold nothing go back to the system, where they come to `more_than` bytes.
+
+    Between the steps of a long search, too: each takes blocks of other sizes, which do not fit where the last step's
+    were, and the heap grows though nothing is kept.
+    """
     library = _library()
-    if library is not None:
-        library.malloc_trim(0)
+    if library is None:
+        return
+    if more_than and hasattr(library, "mallinfo2"):
+        library.mallinfo2.restype = _MallocInfo
+        if library.mallinfo2().fordblks < more_than:
+            return
+    library.malloc_trim(0)
+
+
+class _MallocInfo(ctypes.Structure):
+    """struct mallinfo2 of malloc.h; fordblks: bytes of the heap that are free, of all arenas."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
 
 
 @cache

@@ -10,6 +10,7 @@ from torch import Tensor
 from lowrise.edit.layerwise_pass import LayerContext, LayerwisePass
 from lowrise.edit.refit import refit_layer
 from lowrise.edit.student import Student
+from lowrise.heap import BETWEEN_STEPS, give_back
 from lowrise.model.refittable import refit_support
 from lowrise.observe.activation_store import ActivationStore
 from lowrise.observe.lent_states import LentStore
@@ -47,6 +48,7 @@ class DryRun(LayerwisePass):
     def advance(self) -> None:
         self.student.changed.pop(self.layer, None)
         self.layer = self.stop
+        give_back(BETWEEN_STEPS)
 
     @torch.no_grad()
     def repair(self, passed: Callable[[int], None]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lowrise.calibration import Windows
 from lowrise.edit.kept_attention import KeptAttention
 from lowrise.edit.student import Student
+from lowrise.heap import BETWEEN_STEPS, give_back
 from lowrise.model.blocks import Block
 from lowrise.model.layer import Layer, LayerArguments
 from lowrise.model.lending import lends
@@ -276,3 +277,4 @@ class LayerwisePass(LayerContext):
         self.settled = dict(self.student.changed.get(self.layer, {}))
         self.student.commit(self.layer)
         self.layer = self.stop
+        give_back(BETWEEN_STEPS)

@@ -19,6 +19,7 @@ from lowrise.edit.neurons import transplant
 from lowrise.edit.student import Student
 from lowrise.edit.writing import refit_write
 from lowrise.exact import exact
+from lowrise.heap import BETWEEN_STEPS, give_back
 from lowrise.model.decoder import Decoder
 from lowrise.model.matrices import captured
 from lowrise.model.neurons import neurons_apart
@@ -135,6 +136,7 @@ class Search:
             best = min(best, trial.divergence)
             trials = {one: old if not better else replace(old, changed={}) for one, old in trials.items()}
             trials[gone] = trial if better else replace(trial, changed={})
+            give_back(BETWEEN_STEPS)
             if bar is not None:
                 bar.advance(self.positions, f"divergence {best:.3f}")
         return trials
@@ -153,6 +155,7 @@ class Search:
         place = self._place(start - 1, Student(self._decoder).without(range(start, stop)))
         if self.writes:
             refit_write(place, RIDGES)
+        give_back(BETWEEN_STEPS)
         return Trial(start - 1, place.changed, *self._missed(place.leaving))
 
     @torch.no_grad()
