@@ -231,19 +231,19 @@ def test_sums_that_are_no_numbers_take_over_nothing(monkeypatch: pytest.MonkeyPa
     """As when a donor's neuron overflows on held-out tokens alone."""
 
     class Overflown(Gram):
+        def __init__(self, k: int, d: int, device: torch.device) -> None:
+            super().__init__(k, d, device)
+            made.append(self)
+
         def keeping(self, rows: Tensor, matrix: Tensor) -> Gram:
             part = super().keeping(rows, matrix)
-            if self is made[1] and not torch.equal(rows, torch.arange(len(rows))):
+            held_out = self in made[1::2]  # of every donor, those of fitted tokens come first
+            if held_out and not torch.equal(rows, torch.arange(len(rows))):
                 part.squares = float("nan")
             return part
 
     made: list[Gram] = []
-
-    def two(shape: tuple[int, int], device: torch.device) -> tuple[Gram, Gram]:
-        made[:] = [Overflown(*shape, device), Overflown(*shape, device)]
-        return made[0], made[1]
-
-    monkeypatch.setattr("lowrise.edit.gram.two_grams", two)
+    monkeypatch.setattr("lowrise.edit.neurons.Gram", Overflown)
     fits = repair(Student(make("llama"), [0, 1, 2, 4, 5]), windows(64), HELD_OUT, "refit", QUIET)
     assert {fit.neurons for fit in fits} == {0}
 

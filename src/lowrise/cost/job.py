@@ -116,8 +116,8 @@ def adam(steps: float, parameters: float) -> Work:
 
 
 def gram_bytes(k: float, d: float) -> float:
-    """Two sets of sums, float64, and while they are solved a damped copy, its factor and three solutions."""
-    return 8 * (4 * k * k + 5 * k * d)
+    """Two sets of sums, float64, and while they are solved a factor and three solutions."""
+    return 8 * (3 * k * k + 5 * k * d)
 
 
 def batch_bytes(job: Job, length: float) -> float:

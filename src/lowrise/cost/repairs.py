@@ -131,7 +131,9 @@ def sums_bytes(shape: ModelShape, *, moves: bool) -> float:
     if not moves:
         return max(most, gram_bytes(k, d))
     both = k + max(int(block.stop) - int(block.start) for block in blocks(k))
-    return max(most, 8.0 * (5 * both * both + 4 * both * d))
+    choosing = 3.2 * both * both  # the sums, their inverse and what is left of it after a step
+    solving = both * both + 4 * k * k  # held-out sums of all, fitted ones and a solution's of the own k, twice
+    return max(most, 8.0 * (max(choosing, solving) + 4 * both * d))
 
 
 def _up_to_last_gap(job: Job) -> Work:

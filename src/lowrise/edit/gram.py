@@ -209,11 +209,11 @@ def _toward(
 
     X = (AᵀA + λ·m)⁻¹(AᵀE + λ·m·s·F) is linear in s, so that the error is a parabola.
     """
-    change = torch.cholesky_solve(fit.cross, factor)
+    change = _through(factor, fit.cross)
     if folded is None:
         error = held_out.error(change)
         return error, error, change, 0.0
-    more = torch.cholesky_solve(folded, factor).mul_(ridge * fit.inputs.diagonal().mean())
+    more = _through(factor, folded).mul_(ridge * fit.inputs.diagonal().mean())
     made, made_more = held_out.inputs @ change, held_out.inputs @ more
     error = held_out.squares + float(((made - 2 * held_out.cross) * change).sum())
     slope, bend = float(((made - held_out.cross) * more).sum()), float((made_more * more).sum())
@@ -230,17 +230,24 @@ def folded_change(fit: Gram, held_out: Gram, matrix: Tensor) -> Tensor:
 
 
 def damped_factor(fit: Gram, ridge: float) -> Tensor | None:
-    """(k, k), float64: the lower Cholesky factor of AᵀA + λ·m.
+    """(k, k), float64: the lower Cholesky factor of AᵀA + λ·m, by columns, which LAPACK factors in place.
 
     None where rounding leaves the sums without a positive definite matrix: few tokens, all of one direction.
     """
-    damped = fit.inputs.clone()
-    damped.diagonal().add_(ridge * fit.inputs.diagonal().mean())
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(damped)
+    factor = fit.inputs.clone().mT
+    factor.diagonal().add_(ridge * fit.inputs.diagonal().mean())
+    failed = torch.empty((), dtype=torch.int32, device=factor.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))
     if failed or not torch.isfinite(factor).all():
         return None
     return factor
+
+
+def _through(factor: Tensor, right: Tensor) -> Tensor:
+    """(k, d): X of L·Lᵀ·X = `right`. `torch.cholesky_solve` does the same with a copy of L, (k, k)."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return solved
 
 
 def fold(fit: Gram, held_out: Gram, matrix: Tensor) -> Solution:

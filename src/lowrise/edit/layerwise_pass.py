@@ -89,7 +89,7 @@ class LayerContext:
             if numbers is None or number in numbers:
                 yield number, held, self._lent.on(number, self.layer, self.decoder.embed(ids)[1])
 
-    def some(self, tokens: int) -> Collection[int]:
+    def some(self, tokens: int) -> set[int]:
         """Numbers of all batches that are held out, and of fitted ones, evenly spaced, with `tokens` tokens at least.
 
         All of them where there are no more tokens.

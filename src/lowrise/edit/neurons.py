@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lowrise.edit.gram import RIDGES, Gram, damped_factor, gather, solve, weight_of
+from lowrise.edit.gram import RIDGES, Gram, damped_factor, solve, weight_of
 from lowrise.edit.input_map import fit_input_map
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
@@ -86,7 +86,7 @@ def transplant_block(
 
     asked: which of `donor`'s, ascending. theirs: what leads into them, with an input map so that they can be given what
     the student's MLP is. None, and nothing changes, where the neurons chosen do not meet held-out tokens better than
-    its own. Memory: two sets of sums of all these neurons and, while they go, two matrices of that size.
+    its own. Memory: the sums of all these neurons and, while they go, two matrices of that size.
     """
     layer = context.dense_layer
     write = layer.mlp_write
@@ -96,8 +96,14 @@ def transplant_block(
     k, d = own.shape
     numbers = context.some(CHOOSING_TOKENS * (k + len(lent)))
 
-    def tokens() -> Iterator[tuple[bool, Tensor, Tensor, Tensor]]:
-        for number, held, calls in context.batches(numbers):
+    def sums(*, held: bool) -> Gram:
+        found = Gram(k + len(lent), d, own.device)
+        for given in tokens(held=held):
+            found.add(*given)
+        return found
+
+    def tokens(*, held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for number, _, calls in context.batches(numbers & {*context.numbers(held=held)}):
             with captured(write.module) as inputs:
                 out = context.run(number, calls)().float()
             a = (
@@ -106,18 +112,21 @@ def transplant_block(
             )
             target = context.target(number)
             missing = target.float() - out - (a[1].float() @ lent).view_as(out)
-            yield held, torch.cat(a, 1), missing, weight_of(target)
+            yield torch.cat(a, 1), missing, weight_of(target)
 
-    fit, held_out = gather((k + len(lent), d), own.device, tokens())
+    fit = sums(held=False)
     both = torch.cat([own, lent])
     matrix = exact(both)
     alone = torch.arange(k, device=matrix.device)
     rows = obs_selection(fit, matrix, k)
     if rows is None:
         return None
+    fits = [fit.keeping(these, matrix) for these in (alone, rows)]
+    del fit  # those of held-out tokens are as large
+    held_out = sums(held=True)
     plain, solution = (
-        solve(fit.keeping(these, matrix), held_out.keeping(these, matrix), ridges, both[these.to(both.device)])
-        for these in (alone, rows)
+        solve(some, held_out.keeping(these, matrix), ridges, both[these.to(both.device)])
+        for some, these in zip(fits, (alone, rows), strict=True)
     )
     if torch.equal(rows, alone) or not solution.after < plain.after:  # nor if one is not a number
         return None
@@ -139,8 +148,7 @@ def obs_selection(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     factor = damped_factor(fit, WHILE_CHOOSING)
     if factor is None:
         return None
-    inverse = torch.cholesky_inverse(factor)
-    del factor
+    inverse = torch.cholesky_inverse(factor, out=factor)
     solved = matrix + inverse @ fit.cross
     rows = torch.arange(len(matrix), device=matrix.device)
     a_step = -(-(len(rows) - keep) // STEPS)
