@@ -24,6 +24,7 @@ from lowrise.errors import LowriseError, ModelError, RecipeError, TextError
 from lowrise.measure.system import peak_memory
 from lowrise.model.placement import pick_devices
 from lowrise.model.source import OpenModel, describe
+from lowrise.pipeline.clock import room_for
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
@@ -82,8 +83,10 @@ def known_of_config(
 ) -> Known:
     """Of a config alone, by one random layer. stored: the number format that the model is saved in."""
     compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else stored
-    shape, layer = shape_and_layer(config, name, compute=compute, stored=stored.itemsize, device=device)
-    known = Known(shape, timed(layer, shape), tokenizer, layer.batch_tokens, BASE_BYTES)
+    with room_for("the estimate"):
+        shape, layer = shape_and_layer(config, name, compute=compute, stored=stored.itemsize, device=device)
+        rates = timed(layer, shape)
+    known = Known(shape, rates, tokenizer, layer.batch_tokens, BASE_BYTES)
     asked = recipe.memory
     if asked is None or device.type != "cpu" or stays_in_memory(asked, device, shape.bytes, BASE_BYTES):
         return known
