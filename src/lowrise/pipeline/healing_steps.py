@@ -174,15 +174,17 @@ def _teacher(
         models.give_up_dense()
         return None, {"teacher": None}
     place = _place(run, settings, accelerator, models)
-    resident = Resident(models.dense.decoder, settings.temperature)
+    resident = Resident(models.dense.decoder, settings.temperature, accelerator.autocast)
     if place == "resident":
         return resident, {"teacher": place}
     counted = made.counted if made.counted is not None else all_but(made.prefix, made.ids)
+    precision = accelerator.mixed_precision
     about = {
         "what": "targets",
         "model": models.dense.record.sha256,
         "dtype": str(models.dense.decoder.dtype),
         "temperature": settings.temperature,
+        **({} if precision == "no" else {"computed in": precision}),
         "tokens": digest([tuple(made.ids.shape), made.ids.flatten().tolist(), counted.flatten().tolist()]),
     }
     stored = Stored(cache_folder() / TARGETS / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
