@@ -391,6 +391,24 @@ def healing_of(decoder: Decoder, precision: Precision, *, tied: bool = True, **s
     return {stage.name: stage.work for stage in healing_stages(job)}
 
 
+def test_adapters_take_longer_than_all_weights_in_bfloat16_alone(decoder: Decoder) -> None:
+    def layers(train: str, precision: Precision) -> float:
+        return healing_of(decoder, precision, train=train, objective="ce")["healing"].mixed
+
+    assert layers("lora", "bf16") > layers("all", "bf16") == layers("all", "no") > layers("lora", "no")
+    assert layers("gaps", "bf16") < layers("all", "bf16")
+
+
+def test_a_tied_head_learns_below_all_layers(decoder: Decoder) -> None:
+    """A head of its own learns with the last three of the four: a third forward, and three quarters of the way back."""
+    whole = healing_of(decoder, "bf16", train="all", objective="ce")["healing"].mixed
+    tied, own = (
+        healing_of(decoder, "bf16", train="tail", objective="ce", tied=tied)["healing"].mixed for tied in (True, False)
+    )
+    assert own < tied < whole
+    assert own == pytest.approx(whole * (1 / 3 + 2 / 3 * 3 / 4))
+
+
 def test_stored_answers_are_computed_in_the_format_of_the_healing(decoder: Decoder) -> None:
     asked = healing_of(decoder, "bf16", teacher="stored", tokens="8k")["teacher"]
     assert (asked.forward, asked.mixed) == (0, pytest.approx(31 * 256 * 6 / 3))
