@@ -66,7 +66,7 @@ class Setting:
                 self.ways[way] = self.engine(stored(place, self.tokens))
             else:
                 assert self.dense is not None
-                self.ways[way] = self.engine(Resident(self.dense.decoder, 1.0))
+                self.ways[way] = self.engine(Resident(self.dense.decoder, 1.0, self.accelerator.autocast))
 
     def engine(self, teacher: Teacher) -> Callable[[int], float]:
         """A step as `lowrise heal` makes it; returns its loss."""
@@ -121,7 +121,8 @@ def prepare(asked: Any) -> dict[str, Any]:
     opened, place = open_demo(asked.model), Path(asked.place)
     tokens = tokens_of(asked, opened.tokenizer)
     teacher = stored(place, tokens)
-    teacher.make(Resident(opened.decoder, 1.0), tokens.ids, training.all_but(0, tokens.ids), Reporter(quiet=True))
+    dense = Resident(opened.decoder, 1.0, start(Heal(), "cpu").autocast)
+    teacher.make(dense, tokens.ids, training.all_but(0, tokens.ids), Reporter(quiet=True))
     opened.decoder.drop(asked.start, asked.stop)
     opened.model.save_pretrained(place / "student")
     opened.tokenizer.save_pretrained(place / "student")

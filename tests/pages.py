@@ -53,6 +53,13 @@ RETAINED: dict[str, Any] = {
     },
 }  # fmt: skip
 
+HEALING: dict[str, Any] = {
+    "objective": "kl", "temperature": 1.0, "trained": "all", "parameters": 1000, "teacher": "resident", "tokens": 64,
+    "steps": 2, "batch_tokens": 32, "length": 32, "learning_rate": 2e-4, "precision": "no", "processes": 1,
+    "seconds": 1.0, "tokens_per_second": 64.0, "train": [(32, 0.5), (64, 0.4)], "held_out": {"a.txt": [(0, 3.0)]},
+    "guard": "a.txt", "kept": 0, "before": {}, "after": {},
+}  # fmt: skip
+
 
 def _pace(factor: float) -> dict[str, Any]:
     def rate(value: float) -> dict[str, float]:

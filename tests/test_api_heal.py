@@ -78,6 +78,16 @@ def test_measure_and_notebooks_show_what_was_healed(small: lowrise.Model) -> Non
     assert "healed on 984 tokens" in repr(small)
 
 
+def test_a_notebook_says_no_more_that_a_cut_has_collapsed_which_was_healed(small: lowrise.Model) -> None:
+    assert small.plan is not None
+    small.plan.scores = {"held_out": {"dense": 2.0, "after": 4.0, "perplexity_ratio": 7.39}}
+    assert "has collapsed" in small._repr_html_()
+    assert "×7.39" in small._repr_html_()
+    lowrise.heal(small, "org/name", **HOW)
+    assert "has collapsed" not in small._repr_html_()
+    assert "×7.39" not in small._repr_html_()
+
+
 def test_a_dense_model_stays_as_it_is_and_what_was_edited_is_none(small: lowrise.Model) -> None:
     with pytest.raises(
         ModelError, match=r"dense, org/name: .*in place; open it again: dense=lowrise.open\('org/name'\)"

@@ -327,6 +327,36 @@ def test_a_run_that_finds_no_room_ends_in_one_line(
     ]
 
 
+@pytest.mark.parametrize(
+    ("place", "stage", "arguments"),
+    [
+        ("lowrise.measure.draft._Rounds.count_pass", "draft", ["measure", "MODEL", "--draft-for", "MODEL"]),
+        ("lowrise.pipeline.estimating.timed", "the estimate", ["run", "MODEL", "--dry-run", "--out", "OUT"]),
+        ("lowrise.cost.describe._of_one_layer", "the estimate", ["run", "MODEL", "--dry-run", "--out", "OUT"]),
+    ],
+)
+def test_memory_that_ends_is_laid_to_nothing_else(
+    main: Main,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    stage: str,
+    arguments: list[str],
+) -> None:
+    """Not to models that do not go together, nor to a config that no layer can be made of."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError(SAID)
+
+    monkeypatch.setattr(place, full)
+    named = {"MODEL": tiny_folder, "OUT": tmp_path / "out"}
+    status, out, errors = main(*(named.get(one, one) for one in arguments), "--device", "cpu", "--quiet")
+    assert (status, out) == (1, "")
+    assert errors.startswith(f"lowrise: {stage} ran out of memory ({SAID}); free memory of the device")
+    assert len(errors.splitlines()) == 1
+
+
 @pytest.mark.parametrize("kl", [0.0, 1.0])
 def test_healing_takes_the_same_steps(kl: float) -> None:
     """Half as many windows at a time, of a step that is begun anew; the teacher is asked in parts."""

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from lowrise.report.comparison import (
 from lowrise.report.comparison_curves import draw_comparison
 from lowrise.report.comparison_measures import measures
 from lowrise.report.comparison_page import comparison_page
-from lowrise.results import Comparison, Results
-from pages import Page
+from lowrise.results import Comparison, Healing, Results
+from pages import HEALING, Page
 
 TASKS = {"reading": 0.6, "sums": 0.5}
 REASON = "--form: expected a gated <b>MLP</b> | or another form, found none; choose --form paper"
@@ -181,6 +182,19 @@ def test_tasks_decide_who_is_best_only_as_far_as_they_can_tell(kept: float, tile
     """Intervals are ± .05: at .75 they touch those of .8, at .65 they do not."""
     rows = [made_row("fold", 8, 1.8, 0.8, 20), made_row("refit", 8, 1.4, kept, 60), made_row("drop", 8, 1.9, 0.8, 9)]
     assert f"best without 8 layers{tile}" in Page(comparison_page(summarised(rows))).text.replace("\n", "")
+
+
+@pytest.mark.parametrize("healed", [True, False])
+def test_what_was_healed_is_not_called_collapsed_for_its_cut(healed: bool) -> None:
+    row = made_row("laco", 4, 1.5, 0.9, 20)
+    assert row.plan is not None
+    row.plan.scores = {"held_out": {"dense": 2.0, "after": 4.0, "perplexity_ratio": 7.39}}
+    if healed:
+        assert row.results is not None
+        row = replace(row, results=row.results.but(healing=Healing(**HEALING)))
+    (found,) = summarised([row]).finished
+    assert (found.collapsed is None) is healed
+    assert ("collapsed" in row_line(row)) is not healed
 
 
 def test_repairing_is_part_of_compressing_and_measuring_is_not() -> None:

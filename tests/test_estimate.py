@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from lowrise.cost.asked import Asked
 from lowrise.cost.criteria import stages_of, trials
 from lowrise.cost.describe import shape_and_layer, shape_of
 from lowrise.cost.forecast import Forecast
+from lowrise.cost.healing import Healing
+from lowrise.cost.healing import stages as healing_stages
 from lowrise.cost.job import Job, Text
 from lowrise.cost.repairs import refit_work
 from lowrise.cost.shape import ModelShape
@@ -32,6 +35,7 @@ from lowrise.methods import methods
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import Layer
 from lowrise.model.matrices import ReachedError
+from lowrise.pipeline import estimating as estimates
 from lowrise.pipeline.estimating import Known, estimate_of
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, presets
@@ -39,9 +43,11 @@ from lowrise.results import Estimate, StageEstimate
 from lowrise.select.choice import spans_of
 from lowrise.select.greedy import choose_greedily
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
+from lowrise.settings import Heal, Precision
 from lowrise.work import Work as Kept
 from refusals import assert_one_line, contents
 from shared_keys import decoder_of
+from tiny_families import tiny_model
 
 Main = Callable[..., tuple[int, str, str]]
 SMALL = ["--samples", 8, "--length", 32, "--device", "cpu"]
@@ -203,6 +209,81 @@ def test_timing_draws_no_number_and_leaves_the_model_alone(decoder: Decoder) -> 
     assert found.rates.solves > 0
 
 
+class Formats:
+    """What passes of a layer with gradients were computed in."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: set[tuple[torch.dtype, torch.dtype]] = set()
+        call = Layer.call
+
+        def noted(layer: Layer, h: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                casting = torch.is_autocast_enabled("cpu")
+                self.seen.add((h.dtype, torch.get_autocast_dtype("cpu") if casting else h.dtype))
+            return call(layer, h, *given, **named)
+
+        monkeypatch.setattr(Layer, "call", noted)
+
+
+FULL, SHORT, HALF = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize(
+    ("command", "heal", "formats"),
+    [
+        ("run", None, {(FULL, FULL)}),
+        ("plan", {"tokens": "1k", "precision": "bf16"}, {(FULL, FULL)}),
+        ("run", {"tokens": "1k", "precision": "bf16"}, {(FULL, FULL), (FULL, SHORT)}),
+        ("run", {"tokens": "1k", "precision": "fp16"}, {(FULL, FULL), (FULL, HALF)}),
+        ("run", {"tokens": "1k", "precision": "no"}, {(FULL, FULL)}),
+        ("run", {"tokens": "1k"}, {(FULL, FULL), (FULL, SHORT)}),
+    ],
+)
+def test_what_is_timed_is_what_a_healing_will_compute_in(
+    monkeypatch: pytest.MonkeyPatch, command: Any, heal: Any, formats: set[Any]
+) -> None:
+    """On a processor with AMX, where bfloat16 is usual."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    seen = Formats(monkeypatch)
+    lowrise.estimate(tiny.config("llama"), command=command, preset="tail", remove=2, device="cpu", heal=heal)
+    assert seen.seen == formats
+
+
+def test_a_model_in_bfloat16_is_timed_in_float32_where_it_is_healed_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Formats(monkeypatch)
+    heal = {"tokens": "1k", "precision": "no"}
+    how = {"preset": "tail", "remove": 2, "device": "cpu", "dtype": "bfloat16", "heal": heal}
+    lowrise.estimate(tiny.config("llama"), **how)  # type: ignore[arg-type]
+    assert seen.seen == {(SHORT, SHORT), (FULL, FULL)}
+
+
+def test_layers_that_bear_no_bfloat16_are_timed_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lowrise.wrap(tiny_model("xmod"), tiny.tokenizer())
+    seen = Formats(monkeypatch)
+    heal = {"tokens": "1k", "precision": "bf16"}
+    found = lowrise.estimate(model, preset="tail", remove=1, samples=4, length=16, device="cpu", heal=heal)
+    assert "healing" in found.by_stage()
+    assert seen.seen == {(FULL, FULL), (FULL, SHORT)}
+
+
+def test_a_dry_run_of_heal_follows_the_recipe(
+    main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers of the two models are alike: one is timed."""
+    seen, asked = Formats(monkeypatch), list[object]()
+    monkeypatch.setattr(estimates, "timed", lambda *given: asked.append(given) or timed(*given))
+    shallow = tiny.save(tmp_path / "shallow", num_hidden_layers=4)
+    recipe = tmp_path / "recipe.yaml"
+    how = ["--dense", tiny_folder, "--text", text_file, "--recipe", recipe, "--device", "cpu", "--dry-run"]
+    for precision, formats in (("no", {(FULL, FULL)}), ("bf16", {(FULL, FULL), (FULL, SHORT)})):
+        recipe.write_text(f'heal: {{tokens: 1k, precision: "{precision}"}}\n')
+        status, _, errors = main("heal", shallow, *how, "--out", tmp_path / "out")
+        assert status == 0, errors
+        assert seen.seen == formats
+    assert len(asked) == 2
+
+
 # -- what it is counted from ----------------------------------------------------------------------------------------
 
 
@@ -302,6 +383,35 @@ def test_time_is_linear_in_layers_and_tokens() -> None:
         return rates.seconds(stage.work)
 
     assert seconds(24, 32) == pytest.approx(2 * seconds(12, 32)) == pytest.approx(2 * seconds(24, 16))
+
+
+def healing_of(decoder: Decoder, precision: Precision, *, tied: bool = True, **settings: Any) -> dict[str, Work]:
+    shape = replace(shape_of(decoder, "model", 4), tied=tied)
+    job = Healing(replace(shape, layers=4), shape, Heal(**settings), 1, precision=precision)
+    return {stage.name: stage.work for stage in healing_stages(job)}
+
+
+def test_adapters_take_longer_than_all_weights_in_bfloat16_alone(decoder: Decoder) -> None:
+    def layers(train: str, precision: Precision) -> float:
+        return healing_of(decoder, precision, train=train, objective="ce")["healing"].mixed
+
+    assert layers("lora", "bf16") > layers("all", "bf16") == layers("all", "no") > layers("lora", "no")
+    assert layers("gaps", "bf16") < layers("all", "bf16")
+
+
+def test_a_tied_head_learns_below_all_layers(decoder: Decoder) -> None:
+    """A head of its own learns with the last three of the four: a third forward, and three quarters of the way back."""
+    whole = healing_of(decoder, "bf16", train="all", objective="ce")["healing"].mixed
+    tied, own = (
+        healing_of(decoder, "bf16", train="tail", objective="ce", tied=tied)["healing"].mixed for tied in (True, False)
+    )
+    assert own < tied < whole
+    assert own == pytest.approx(whole * (1 / 3 + 2 / 3 * 3 / 4))
+
+
+def test_stored_answers_are_computed_in_the_format_of_the_healing(decoder: Decoder) -> None:
+    asked = healing_of(decoder, "bf16", teacher="stored", tokens="8k")["teacher"]
+    assert (asked.forward, asked.mixed) == (0, pytest.approx(31 * 256 * 6 / 3))
 
 
 def test_decoding_reads_the_head_once_a_token() -> None:

@@ -17,6 +17,7 @@ from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.following import per_layer_lists
 from lowrise.model.networks import random_network
+from tiny_families import tiny_model
 
 Main = Callable[..., tuple[int, str, str]]
 SPANS = [(1, 3), (0, 2), (4, 6)]
@@ -242,3 +243,14 @@ def test_the_decoder_of_an_encoder_decoder_is_made_shallower(main: Main, text_fi
     assert status == 0, errors
     loaded = transformers.BartForCausalLM.from_pretrained(out)
     assert (loaded.config.decoder_layers, loaded.config.encoder_layers, len(Decoder(loaded))) == (2, 4, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "tokens"), [("xmod", 126), ("roberta", 126), ("llama", 128), ("opt", 128)])
+def test_as_many_tokens_are_read_as_there_are_positions_for(kind: str, tokens: int) -> None:
+    """Of 128; where the table begins with rows for padding, behind these."""
+    decoder = Decoder(tiny_model(kind))
+    assert decoder.max_length == tokens
+    ids = tiny.ids(1, tokens)
+    h, _ = decoder.embed(ids)
+    assert decoder.logits(h, ids).shape[1] == tokens

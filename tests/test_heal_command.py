@@ -151,13 +151,14 @@ def test_a_model_that_another_tool_cut_is_healed_without_a_plan(
     assert healing is not None
     assert (healing.kept, healing.teacher, healing.trained) == (0, None, "gaps")
     assert healing.before == healing.after
-    page = (out / "lowrise/report.html").read_text()
+    page = (out / "lowrise/report.html").read_text(encoding="utf-8")
     assert "Nothing of it is kept" in page
+    assert "⏎×5: five line ends in a row" in page
     assert not (out / "lowrise/plan.json").exists()
     healed, start = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, cut))
     assert all(torch.equal(one, other) for one, other in zip(healed.parameters(), start.parameters(), strict=True))
     assert main("report", out)[0] == 0
-    assert (out / "lowrise/report.html").read_text() == page
+    assert (out / "lowrise/report.html").read_text(encoding="utf-8") == page
 
 
 def test_a_tied_head_is_kept_once_and_goes_on_with_the_same_bytes(

@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 
 MOST_NAMES = 10_000  # of a folder that are compared with a mistyped one
+ROOM = "free memory of the device, name another by --device, or say --dtype bfloat16"
 MOST_CHARACTERS = 480  # of one line to the user; what the command line puts in front comes to it
 
 
@@ -66,8 +67,8 @@ class ProofError(LowriseError):
 class RoomError(LowriseError):
     """Memory ended where no smaller batch helps."""
 
-    def __init__(self, found: str) -> None:
-        super().__init__(f"{found}; free memory of the device, name another by --device, or say --dtype bfloat16")
+    def __init__(self, found: str, remedy: str = ROOM) -> None:
+        super().__init__(f"{found}; {remedy}")
 
 
 class StepError(LowriseError):

@@ -43,14 +43,15 @@ def own_text(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     return None
 
 
-def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any]) -> tuple[str, float] | None:
+def collapsed_on(ratios: Mapping[str, float], scores: Mapping[str, Any], *, healed: bool) -> tuple[str, float] | None:
     """(text, perplexity ratio) where a model that has collapsed is worst, or None for one that has not. Texts that it
     was measured on come first, for tables show them.
 
     ratios: by text, of everything it was measured on. scores: of its plan, which notes what the edits did to the
-    sentences of a search of merges, or to held-out calibration tokens.
+    sentences of a search of merges, or to held-out calibration tokens. healed: whether it was healed since, so that
+    what a plan says of the cut is true no more.
     """
-    noted = own_text(scores)
+    noted = None if healed else own_text(scores)
     for known in (ratios, {} if noted is None else {noted[0]: float(noted[1]["perplexity_ratio"])}):
         lost = {name: ratio for name, ratio in known.items() if is_collapse(ratio)}
         if lost:

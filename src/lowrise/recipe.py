@@ -151,7 +151,7 @@ class Recipe(BaseModel):
                     option,
                     f"presets that {those}",
                     f"{self.preset}, which does not",
-                    f"leave {option} out, or choose another preset",
+                    f"leave {option} out, or choose {_looking_at(name)}",
                 )
         if "none" not in (self.network, self.repair) and method("repair", self.repair).on_networks is None:
             free = " or ".join(name for name, row in methods("repair").items() if row.on_networks is not None)
@@ -228,6 +228,18 @@ def foreign_settings(select: str, network: str, repair: str) -> dict[str, str]:
     return (
         foreign if those is None else {**{f"merge_search.{key}": those for key in MergeSearch.model_fields}, **foreign}
     )
+
+
+def _looking_at(key: str) -> str:
+    """The presets that do look at this key of a recipe, two of them where there are many."""
+    names = []
+    for name, preset in _found_presets().items():
+        kinds = [preset.settings.get(one, Recipe.model_fields[one].default) for one in ("select", "network", "repair")]
+        if preset.package is None and key not in foreign_settings(*kinds):
+            names.append(name)
+    if len(names) > 3:
+        return f"another preset, such as {' or '.join(names[:2])}"
+    return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:]))) or "another preset"
 
 
 class Preset(Strict):

@@ -151,7 +151,8 @@ class Heal(Strict):
         False, description="compute activations twice instead of keeping them: less memory, a third slower"
     )
     precision: Literal["auto", Precision] = Field(
-        "auto", description="of what is computed; auto: bf16 on an accelerator and on processors with AMX"
+        "auto",
+        description="of what is computed; auto: bf16 on accelerators and processors with AMX, where models bear it",
     )
 
     @field_validator("tokens", mode="before")

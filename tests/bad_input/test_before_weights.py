@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tiny
-from lowrise.errors import ModelError, RecipeError
+from lowrise.errors import ModelError, RecipeError, TextError
 from made_gguf import save_gguf
 from refusals import Main, assert_one_line, edit_config
 
@@ -21,8 +21,8 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*_: Any, **__: Any) -> None:
         pytest.fail("weights were read")
 
-    for place in ("lowrise.pipeline.opening.open_model", "lowrise.api.measuring.open_source"):
-        monkeypatch.setattr(place, opened)
+    for place in ("pipeline.opening.open_model", "api.measuring.open_source", "api.healing.open_source"):
+        monkeypatch.setattr(f"lowrise.{place}", opened)
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +86,36 @@ def test_measure_in_python(tiny_folder: Path, text_file: Path, other: Path) -> N
 
     with pytest.raises(ModelError, match="same tokenizer"):
         lowrise.measure(tiny_folder, dense=other, text=text_file)
+
+
+def test_heal_in_python(tiny_folder: Path, text_file: Path, other: Path) -> None:
+    import lowrise
+
+    shallow = lowrise.wrap(tiny.model(num_hidden_layers=4), tiny.tokenizer())
+    with pytest.raises(ModelError, match=f"dense, {other}: expected a model of the same tokenizer"):
+        lowrise.heal(shallow, dense=other, text=text_file)
+    as_deep = lowrise.wrap(tiny.model(), tiny.tokenizer())
+    with pytest.raises(ModelError, match=r"fewer layers than .*, which has 6, found 6; apply a plan"):
+        lowrise.heal(as_deep, dense=tiny_folder, text=text_file)
+    with pytest.raises(TextError, match=r"nowhere\.txt"):
+        lowrise.heal(shallow, dense=tiny_folder, text="nowhere.txt")
+    with pytest.raises(RecipeError, match="--report-to"):
+        lowrise.heal(shallow, dense=tiny_folder, text=text_file, report_to=["no-such-logger"])
+
+
+@pytest.mark.parametrize("dense", ["dense", "draft_for"])
+def test_a_tokenizer_beside_a_model_may_bring_what_that_one_might(
+    tiny_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch, dense: str
+) -> None:
+    import lowrise
+
+    settings = {"model": str(tiny_folder), "trust_remote_code": True, "allow_pickle": False}
+    trusting = lowrise.Model(lowrise.wrap(tiny.model(), tiny.tokenizer()).opened, settings)
+    asked: list[dict[str, bool]] = []
+    monkeypatch.setattr("lowrise.api.dense.open_tokenizer", lambda _, **how: asked.append(how) or tiny.tokenizer())
+    with pytest.raises(pytest.fail.Exception, match="weights were read"):
+        lowrise.measure(trusting, text=text_file, **{dense: tiny_folder})  # type: ignore[arg-type]
+    assert asked == [{"trust_remote_code": True, "allow_pickle": False}]
 
 
 def test_heal_by_a_model_of_another_tokenizer(main: Main, tiny_folder: Path, other: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class TestCommandLine:
                 "2",
                 (
                     "--search-budget: expected presets that search with repair, found streamline-none, which does not",
-                    "leave --search-budget out, or choose another preset",
+                    "leave --search-budget out, or choose refit-span or refit",
                 ),
             ),
             (
@@ -123,7 +123,10 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("preset", ["greedy-perplexity", "taylor", "tail", "random", "laco"])
     def test_avoid_massive_where_states_are_not_looked_at(self, run_refused: Refused, preset: str) -> None:
-        says = (f"--avoid-massive: expected presets that choose by states, found {preset}, which does not",)
+        says = (
+            f"--avoid-massive: expected presets that choose by states, found {preset}, which does not",
+            "leave --avoid-massive out, or choose another preset, such as angular",
+        )
         assert len(run_refused("--preset", preset, "--avoid-massive", says=says)) < 200
 
     @pytest.mark.parametrize("size", ["lots", "-1", "4X", "G", "nan", "inf", "", "1e400", "4 potatoes"])

@@ -32,13 +32,14 @@ def test_from_three_times_on_on_any_text_or_the_sentences(
     ratios: dict[str, float], own: float | None, expected: tuple[str, float] | None
 ) -> None:
     scores = {} if own is None else {"loss": {"dense": 3.0, "after": 4.0, "perplexity_ratio": own}}
-    assert collapsed_on(ratios, scores) == expected
+    assert collapsed_on(ratios, scores, healed=False) == expected
 
 
 def test_so_do_held_out_calibration_tokens() -> None:
     scores = {"loss": {"dense": 3.0, "after": 9.0}, "held_out": {"perplexity_ratio": 3.5}}
-    assert collapsed_on({"a": 2.0}, scores) == (HELD_OUT, 3.5)
-    assert collapsed_on({"a": 2.0}, {"held_out": {"after": None, "perplexity_ratio": None}}) is None
+    assert collapsed_on({"a": 2.0}, scores, healed=False) == (HELD_OUT, 3.5)
+    unknown = {"held_out": {"after": None, "perplexity_ratio": None}}
+    assert collapsed_on({"a": 2.0}, unknown, healed=False) is None
 
 
 def test_numbers_that_no_table_shows_are_said() -> None:
@@ -62,7 +63,7 @@ def test_the_advice_is_of_the_command(healed: bool, advice: str, other: str) -> 
 
 
 def test_what_is_no_number_is_a_collapse() -> None:
-    found = collapsed_on({"a": 1e9, "b": float("nan")}, {})
+    found = collapsed_on({"a": 1e9, "b": float("nan")}, {}, healed=False)
     assert found is not None
     assert found[0] == "b"
 
@@ -95,7 +96,8 @@ def test_strict_leaves_nothing_of_a_model_that_collapses_on_a_text(
     main: Main, tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the search, whose own sentences it keeps, has let it pass."""
-    monkeypatch.setattr("lowrise.pipeline.measuring.collapsed_on", lambda ratios, _: ("words.txt", ratios["words.txt"]))
+    lost = "lowrise.pipeline.measuring.collapsed_on"
+    monkeypatch.setattr(lost, lambda ratios, _, **__: ("words.txt", ratios["words.txt"]))
     texts = ["--text", text_file, "--eval-text", text_file]
     done = main("run", tiny_folder, "--preset", "laco-mean", "--remove", 2, "--strict", *texts, *SMALL,
                 "--out", tmp_path / "out")  # fmt: skip
@@ -114,3 +116,35 @@ def test_a_comparison_marks_every_preset_by_it(
     for row in json.loads((tmp_path / "out/compare.json").read_text())["rows"]:
         assert (row["collapsed"] is not None) is (limit == EVERYTHING)
         assert (f"{row['name']}: collapsed: ×" in printed) is (limit == EVERYTHING)
+
+
+def test_a_healing_ends_what_a_plan_says_of_the_cut() -> None:
+    scores = {"held_out": {"dense": 2.0, "after": 4.0, "perplexity_ratio": 7.39}}
+    assert collapsed_on({"a": 2.0}, scores, healed=True) is None
+    assert collapsed_on({"a": 3.5}, scores, healed=True) == ("a", 3.5)
+
+
+@pytest.mark.parametrize("healed", [True, False])
+@pytest.mark.usefixtures("ran")
+def test_a_row_that_was_healed_is_judged_by_what_it_is_now(
+    main: Main, asked: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healed: bool
+) -> None:
+    """Its cut alone has collapsed, by held-out tokens of the calibration."""
+    monkeypatch.setattr("lowrise.pipeline.repairing.HeldOutLoss.loss", Falling())
+    heal = ["--heal", 200] if healed else []
+    status, printed, errors = main(*asked, "--presets", "tail", "--remove", 1, *heal)
+    assert status == 0, errors
+    (row,) = json.loads((tmp_path / "out/compare.json").read_text())["rows"]
+    assert (row["collapsed"] is None) is healed
+    assert ("collapsed" in printed) is not healed
+
+
+class Falling:
+    """In the place of the loss on held-out tokens: 2 nats, then 4."""
+
+    def __init__(self) -> None:
+        self.said = 0.0
+
+    def __call__(self, *_: object) -> float:
+        self.said += 2
+        return self.said

@@ -246,4 +246,5 @@ def test_many_line_ends_are_one_line_on_the_page_alone(main: Main, folder: Path)
     html = (folder / FILES[0]).read_text(encoding="utf-8")
     assert "one\n⏎×40\ntwo<" in html
     assert "one\n\ntwo<" in html
+    assert "⏎×5: five line ends in a row" in html
     assert read_results(folder)["samples"] == [sample]

@@ -51,21 +51,21 @@ def estimate(
     if isinstance(model, Model):
         settings = build_recipe({} if model.wrapped else model.settings(), given)
         with silenced_transformers():
-            return _of(command, settings, known_of(model.unedited()))
+            return _of(command, settings, known_of(model.unedited(), command, settings))
     if isinstance(model, PretrainedConfig):
         settings = build_recipe(given)
-        return _of(command, settings, _known_of_config(model, settings))
+        return _of(command, settings, _known_of_config(command, model, settings))
     settings = build_recipe({"model": str(model)}, given)
     with silenced_transformers():
-        return _of(command, settings, known_of_source(settings))
+        return _of(command, settings, known_of_source(command, settings))
 
 
 def _of(command: Estimated, recipe: Recipe, known: Known) -> Estimate:
     return estimate_with(command, recipe, known, "heal.dense")
 
 
-def _known_of_config(config: PretrainedConfig, recipe: Recipe) -> Known:
+def _known_of_config(command: Estimated, config: PretrainedConfig, recipe: Recipe) -> Known:
     stored = named_format(config) or torch.float32
     stored = stored if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     name = str(getattr(config, "name_or_path", "") or config.model_type)
-    return known_of_config(config, name, stored, recipe, pick_devices(recipe.device)[0])
+    return known_of_config(command, config, name, stored, recipe, pick_devices(recipe.device)[0])

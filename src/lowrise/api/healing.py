@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from lowrise.api import stages
 from lowrise.api.calibrating import Paths, paths
-from lowrise.api.measuring import as_opened
+from lowrise.api.dense import as_opened, check_same_tokens, check_shallower
 from lowrise.api.models import Model
 from lowrise.api.models import open as open_source
 from lowrise.api.progress import Progress, reporting
 from lowrise.errors import ModelError, RecipeError
+from lowrise.heal.processes import check_loggers
+from lowrise.inputs import check_there
 from lowrise.model.checkpoint import own_disagreement
 from lowrise.recipe import build_recipe
 from lowrise.settings import Bos, Objective, TeacherPlace, Trained
@@ -59,8 +61,9 @@ def heal(
     (natural log), tokens, seconds, and perplexity before and after on `eval_text` (the first `windows` windows of each)
     or on what is held out. `save` and `measure` follow. Nothing is kept of a call that is interrupted: the model then
     is as it was.
-    Raises ModelError for models that do not fit together, RecipeError for a setting that is unknown or out of range,
-    TextError for text that cannot be read or is too little. Sources: docs/methods.md.
+    Raises ModelError for models that do not fit together, a source's before its weights are read, RecipeError for a
+    setting that is unknown or out of range, TextError for text that cannot be read or is too little. Sources:
+    docs/methods.md.
 
     >>> model = lowrise.open("org/name")
     >>> small = lowrise.apply(model, lowrise.plan(model, layers=[2, 3]))
@@ -79,6 +82,12 @@ def heal(
     own |= {"windows": windows, "device": str(model.device)}
     recipe = build_recipe({"heal": asked}, {"heal": settings}, own)
     _check_dense(dense)
+    check_there(recipe)
+    assert recipe.heal is not None
+    check_loggers(recipe.heal.report_to)
+    if not isinstance(dense, Model):
+        check_same_tokens(model, dense)
+        check_shallower(model, dense)
     teaching = dense if isinstance(dense, Model) else open_source(**_as_opened_for(model, dense), progress=progress)
     stays = teaching is dense
     # one that was opened for this is held by nothing here, so that it can be given up

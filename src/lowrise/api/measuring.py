@@ -11,18 +11,17 @@ from pydantic import PrivateAttr
 
 from lowrise.api import stages
 from lowrise.api.calibrating import Paths, paths
+from lowrise.api.dense import as_opened, check_same_tokens
 from lowrise.api.models import Model
 from lowrise.api.models import open as open_source
 from lowrise.api.progress import Progress, reporting
 from lowrise.errors import ModelError, RecipeError, TaskError, TextError
 from lowrise.measure.tasks import NO_TASKS, TaskSet
 from lowrise.model.cache import layer_caches
-from lowrise.model.source import open_tokenizer
 from lowrise.pipeline.building import came_of_edits
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.drafting import tried_as_draft
 from lowrise.pipeline.measuring import Measured, make_results, tell_collapse, with_speed
-from lowrise.pipeline.opening import refuse_other_tokenizer
 from lowrise.progress import Reporter
 from lowrise.recipe import build_recipe
 from lowrise.results import MeasuredModel, Results
@@ -83,10 +82,10 @@ def measure(
     _check_dense(dense, speed)
     if draft_for is not None:
         _check_dense(draft_for, speed, "draft_for")
-    if names or recipe.eval_text:
-        _check_same_tokens(model, dense)
+    if (names or recipe.eval_text) and dense is not None and not isinstance(dense, Results):
+        check_same_tokens(model, dense)  # results say it by their numbers of tokens
     if draft_for is not None:
-        _check_same_tokens(model, draft_for, "draft_for")
+        check_same_tokens(model, draft_for, "draft_for")
     subject = model if isinstance(model, Model) else open_source(model, progress=progress)
     if speed:
         layer_caches(subject.opened.decoder)  # refuses a model that cannot be timed
@@ -146,26 +145,6 @@ def _dense_model(dense: Model | str | Path | None, model: Model, progress: Progr
         return None
     how = {} if model.wrapped else as_opened(model)
     return open_source(**{**how, "source": dense}, progress=progress)
-
-
-def as_opened(model: Model) -> dict[str, Any]:
-    """What `open` takes to open its source again."""
-    settings = model.settings()
-    return {"source": settings.pop("model"), **settings}
-
-
-def _check_same_tokens(model: Model | str | Path, dense: Dense, name: str = "dense") -> None:
-    """Raises ModelError, before a source's weights are read, for models that do not read the same tokens.
-
-    Results say it by their numbers of tokens.
-    """
-    if dense is None or isinstance(dense, Results):
-        return
-    (ours, source), (theirs, named) = (
-        (one.tokenizer, one.source) if isinstance(one, Model) else (open_tokenizer(str(one)), str(one))
-        for one in (model, dense)
-    )
-    refuse_other_tokenizer(ours, theirs, source, f"{name}, {named}")
 
 
 def _earlier(dense: Results, after: Measured) -> Measured:

@@ -175,7 +175,9 @@ class Model:
             "in memory": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
             "healing": "" if self.healing is None else " ".join(sentences(self.healing)),
         }
-        return facts_html(facts) if self.plan is None else plan_html(self.plan, facts)
+        if self.plan is None:
+            return facts_html(facts)
+        return plan_html(self.plan, facts, healed=self.healing is not None)
 
 
 def open(

@@ -16,7 +16,7 @@ from lowrise.model.source import OpenModel
 from lowrise.pipeline.building import edit_model
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.evaluating import check_tasks
-from lowrise.pipeline.healing import check_healing, plan_beside
+from lowrise.pipeline.healing import plan_beside
 from lowrise.pipeline.healing_in_place import check_models, heal_in_place
 from lowrise.pipeline.healing_steps import Models, fits_both
 from lowrise.pipeline.measuring import Measured, measure_model
@@ -98,7 +98,6 @@ def healed(recipe: Recipe, models: Models, reporter: Reporter) -> Healing:
     """In place."""
     settings = recipe.heal
     assert settings is not None
-    check_healing(settings)
     check_models(models)
     return heal_in_place(Run(recipe, reporter, "heal"), settings, models)
 

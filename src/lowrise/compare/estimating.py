@@ -22,7 +22,12 @@ PREPARING, DENSE = "preparing", "the dense model"
 
 def dry_run(recipes: Sequence[Recipe], keep: bool) -> Estimate:
     """Nothing is written, and no weight is read. Raises InputError for what can be refused so far."""
-    return estimate_rows(recipes, known_of_source(recipes[0]), keep)
+    return estimate_rows(recipes, known_of_source("compare", healed_first(recipes)), keep)
+
+
+def healed_first(recipes: Sequence[Recipe]) -> Recipe:
+    """The recipe that says what is timed: one that is healed, where any is."""
+    return next((one for one in recipes if one.heal is not None), recipes[0])
 
 
 def estimate_rows(recipes: Sequence[Recipe], known: Known, keep: bool) -> Estimate:
@@ -43,7 +48,7 @@ def estimate_rows(recipes: Sequence[Recipe], known: Known, keep: bool) -> Estima
             dense = command_stages.dense_alone(job)
         parts = command_stages.row(job)
         if recipe.heal is not None:
-            parts += healing_stages.stages(asked.healing(job.after, 0.0))
+            parts += healing_stages.stages(asked.healing(job.after, 0.0, precision=known.timed.healed_in))
         rows.append(_step(f"{recipe.preset} at {recipe.remove}", parts, keep))
     whole = [_step(PREPARING, prepared, False), _step(DENSE, dense, False), *rows]
     removed = sorted({Asked(one, known.shape).job(texts=()).removed for one in recipes})

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lowrise.calibration.stored import store_tokens, stored_tokens
-from lowrise.compare.estimating import estimate_rows
+from lowrise.compare.estimating import estimate_rows, healed_first
 from lowrise.compare.folder import ASKED, PREPARED, read_question, tokens_file, weights_of
 from lowrise.compare.request import read_asked
 from lowrise.errors import InputError, OutputError, RecipeError, TextError, reason
@@ -87,7 +87,7 @@ def _foretell(recipes: list[Recipe], opened: OpenModel, progress: Reporter) -> d
     """Say what the comparison will take, which the process that waits for this one hears; seconds by step."""
 
     def made() -> tuple[Known, Estimate]:
-        known = known_of(opened, recipes[0].memory)
+        known = known_of(opened, "compare", healed_first(recipes), recipes[0].memory)
         return known, estimate_rows(recipes, known, keep=False)
 
     found = said(made, progress)

@@ -15,6 +15,7 @@ from lowrise.cost.stages import own_text
 from lowrise.methods import method
 from lowrise.model.batching import CPU_TOKENS
 from lowrise.recipe import Recipe
+from lowrise.settings import Precision
 from lowrise.sizes import bytes_of, count_of, layers_to_remove, named_layers
 
 _CHARACTERS = 4.0  # of a token, where no tokenizer is at hand
@@ -56,13 +57,19 @@ class Asked:
             batch=max(self.batch, length),
         )
 
-    def healing(self, student: ModelShape, free: float, texts: Sequence[Text] | None = None) -> Healing:
-        """Of `shape`, the dense model. free: bytes of memory."""
+    def healing(
+        self,
+        student: ModelShape,
+        free: float,
+        texts: Sequence[Text] | None = None,
+        precision: Precision | None = None,
+    ) -> Healing:
+        """Of `shape`, the dense model. free: bytes of memory. precision: as of `Timed.healed_in`."""
         recipe, settings = self.recipe, self.recipe.heal
         assert settings is not None
         sources = len(recipe.text) + len(settings.chat) + (recipe.dataset is not None)
         measured = tuple(self._texts(recipe.eval_text) if texts is None else texts)
-        return Healing(student, self.shape, settings, sources, measured, self._task_tokens(), free)
+        return Healing(student, self.shape, settings, sources, measured, self._task_tokens(), free, precision or "no")
 
     def _windows(self, length: int) -> tuple[int, int]:
         """Calibration windows, and those of them that the model writes."""

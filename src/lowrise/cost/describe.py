@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from lowrise.cost.shape import ModelShape
 from lowrise.errors import ModelError, reason
+from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
 from lowrise.model.depth import depth, depth_name
 from lowrise.model.neurons import neurons_apart
@@ -43,6 +44,8 @@ def shape_and_layer(
         with torch.random.fork_rng(devices=[]):
             made = AutoModelForCausalLM.from_config(_of_one_layer(text), dtype=compute).to(device).eval()
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             name, "a config that a random layer can be made of", reason(error), "open the model"
         ) from error

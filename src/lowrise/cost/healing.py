@@ -22,10 +22,15 @@ from lowrise.cost.work import Stage, Work
 from lowrise.heal import defaults
 from lowrise.heal.divergence import LIKELIEST
 from lowrise.heal.sources import most_held_out
-from lowrise.settings import Heal
+from lowrise.heal.trainable import TAIL
+from lowrise.settings import Heal, Precision, Trained
 
-_PART = {"all": 1.0, "lora": 0.72, "network": 0.72, "gaps": 0.75, "tail": 0.6}
-"""Of a pass forward and backward through all layers, what one with so little to learn takes."""
+# Of a pass forward and backward through all layers, what one takes in which something else learns; of a tail whose head
+# is the embedding too, so that gradients pass all layers. In bfloat16 it was timed on the demo model's student, 1,024
+# tokens on one thread (docs/log.md): adapters are computed beside matrices that are small, which takes longer than what
+# they save.
+_PART = {"all": 1.0, "lora": 0.72, "network": 0.72, "gaps": 0.75, "tail": 0.75}
+_PART_IN_SHORT = {"all": 1.0, "lora": 1.3, "network": 0.6, "gaps": 0.6, "tail": 0.85}
 _FORWARD = 1 / 3  # of it, what goes forward alone
 _LEARNING = {"all": 1.0, "lora": 0.03, "network": 0.05, "gaps": 0.2, "tail": 0.2}  # of the parameters, about
 _EVALUATED = 0.3  # of the budget, tokens that all held-out measurements read in forward passes
@@ -34,7 +39,9 @@ _TEACHER = 1.5  # of a head: the likeliest tokens of its logits are looked for
 
 @dataclass(frozen=True)
 class Healing:
-    """student, dense: the two models. sources: texts, datasets and conversations that are named. texts: measured."""
+    """student, dense: the two models. sources: texts, datasets and conversations that are named. texts: measured.
+    precision: that it computes in.
+    """
 
     student: ModelShape
     dense: ModelShape
@@ -43,6 +50,7 @@ class Healing:
     texts: tuple[Text, ...] = ()
     task_tokens: int = 0
     free: float = float("inf")
+    precision: Precision = "no"
 
     @property
     def length(self) -> int:
@@ -78,8 +86,7 @@ def stages(job: Healing) -> list[Stage]:
     found += [*_measured(job, job.dense), _perplexity(job, job.student)]
     if job.stored:
         tokens = job.windows * job.length
-        asked = scored(job.dense, tokens, job.length) + Work(head=(_TEACHER - 1) * tokens)
-        found.append(Stage("teacher", asked, keeps=tokens * (6 * LIKELIEST + 2)))
+        found.append(Stage("teacher", _asked(job, tokens), keeps=tokens * (6 * LIKELIEST + 2)))
     found = [Stage(one.name, one.work, one.memory, both, one.disk, one.keeps) for one in found]
     healed = _trained(job)
     held = both if teaches and not job.stored else job.student.bytes
@@ -95,10 +102,10 @@ def _trained(job: Healing) -> Stage:
     batch = defaults.batch_windows(settings, job.length, job.windows)
     steps = -(-job.windows // batch)
     learning = _LEARNING[trains] * shape.parameters
-    work = Work(mixed=_PART[trains] * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
+    work = Work(mixed=_part(job, trains) * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
     work += adam(steps, learning) + scored(shape, _EVALUATED * tokens, job.length)
     if settings.objective != "ce" and not job.stored:
-        work += Work(mixed=_FORWARD * tokens * job.dense.layers, head=_TEACHER * tokens)
+        work += _asked(job, tokens)
     if settings.checkpointing:
         work += Work(mixed=_FORWARD * tokens * shape.layers)
     # gradients, moments and the best so far; the model itself is brought to float32
@@ -106,6 +113,17 @@ def _trained(job: Healing) -> Stage:
     kept = 1 if settings.checkpointing else shape.layers
     activations = 4 * 1024 * kept * (8 * shape.hidden + 4 * shape.inner)
     return Stage("healing", work, state + activations, disk=4 * learning * 3)
+
+
+def _part(job: Healing, trains: Trained) -> float:
+    if trains == "tail" and not job.student.tied:
+        return _FORWARD + (1 - _FORWARD) * min(1.0, TAIL / job.student.layers)
+    return (_PART if job.precision == "no" else _PART_IN_SHORT)[trains]
+
+
+def _asked(job: Healing, tokens: float) -> Work:
+    """The dense model's answers, in memory or stored."""
+    return Work(mixed=_FORWARD * tokens * job.dense.layers, head=_TEACHER * tokens)
 
 
 def _texts(job: Healing) -> tuple[Text, ...]:

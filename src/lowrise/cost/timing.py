@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +18,11 @@ from torch import Tensor
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Rates
 from lowrise.exact import exact_device
-from lowrise.heal.precision import usual_precision
+from lowrise.heal.calls import to_float32
 from lowrise.measure.speed import now
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
+from lowrise.settings import Precision
 
 _OPERATIONS = 3e9  # of one timed pass on CPU, about; an accelerator is given a whole batch
 _FEWEST, _SHORT, _LONG = 128, 64, 512  # tokens
@@ -27,20 +30,27 @@ _ROWS = 64  # of a step of decoding
 _LARGEST = 1024  # of a matrix that is factorised
 _BYTES = 1 << 23
 _ROUNDS = 2  # that count; one goes before them
+_COMPUTED: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Timed:
-    """rates: of the machine. operations: a second, float32 or what the model computes in, in a layer."""
+    """rates: of the machine. operations: a second, float32 or what the model computes in, in a layer. healed_in: the
+    number format that `rates.mixed` is of; None: nothing is healed.
+    """
 
     rates: Rates
     operations: float
     said: str
+    healed_in: Precision | None = None
 
 
 @torch.no_grad()
-def timed(decoder: Decoder, shape: ModelShape) -> Timed:
-    """By the decoder's middle layer. shape: of the model that is asked about, whose layers it stands for."""
+def timed(decoder: Decoder, shape: ModelShape, healed_in: Precision | None = None) -> Timed:
+    """By the decoder's middle layer. shape: of the model that is asked about, whose layers it stands for.
+
+    healed_in: the number format that a healing will compute in; None: nothing is healed.
+    """
     clock = _Clock(decoder)
     layer = len(decoder) // 2
     own = sum(parameter.numel() for parameter in decoder.layers[layer].parameters())
@@ -59,9 +69,8 @@ def timed(decoder: Decoder, shape: ModelShape) -> Timed:
     states, hashed = _stored(clock), _hashed(clock)
     learned = max(_FEWEST, tokens // 2)
     gradients = mixed = _gradients(clock, decoder, layer, learned, long)
-    if decoder.dtype == torch.float32 and usual_precision(decoder.device) == "bf16":
-        with torch.autocast(decoder.device.type, torch.bfloat16):
-            mixed = _gradients(clock, decoder, layer, learned, long)
+    if healed_in is not None and _COMPUTED[healed_in] != decoder.dtype:
+        mixed = _healed(clock, decoder, layer, learned, long, healed_in)
     rates = Rates(
         forward=scale * forward,
         context=context,
@@ -81,7 +90,7 @@ def timed(decoder: Decoder, shape: ModelShape) -> Timed:
         fixed=1.0,
     )
     operations = 2 * own / slow
-    return Timed(rates, operations, _said(decoder, operations))
+    return Timed(rates, operations, _said(decoder, operations), healed_in)
 
 
 def _said(decoder: Decoder, operations: float) -> str:
@@ -136,21 +145,51 @@ def _pass(decoder: Decoder, layer: int, tokens: int, length: int) -> Callable[[]
 def _gradients(clock: _Clock, decoder: Decoder, layer: int, tokens: int, length: int) -> float:
     """Seconds a token, forward and backward; three times a pass where the layer's code keeps gradients from it."""
     h, calls = _entering(decoder, tokens, min(length, tokens))
+    try:
+        return clock.of(_learning(decoder, layer, h, calls)) / h.shape[:2].numel()
+    except RuntimeError:
+        return 3 * clock.of(lambda: decoder.step(layer, h, calls)) / h.shape[:2].numel()
+
+
+def _healed(clock: _Clock, decoder: Decoder, layer: int, tokens: int, length: int, precision: Precision) -> float:
+    """The same as a healing computes it: of weights in float32, by this number format, or by float32 itself where the
+    layer's code bears no other, as the healing does then.
+    """
+    h, calls = _entering(decoder, tokens, min(length, tokens))
+    h, calls = h.float(), [LayerArguments(to_float32(call.args), to_float32(call.kwargs)) for call in calls]
+
+    def of(computing: Callable[[], AbstractContextManager[Any]]) -> float:
+        return clock.of(_learning(decoder, layer, h, calls, computing)) / h.shape[:2].numel()
+
+    if precision == "no":
+        return of(nullcontext)
+    try:
+        return of(lambda: torch.autocast(decoder.device.type, _COMPUTED[precision]))
+    except RuntimeError:
+        return of(nullcontext)
+
+
+def _learning(
+    decoder: Decoder,
+    layer: int,
+    h: Tensor,
+    calls: list[LayerArguments],
+    computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Callable[[], None]:
+    """A pass forward and backward, of the layer's weights in the format of h. computing: around what goes forward."""
     own = {
-        name: value.detach().requires_grad_()
+        name: value.detach().to(h.dtype).requires_grad_()
         for name, value in decoder.layers[layer].named_parameters()
         if value.is_floating_point()
     }
 
     def work() -> None:
         with torch.enable_grad():
-            out = decoder.step(layer, h, calls, own).float().square().sum()
+            with computing():  # anew each time: it keeps casts of weights as long as it lasts
+                out = decoder.step(layer, h, calls, own).float().square().sum()
             torch.autograd.grad(out, list(own.values()), allow_unused=True)
 
-    try:
-        return clock.of(work) / h.shape[:2].numel()
-    except RuntimeError:
-        return 3 * clock.of(lambda: decoder.step(layer, h, calls)) / h.shape[:2].numel()
+    return work
 
 
 def _head(clock: _Clock, decoder: Decoder, shape: ModelShape) -> float:

@@ -15,15 +15,15 @@ from lowrise.model.layer import LayerArguments
 def full_window_calls(decoder: Decoder, rows: int, length: int) -> list[LayerArguments]:
     """The model's own calls of its layers for so many full windows: causal on every attention backend."""
     ids = torch.zeros(rows, length, dtype=torch.long)
-    return [LayerArguments(_to_float32(call.args), _to_float32(call.kwargs)) for call in decoder.embed(ids)[1]]
+    return [LayerArguments(to_float32(call.args), to_float32(call.kwargs)) for call in decoder.embed(ids)[1]]
 
 
-def _to_float32(value: Any) -> Any:
+def to_float32(value: Any) -> Any:
     """The same structure with every floating tensor in float32, as the network in training is."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple):
-        return tuple(_to_float32(item) for item in value)
+        return tuple(to_float32(item) for item in value)
     if isinstance(value, dict):
-        return {key: _to_float32(item) for key, item in value.items()}
+        return {key: to_float32(item) for key, item in value.items()}
     return value

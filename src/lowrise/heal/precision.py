@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -11,6 +11,11 @@ from lowrise.settings import Precision
 
 _SAID = "ACCELERATE_MIXED_PRECISION"  # what `accelerate launch` sets, "no" where it was not asked for one
 _KNOWN: tuple[Precision, ...] = get_args(Precision)
+
+
+def is_said(asked: Precision | Literal["auto"]) -> bool:
+    """Whether a recipe (`asked`) says it, or the launcher that it is another than float32."""
+    return asked != "auto" or os.environ.get(_SAID) in ("bf16", "fp16")
 
 
 def usual_precision(device: torch.device) -> Precision:

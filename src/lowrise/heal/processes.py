@@ -19,7 +19,7 @@ from accelerate.utils import (
 from lowrise.errors import RecipeError, close_names, reason
 from lowrise.heal.precision import usual_precision
 from lowrise.model.placement import pick_devices
-from lowrise.settings import Heal
+from lowrise.settings import Heal, Precision
 
 _PATIENCE = timedelta(days=1)  # of processes that wait while the first one measures
 _LOGS = "runs"  # where tensorboard looks
@@ -66,6 +66,13 @@ def start(settings: Heal, device: str) -> Accelerator:
         said = ", ".join(sorted(name for name in os.environ if name in _LAUNCHED or name.startswith("ACCELERATE_")))
         expected, remedy = "what `accelerate launch` sets", "start it by `accelerate launch -m`, or unset them"
         raise RecipeError(f"the environment ({said})", expected, reason(error), remedy) from error
+
+
+def computed_in(accelerator: Accelerator) -> Precision:
+    """The number format that a healing computes in. accelerate's is one for a whole process; a trial may end it."""
+    ended = accelerator.autocast_handler is not None and not accelerator.autocast_handler.enabled
+    precision: Precision = "no" if ended else accelerator.mixed_precision
+    return precision
 
 
 def of_the_first(accelerator: Accelerator, value: Value) -> Value:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,7 @@ from lowrise.edit.student import Student
 from lowrise.errors import OutputError
 from lowrise.files.siblings import remove, sibling, writing
 from lowrise.heal.divergence import LIKELIEST, Answers, DenseStates, Targets, targets_of
-from lowrise.heal.head import chunks, head
+from lowrise.heal.head import chunks
 from lowrise.heal.objective import counted_positions
 from lowrise.model.decoder import Decoder
 from lowrise.progress import Reporter
@@ -31,10 +32,23 @@ class Teacher(Protocol):
 
 
 class Resident:
-    """The dense model itself, in memory beside the student."""
+    """The dense model itself, in memory beside the student. autocast: the number format that its layers compute in."""
 
-    def __init__(self, decoder: Decoder, temperature: float) -> None:
-        self._decoder, self._temperature = decoder, temperature
+    def __init__(
+        self,
+        decoder: Decoder,
+        temperature: float,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._decoder, self._temperature, self._autocast = decoder, temperature, autocast
+
+    @property
+    def where(self) -> str:
+        return self._decoder.where
+
+    @property
+    def tokens_at_once(self) -> int:
+        return self._decoder.batch_tokens
 
     def targets(self, rows: Sequence[int], ids: Tensor, counted: Tensor) -> DenseStates:  # noqa: ARG002
         return self._states(ids, counted)
@@ -43,15 +57,15 @@ class Resident:
         """What is stored of the same."""
         with torch.no_grad():
             states = self._states(ids, counted)
-            h = states.h
-            parts = [
-                targets_of(head(self._decoder, h[part]), self._temperature) for part in chunks(self._decoder, len(h))
-            ]
-        return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(h.device)
+            device = states.h.device
+            pieces = chunks(self._decoder, len(states.h))
+            parts = [targets_of(states.at(part, device), self._temperature) for part in pieces]
+        return Targets(*map(torch.cat, zip(*parts, strict=True))) if parts else _none(device)
 
     @torch.no_grad()
     def _states(self, ids: Tensor, counted: Tensor) -> DenseStates:
-        h = Student(self._decoder).run(*self._decoder.embed(ids.long()))
+        with self._autocast():
+            h = Student(self._decoder).run(*self._decoder.embed(ids.long()))
         return DenseStates(self._decoder, h[:, :-1][counted_positions(counted).to(h.device)])
 
 
@@ -88,13 +102,16 @@ class Stored:
             return
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+        at_once = max(1, teacher.tokens_at_once // ids.shape[1])
         self._check_room(len(missing))
         with progress.bar("teacher", len(missing) * self._windows) as bar:
             for number in missing:
                 parts = []
-                for row in range(number * self._windows, min((number + 1) * self._windows, len(ids))):
-                    parts.append(teacher.likeliest(ids[row : row + 1], counted[row : row + 1]))
-                    bar.advance(ids.shape[1])
+                stop = min((number + 1) * self._windows, len(ids))
+                for first in range(number * self._windows, stop, at_once):
+                    rows = slice(first, min(first + at_once, stop))
+                    parts.append(teacher.likeliest(ids[rows], counted[rows]))
+                    bar.advance(ids[rows].numel(), steps=len(ids[rows]))
                 found = Targets(*map(torch.cat, zip(*parts, strict=True)))
                 _write(self.file(number), found)
 

@@ -16,7 +16,7 @@ from lowrise.plan import Merge, Plan, Replace
 from lowrise.settings import Heal, Trained
 
 _SAMPLE = 256  # numbers of a matrix that tell whether it is another's
-_TAIL = 3  # layers that are trained with the head (arXiv 2411.15558)
+TAIL = 3  # layers that are trained with the head (arXiv 2411.15558)
 
 
 def prepare(
@@ -39,7 +39,7 @@ def prepare(
             decoder.layers[layer].requires_grad_(True)
     if train == "tail":
         decoder.model.get_output_embeddings().requires_grad_(True)
-        for module in list(decoder.layers)[-_TAIL:]:
+        for module in list(decoder.layers)[-TAIL:]:
             module.requires_grad_(True)
     return lambda: None
 

@@ -28,7 +28,6 @@ from lowrise.heal.schedule import Schedule
 from lowrise.heal.standing import Keeping, Standing
 from lowrise.heal.teacher import Teacher
 from lowrise.heal.tokens import TrainingTokens
-from lowrise.heal.trial import check_trainable
 from lowrise.model.batching import Batching
 from lowrise.progress import Bar, Reporter
 from lowrise.settings import Training
@@ -64,7 +63,6 @@ def train(
 
     A loss that is no number ends it: `stopped` says at which step. teacher: None where the goal asks nothing of it.
     """
-    check_trainable(student, tokens.ids, accelerator)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser: Any = torch.optim.AdamW(learning, lr=plan.rates.learning_rate, betas=_BETAS, weight_decay=0.0)
     module, optimiser = accelerator.prepare(student, optimiser)
@@ -172,8 +170,7 @@ class _Run:
         for number, (mine, real) in enumerate(pieces):
             ids, counted = self._tokens.ids[mine], self._counted(mine)
             counted[real:] = False
-            with self.accelerator.autocast():
-                targets = None if self._teacher is None else self._teacher.targets(mine, ids, counted)
+            targets = None if self._teacher is None else self._teacher.targets(mine, ids, counted)
             with nullcontext() if number + 1 == len(pieces) else self.accelerator.no_sync(self._module):
                 loss = self._module(ids, counted, targets)
                 # processes' gradients are averaged, not summed

@@ -25,6 +25,7 @@ from lowrise.calibration.written import end_tokens
 from lowrise.errors import ModelError, reason
 from lowrise.measure.layer_time import decode_times
 from lowrise.measure.speed import now
+from lowrise.model.batching import is_out_of_memory
 from lowrise.model.decoder import Decoder
 from lowrise.model.source import silenced_transformers
 from lowrise.progress import Reporter
@@ -184,6 +185,8 @@ def _assisted(draft: Decoder, dense: Decoder, ids: Tensor, how: GenerationConfig
             streamer=rounds,
         )
     except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
         expected = "two models that transformers' assisted generation takes"
         raise ModelError("--draft-for", expected, reason(error), "leave --draft-for out") from error
     finally:

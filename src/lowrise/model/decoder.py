@@ -26,6 +26,7 @@ from lowrise.model.layer import Layer
 from lowrise.model.networks import SpanNetwork, attach
 from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_states, with_rows
 from lowrise.model.placement import devices_of, place_on
+from lowrise.model.positions import first_position
 from lowrise.model.probing import unknown_rows
 from lowrise.model.restricting import restrictions_of_ends, restrictions_of_settings
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
@@ -83,6 +84,9 @@ class Decoder:
         self._more_cuts = False
         self._sound_cuts: set[tuple[int, ...]] = set()  # (layers, *kept) of `check_cut`
         self.devices = devices_of(model)
+        # most tokens the positions allow; many where the config names none (0, -1)
+        most = getattr(self.config, "max_position_embeddings", None)
+        self.max_length = int(most) - first_position(model, int(most)) if most and self.limited else 2**31
         self.store.watch(model, self.layers)
         self.form = self._probe()
         self.network_positions = _positions_of_networks(model.config)  # of the networks on its stream, as of `attach`
@@ -136,12 +140,6 @@ class Decoder:
     @property
     def hidden_size(self) -> int:
         return int(self.config.hidden_size)
-
-    @property
-    def max_length(self) -> int:
-        """Most tokens the positions allow; many where the config names none (0, -1)."""
-        most = getattr(self.config, "max_position_embeddings", None)
-        return int(most) if most and self.limited else 2**31
 
     @property
     def limited(self) -> bool:

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lowrise.cost.forecast import Forecast
-from lowrise.errors import RoomError, reason
+from lowrise.errors import ROOM, RoomError, reason
 from lowrise.heap import give_back
 from lowrise.model.batching import is_out_of_memory, telling
 from lowrise.progress import Reporter
 from lowrise.report import words
 
+# What is trained is in float32 whatever `--dtype` says, with its gradients and moments.
+_REMEDIES = {
+    "healing": "free memory of the device, say `heal: {checkpointing: true}` in a recipe, or train less: --train lora"
+}
 _TOLD = 60.0  # seconds that are left: of fewer nothing is said
 
 
@@ -36,7 +40,7 @@ class Clock:
         if left := self.left():
             self.progress.say(f"{name}: {left}")
         try:
-            with self.progress.stage(name), telling(self.progress.warn), _room_for(name):
+            with self.progress.stage(name), telling(self.progress.warn), room_for(name):
                 yield
         finally:
             began = self._open.pop(name)
@@ -72,11 +76,12 @@ class Clock:
 
 
 @contextmanager
-def _room_for(stage: str) -> Iterator[None]:
+def room_for(stage: str) -> Iterator[None]:
     """Raises RoomError in the place of what torch raises when there is no more memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        raise RoomError(f"{stage} ran out of memory ({reason(error)})") from error
+        remedy = _REMEDIES.get(stage, ROOM)
+        raise RoomError(f"{stage} ran out of memory ({reason(error)})", remedy) from error

@@ -21,15 +21,18 @@ from lowrise.cost.timing import Timed, timed
 from lowrise.cost.total import BASE_BYTES, against, estimated, lines
 from lowrise.cost.work import Stage
 from lowrise.errors import LowriseError, ModelError, RecipeError, TextError
+from lowrise.heal.precision import usual_precision
 from lowrise.measure.system import peak_memory
 from lowrise.model.placement import pick_devices
 from lowrise.model.source import OpenModel, describe
+from lowrise.pipeline.clock import room_for
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe
 from lowrise.report import words
 from lowrise.results import Estimate
+from lowrise.settings import Precision
 from lowrise.store import bound_of, stays_in_memory
 from lowrise.store.process import free_memory, resident
 
@@ -48,13 +51,22 @@ class Known:
     bound: float = math.inf  # of resident memory, where layers lie on disk
 
 
-def known_of(opened: OpenModel, memory: str | None = None) -> Known:
-    """Of a model that is open, whose own layer is timed. memory: the bound that it was opened with."""
+def known_of(opened: OpenModel, command: str, recipe: Recipe, memory: str | None = None) -> Known:
+    """Of a model that is open, whose own layer is timed for this command. memory: the bound that it was opened with."""
     decoder = opened.decoder
     shape = shape_of(decoder, opened.record.source, opened.save_dtype.itemsize)
     beside = resident() - (shape.bytes if decoder.device.type == "cpu" else 0)
-    known = Known(shape, timed(decoder, shape), opened.tokenizer, decoder.batch_tokens, max(0.0, beside))
+    rates = timed(decoder, shape, healed_in(command, recipe, decoder.device))
+    known = Known(shape, rates, opened.tokenizer, decoder.batch_tokens, max(0.0, beside))
     return known if memory is None or not decoder.store.layer_by_layer else on_disk(known, bound_of(memory))
+
+
+def healed_in(command: str, recipe: Recipe, device: torch.device) -> Precision | None:
+    """The number format that a command's healing computes in; None where nothing is healed."""
+    settings = recipe.heal
+    if settings is None or command == "plan":
+        return None
+    return usual_precision(device) if settings.precision == "auto" else settings.precision
 
 
 def on_disk(known: Known, bound: float) -> Known:
@@ -63,8 +75,10 @@ def on_disk(known: Known, bound: float) -> Known:
     return replace(known, timed=replace(known.timed, rates=rates), base=BASE_BYTES, bound=bound)
 
 
-def known_of_source(recipe: Recipe) -> Known:
-    """Of a model that is not opened: its config, and one random layer."""
+def known_of_source(command: str, recipe: Recipe, rates: Timed | None = None) -> Known:
+    """Of a model that is not opened, for this command: its config, and one random layer. rates: that are known already,
+    of a model of such layers.
+    """
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
     device = pick_devices(recipe.device)[0]
@@ -74,16 +88,27 @@ def known_of_source(recipe: Recipe) -> Known:
         trust_remote_code=recipe.trust_remote_code,
         allow_pickle=recipe.allow_pickle,
     )
-    return known_of_config(found.config, recipe.model, found.stored, recipe, device, found.tokenizer)
+    return known_of_config(command, found.config, recipe.model, found.stored, recipe, device, found.tokenizer, rates)
 
 
 def known_of_config(
-    config: Any, name: str, stored: torch.dtype, recipe: Recipe, device: torch.device, tokenizer: Any = None
+    command: str,
+    config: Any,
+    name: str,
+    stored: torch.dtype,
+    recipe: Recipe,
+    device: torch.device,
+    tokenizer: Any = None,
+    rates: Timed | None = None,
 ) -> Known:
-    """Of a config alone, by one random layer. stored: the number format that the model is saved in."""
+    """Of a config alone, by one random layer. stored: the number format that the model is saved in. rates: as of
+    `known_of_source`.
+    """
     compute = torch.float32 if recipe.dtype == "auto" and device.type == "cpu" else stored
-    shape, layer = shape_and_layer(config, name, compute=compute, stored=stored.itemsize, device=device)
-    known = Known(shape, timed(layer, shape), tokenizer, layer.batch_tokens, BASE_BYTES)
+    with room_for("the estimate"):
+        shape, layer = shape_and_layer(config, name, compute=compute, stored=stored.itemsize, device=device)
+        rates = rates or timed(layer, shape, healed_in(command, recipe, device))
+    known = Known(shape, rates, tokenizer, layer.batch_tokens, BASE_BYTES)
     asked = recipe.memory
     if asked is None or device.type != "cpu" or stays_in_memory(asked, device, shape.bytes, BASE_BYTES):
         return known
@@ -108,7 +133,7 @@ def estimate_of(
     free = float(free_memory())
     if command == "heal":
         assert student is not None and recipe.heal is not None
-        found = asked.healing(student, free, texts)
+        found = asked.healing(student, free, texts, known.timed.healed_in)
         stages, tokens, after = healing_stages.stages(found), found.windows * found.length, student.layers
         what = (
             f"{student.name}, {after} layers, healed by {known.shape.name}, {known.shape.layers} layers, "
@@ -120,7 +145,8 @@ def estimate_of(
         stages, tokens, after = COMMANDS[command](job), job.tokens, job.after.layers
         what = what_is_done(recipe, job)
         if recipe.heal is not None and command != "plan":
-            learned = asked.healing(replace(job.after, name=job.shape.name), free, texts)
+            after_cut = replace(job.after, name=job.shape.name)
+            learned = asked.healing(after_cut, free, texts, known.timed.healed_in)
             stages = [*stages, *healing_stages.stages(learned)]
             what += f", then healed on {learned.windows * learned.length:,} tokens"
     if known.bound < math.inf:
@@ -171,7 +197,7 @@ def dry_run(command: str, recipe: Recipe) -> Estimate:
     """What a command would take; nothing is written, and no weight is read. Raises InputError as the command would for
     what can be known so far.
     """
-    return estimate_with(command, recipe, known_of_source(recipe))
+    return estimate_with(command, recipe, known_of_source(command, recipe))
 
 
 def estimate_with(command: str, recipe: Recipe, known: Known, dense: str = "--dense") -> Estimate:
@@ -183,9 +209,9 @@ def estimate_with(command: str, recipe: Recipe, known: Known, dense: str = "--de
     settings = recipe.heal
     if settings is None or settings.dense is None:
         raise RecipeError(dense, "a hub id, a folder or a .gguf file", "none", "name one")
-    theirs = known_of_source(recipe.model_copy(update={"model": settings.dense}))
+    theirs = known_of_source(command, recipe.model_copy(update={"model": settings.dense}), known.timed)
     check_shallower(known.shape.name, known.shape.layers, settings.dense, theirs.shape.layers)
-    return estimate_of("heal", recipe, replace(theirs, timed=known.timed), student=known.shape)
+    return estimate_of("heal", recipe, theirs, student=known.shape)
 
 
 def check_shallower(shallow: str | None, layers: int, dense: str, most: int) -> None:
@@ -215,7 +241,7 @@ def foretell(
         return
 
     def made() -> tuple[Known, Estimate]:
-        known = known_of(opened, run.recipe.memory)
+        known = known_of(opened, run.command, whole or run.recipe, run.recipe.memory)
         own = None if student is None else shape_of(student.decoder, student.record.source, student.save_dtype.itemsize)
         measured = None if not texts else [Text(_counted(run.recipe, one), one.length) for one in texts.values()]
         given: dict[str, Any] = {"removed": removed, "texts": measured, "student": own}

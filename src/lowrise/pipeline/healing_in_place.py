@@ -38,13 +38,18 @@ def check_models(models: Models) -> None:
     refuse_network(dense.decoder)
     refuse_other_tokenizer(student.tokenizer, dense.tokenizer, source, f"dense, {theirs}")
     check_vocabularies(student, dense)
-    if len(student.decoder) >= len(dense.decoder):
-        expected = f"a model of fewer layers than {theirs}, which has {len(dense.decoder)}"
-        remedy = "apply a plan to it first, and give the dense model as dense"
-        raise ModelError(source, expected, f"{len(student.decoder)}", remedy)
+    check_depths(source, len(student.decoder), theirs, len(dense.decoder))
     devices = {str(parameter.device) for parameter in student.model.parameters()}
     if len(devices) > 1:
         raise ModelError(source, "a model on one device", ", ".join(sorted(devices)), "save it, and use lowrise heal")
+
+
+def check_depths(source: str, layers: int, dense: str, most: int) -> None:
+    """Raises ModelError for a student as deep as the dense model."""
+    if layers >= most:
+        expected = f"a model of fewer layers than {dense}, which has {most}"
+        remedy = "apply a plan to it first, and give the dense model as dense"
+        raise ModelError(source, expected, f"{layers}", remedy)
 
 
 def heal_in_place(run: Run, settings: Heal, models: Models) -> Healing:

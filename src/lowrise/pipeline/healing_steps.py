@@ -14,7 +14,8 @@ from lowrise.errors import ModelError
 from lowrise.heal import defaults
 from lowrise.heal.data import training_tokens
 from lowrise.heal.objective import StudentLoss
-from lowrise.heal.processes import of_the_first
+from lowrise.heal.precision import is_said
+from lowrise.heal.processes import computed_in, of_the_first
 from lowrise.heal.standing import Standing
 from lowrise.heal.stored import kept_tokens
 from lowrise.heal.targets import TARGETS
@@ -22,9 +23,11 @@ from lowrise.heal.teacher import Resident, Stored, Teacher
 from lowrise.heal.tokens import TrainingTokens
 from lowrise.heal.trainable import adapter_rank, prepare, samples
 from lowrise.heal.training import TrainingPlan, all_but, train
+from lowrise.heal.trial import settle_precision
 from lowrise.measure.cache import cache_folder, digest
 from lowrise.model.batching import free_memory
 from lowrise.model.source import OpenModel
+from lowrise.pipeline.clock import room_for
 from lowrise.pipeline.context import Run
 from lowrise.plan import Plan
 from lowrise.progress import Reporter
@@ -113,7 +116,13 @@ def train_student(
     """
     progress, student = run.progress, models.student
     student.decoder.model.float()  # small steps are lost in weights of 16 bits
-    teacher, about = _teacher(run, settings, accelerator, models, made)
+    goal = defaults.goal_of(settings)
+    loss = StudentLoss(student.decoder, goal, settings.checkpointing)
+    dense = Resident(models.dense.decoder, settings.temperature, accelerator.autocast) if goal.kl > 0 else None
+    with room_for("healing"):
+        automatic = not is_said(settings.precision)
+        settle_precision(loss, dense, made.ids, accelerator, progress, automatic=automatic)
+    teacher, about = _teacher(run, settings, accelerator, models, made, dense)
     rate = defaults.learning_rate(settings, trains, student.decoder.parameters())
     batch = defaults.batch_windows(settings, made.ids.shape[1], len(made.ids))
     schedule, rates = defaults.schedule_of(len(made.ids), batch, rate)
@@ -125,7 +134,6 @@ def train_student(
     )
     if settings.report_to:
         accelerator.init_trackers("lowrise", config={**settings.model_dump(mode="json"), "learning_rate": rate})
-    loss = StudentLoss(student.decoder, defaults.goal_of(settings), settings.checkpointing)
     with run.clock.stage("healing"):
         done = train(loss, teacher, made, training, accelerator, progress, run.work)
     accelerator.end_training()
@@ -143,7 +151,7 @@ def train_student(
         batch_tokens=batch * made.ids.shape[1],
         length=made.ids.shape[1],
         learning_rate=rate,
-        precision=accelerator.mixed_precision,
+        precision=computed_in(accelerator),
         processes=accelerator.num_processes,
         seconds=round(done.seconds, 3),
         tokens_per_second=round(done.tokens / max(done.seconds, 1e-9), 1),
@@ -165,24 +173,25 @@ def tell_if_not_kept(done: Standing, progress: Reporter) -> None:
 
 
 def _teacher(
-    run: Run, settings: Heal, accelerator: Accelerator, models: Models, made: TrainingTokens
+    run: Run, settings: Heal, accelerator: Accelerator, models: Models, made: TrainingTokens, dense: Resident | None
 ) -> tuple[Teacher | None, dict[str, Any]]:
     """Who says what the dense model would, and what results say of it. A dense model that is not asked while the
     student trains is given up.
     """
-    if defaults.goal_of(settings).kl == 0:
+    if dense is None:
         models.give_up_dense()
         return None, {"teacher": None}
     place = _place(run, settings, accelerator, models)
-    resident = Resident(models.dense.decoder, settings.temperature)
     if place == "resident":
-        return resident, {"teacher": place}
+        return dense, {"teacher": place}
     counted = made.counted if made.counted is not None else all_but(made.prefix, made.ids)
+    precision = computed_in(accelerator)
     about = {
         "what": "targets",
         "model": models.dense.record.sha256,
         "dtype": str(models.dense.decoder.dtype),
         "temperature": settings.temperature,
+        **({} if precision == "no" else {"computed in": precision}),
         "tokens": digest([tuple(made.ids.shape), made.ids.flatten().tolist(), counted.flatten().tolist()]),
     }
     stored = Stored(cache_folder() / TARGETS / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
@@ -190,7 +199,7 @@ def _teacher(
         kept = "kept from before" if not stored.missing() else f"in {stored.folder}"
         run.progress.say(f"what the dense model says of the tokens takes {words.megabytes(stored.bytes)}, {kept}")
         with run.clock.stage("teacher"):
-            stored.make(resident, made.ids, counted, run.progress)
+            stored.make(dense, made.ids, counted, run.progress)
     accelerator.wait_for_everyone()
     models.give_up_dense()
     return stored, {"teacher": place, "teacher_bytes": stored.bytes}

@@ -127,11 +127,12 @@ def _between(after: Measured, dense: Measured) -> dict[str, Any]:
 
 def refuse_collapse(results: Results, scores: Mapping[str, Any]) -> None:
     """For `--strict`. Raises RecipeError for a model that has collapsed."""
-    found = collapsed_on(results.perplexity_ratio, scores)
+    healed = results.healing is not None
+    found = collapsed_on(results.perplexity_ratio, scores, healed=healed)
     if found is not None:
         expected = "a model that keeps what the dense one knows"
         lost = f"perplexity {words.ratio(found[1])} the dense model's on {found[0]}"
-        raise RecipeError("--strict", expected, lost, remedy(results.healing is not None))
+        raise RecipeError("--strict", expected, lost, remedy(healed))
 
 
 def tell_collapse(results: Results, scores: Mapping[str, Any], progress: Reporter) -> None:

@@ -82,7 +82,7 @@ def summarise_row(row: RowState, layers: int) -> DoneRow | FailedRow | ComingRow
     retained = results.retained
     new = {one.key: kept for one in numbers.NUMBERS if one.is_kept_by_rows and (kept := one.record(results))}
     steady = known(results.stability)
-    collapse = collapsed_on(retained.perplexity_ratio, plan.scores)
+    collapse = _collapse(results, plan)
     return DoneRow(
         **line,
         layers=results.layers,
@@ -104,6 +104,10 @@ def summarise_row(row: RowState, layers: int) -> DoneRow | FailedRow | ComingRow
         calibration=plan.calibration,
         **({"numbers": new} if new else {}),
     )
+
+
+def _collapse(results: Results, plan: Plan) -> tuple[str, float] | None:
+    return collapsed_on(results.perplexity_ratio, plan.scores, healed=results.healing is not None)
 
 
 def columns(results: Comparison) -> list[tuple[str, list[str]]]:
@@ -160,9 +164,8 @@ def row_line(row: RowState) -> str:
     """One finished row in words, for the progress."""
     if row.results is None or row.plan is None:
         return f"failed: {row.reason}"
-    ratios = row.results.perplexity_ratio
-    said = [f"perplexity {times(ratio)} on {name}" for name, ratio in ratios.items()]
-    if collapsed_on(ratios, row.plan.scores):
+    said = [f"perplexity {times(ratio)} on {name}" for name, ratio in row.results.perplexity_ratio.items()]
+    if _collapse(row.results, row.plan) is not None:
         said.insert(0, "collapsed")
     if row.results.tasks_mean.ratio is not None:
         said.append(f"tasks {row.results.tasks_mean.ratio:.1%}")

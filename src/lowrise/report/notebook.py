@@ -16,10 +16,12 @@ from lowrise.report.verdict import collapse_notice
 from lowrise.results import Comparison, Healing, Results
 
 
-def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
-    """The layers before and after, and what becomes of its layers. facts: more rows of the table, before the plan's."""
+def plan_html(plan: Plan, facts: Mapping[str, str] | None = None, *, healed: bool = False) -> str:
+    """The layers before and after, and what becomes of its layers. facts: more rows of the table, before the plan's.
+    healed: whether a healing came after, of which the plan's losses say nothing.
+    """
     held_out = plan.scores.get("held_out", {})
-    ratio = held_out.get("perplexity_ratio")
+    ratio = None if healed else held_out.get("perplexity_ratio")
     share = words.percent(plan.parameters_after / plan.parameters_before)
     found = {
         **(facts or {"model": plan.model.source}),
@@ -29,7 +31,7 @@ def plan_html(plan: Plan, facts: Mapping[str, str] | None = None) -> str:
         "edits": " ".join(map(edit_sentence, plan.edits)) or "none",
         "perplexity, held-out calibration": "" if ratio is None else f"{words.ratio(ratio)} the dense model's",
     }
-    return _html(_filled(found), diagram=layer_diagram(plan), notices=_notices({}, plan.scores, healed=False))
+    return _html(_filled(found), diagram=layer_diagram(plan), notices=_notices({}, plan.scores, healed=healed))
 
 
 def facts_html(facts: Mapping[str, str]) -> str:

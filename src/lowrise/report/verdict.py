@@ -61,9 +61,9 @@ def misread_notices(results: Results) -> list[Notice]:
 def collapse_notice(ratios: Mapping[str, float], scores: Mapping[str, Any], *, healed: bool) -> Notice | None:
     """What to say of a model that has collapsed (`lowrise.quality`), on the terminal as on page and card.
 
-    healed: whether it was healed, so that other things help, and what a plan says of the cut is no more.
+    healed: whether it was healed, so that other things help.
     """
-    found = collapsed_on(ratios, {} if healed else scores)
+    found = collapsed_on(ratios, scores, healed=healed)
     if found is None:
         return None
     name, ratio = found
