@@ -1,10 +1,11 @@
 """Kill `lowrise run` by SIGKILL at every stage, start the same command again, and compare what comes of it.
 
 python scripts/kill_stages.py [--model DIR] [--preset refit] [--remove 6] [--samples 8] [--length 128] [--folder DIR]
-    [--more "--search-budget 0.1"]
+    [--more "--search-budget 0.1"] [--only training]
 
 The model is the demo model, fetched if it is not there. First one run is left alone; then, for every kind of record
-that its work folder held, another is killed as soon as that record appears, and started again. Exit 0: all the same.
+that its work folder held, another is killed as soon as that record appears, and started again. A record that is kept
+again and again, as the state of a training is, is a kind of its own at the 2nd, 4th, 8th, … time. Exit 0: all the same.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where outputs go; default: a temporary folder")
     for name, value in {"preset": "refit", "remove": "6", "samples": "8", "length": "128"}.items():
         parser.add_argument(f"--{name}", default=value, help=f"default: {value}")
+    parser.add_argument("--only", default="", help="kinds of records whose name holds this")
     parser.add_argument("--more", default="", help="options of `lowrise run`, beside these")
     asked = parser.parse_args()
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="lowrise-kills-"))
@@ -51,7 +53,7 @@ def main() -> int:
     kinds = watched(command, whole, None)
     expected, wrong = hashes(whole), 0
     print(f"not killed: {expected}; records: {', '.join(kinds)}", flush=True)
-    for kind in kinds:
+    for kind in [kind for kind in kinds if asked.only in kind]:
         out = folder / f"killed-{kind}"
         watched(command, out, kind)
         killed = not out.exists()
@@ -69,10 +71,14 @@ def watched(command: list[str], out: Path, kind: str | None) -> list[str]:
     """Run it, and kill it once a record of that kind appears. The kinds of records that were seen."""
     process = started(command, out)
     seen: dict[str, None] = {}
+    kept: dict[str, set[int]] = {}
     while process.is_alive():
         for record in sorted(out.parent.glob(f".{out.name}.*.work/*.json")):
-            if not record.name.startswith("."):
-                seen[kind_of(record)] = None
+            if not record.name.startswith(".") and (when := kept_at(record)) is not None:
+                times = kept.setdefault(record.name, set())
+                times.add(when)
+                if len(times).bit_count() == 1:
+                    seen[kind_of(record) + (f"-{len(times)}" if len(times) > 1 else "")] = None
         if kind in seen:
             process.kill()
             break
@@ -108,6 +114,14 @@ def kind_of(record: Path) -> str:
     """Records of the same kind have numbers in their names: of steps every fourth is told apart, of layers too."""
     name = record.name.removesuffix(".json")
     return re.sub(r"\d+$", lambda number: str(int(number[0]) // 4 * 4), name)
+
+
+def kept_at(record: Path) -> int | None:
+    """None where it has just gone."""
+    try:
+        return record.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def hashes(out: Path) -> dict[str, str]:
