@@ -25,13 +25,17 @@ class HasDict(Protocol):
 class Checkpoint:
     """config: of the decoder; of a wrapper around it, the part about text. family: `model_type`, the wrapper's.
 
-    depth: decoder layers. files: names in the folder. formats: of numbers among its weights, as safetensors calls them.
+    depth: decoder layers. architecture: its class; of a wrapper whose text names one, that. text: `model_type` of a
+    wrapper's text. tied: whether the whole model's head is, where the config says it. files: names in the folder.
+    formats: of numbers among its weights, as safetensors calls them.
     """
 
     config: Mapping[str, Any]
     family: str
     depth: int
     architecture: str | None
+    text: str | None = None
+    tied: bool | None = None
     own_code: bool = False
     quantized: bool = False
     files: frozenset[str] = frozenset()
@@ -69,13 +73,16 @@ def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:
         depth = len(listed) if isinstance(listed, list) else None
     if depth is None or not 0 < depth <= 10_000:
         raise ModelError(where, "the number of decoder layers", f"num_hidden_layers {depth}", "mend the config")
-    names = whole.get("architectures")
+    # llama.cpp's converter, conversion/base.py: get_model_architecture
+    names = config.get("architectures") or whole.get("architectures")
     architecture = names[0] if isinstance(names, list | tuple) and names and isinstance(names[0], str) else None
     return Checkpoint(
         config=config,
         family=str(whole.get("model_type")),
         depth=depth,
         architecture=architecture,
+        text=str(config.get("model_type")) if config is not whole else None,
+        tied=tied if isinstance(tied := whole.get("tie_word_embeddings"), bool) else None,
         own_code=bool(whole.get("auto_map")) or str(whole.get("model_type")).startswith("lowrise-"),
         quantized=bool(whole.get("quantization_config")),
     )
