@@ -434,6 +434,17 @@ def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, t
     assert_one_line(*answer, ("--for mlx: expected a model that MLX reads, found OPTForCausalLM (opt)",))
 
 
+def test_a_gguf_file_is_one_line(main: Main, tmp_path: Path) -> None:
+    """What llama.cpp takes by a layer's number stands in no GGUF file, so nothing can be compared."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    fragments = (
+        "model.gguf: expected the folder of a model, found a GGUF file",
+        "check the folder that it was made of",
+    )
+    assert_one_line(*main("check", file), fragments)
+
+
 def test_check_by_the_command_line(main: Main, tmp_path: Path) -> None:
     config, layers, *_ = FOLDERS["gemma3-2-8-9-14"]
     folder = _folder(tmp_path / "made", config, layers)

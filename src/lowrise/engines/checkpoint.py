@@ -13,6 +13,7 @@ from lowrise.reading import kind_of, read_json
 
 _DEPTH = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _EXPECTED, _REMEDY = "the folder of a model", "give a folder with a config.json, as `lowrise run` writes it"
+_OF_GGUF = "check the folder that it was made of (--for llama.cpp); `lowrise export` proves what it writes"
 
 
 class HasDict(Protocol):
@@ -52,6 +53,8 @@ def of_config(config: Mapping[str, Any] | HasDict) -> Checkpoint:
 def of_folder(folder: Path) -> Checkpoint:
     """Raises ModelError for what is not the folder of a model, and for files in it that cannot be read."""
     kind = kind_of(folder, ModelError, _EXPECTED, _REMEDY)
+    if kind == "file" and folder.suffix.lower() == ".gguf":
+        raise ModelError(folder, _EXPECTED, "a GGUF file, which does not say what kinds its layers had", _OF_GGUF)
     if kind != "folder":
         remedy = close_paths(folder, _REMEDY)
         raise ModelError(folder, _EXPECTED, "nothing" if kind is None else f"a {kind}", remedy)
