@@ -1,18 +1,20 @@
 """Trains a small model of each family from nothing, so that what is then chosen and repaired is trained layers.
 
     python benchmarks/train_small.py FAMILY [FAMILY ...] --text A.txt --text B.txt --out DIR
-        [--layers 12] [--width 128] [--vocabulary 2048] [--rows 16] [--minutes 40 | --tokens N] [--seed 0]
+        [--layers 12] [--width 128] [--vocabulary 2048] [--rows 16] [--window 256] [--minutes 40 | --tokens N]
+        [--seed 0]
         [--presets streamline-none refit laco-mean] [--remove 2]
 
 FAMILY is a model type of transformers (gpt2, qwen3, olmo2, gemma2 …), a multimodal one too (gemma3, whose text is
 trained, beside a small vision tower that is not). The tokenizer is a byte-level BPE of the same text; the last
 twentieth of each file is held out. Each model lies in DIR/FAMILY then. It is cut by every preset, saved, and read
-again, and the table says the held-out perplexity before and after, or why it was refused. `--presets` alone cuts
-nothing: then, say, `lowrise compare DIR/FAMILY --presets refit,replaceme …`.
+again, and the table says the held-out perplexity before and after, or why it was refused; first, that of tokens
+drawn by how often they occur (`unigram`), which is what a model that has learned nothing of their order reaches.
+`--presets` alone cuts nothing: then, say, `lowrise compare DIR/FAMILY --presets refit,replaceme …`.
 
-One of each kind: lfm2 (hybrid: convolutions), qwen3_moe (every other layer a mixture of experts), glm4_moe and
-deepseek_v3 (all layers but the first two mixtures), gemma4_text and gemma3n_text (the last three of eight layers take
-keys and values of others, and every layer has embeddings of its own), gemma3 (multimodal).
+One of each kind: lfm2 (hybrid: three layers of four convolutions), qwen3_moe (three of four mixtures of experts),
+glm4_moe and deepseek_v3 (all layers but the first two mixtures), gemma4_text and gemma3n_text (the last three of eight
+layers take keys and values of others, and every layer has embeddings of its own), gemma3 (multimodal).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import lowrise
 from lowrise.errors import LowriseError
 from lowrise.model.wrappers import auto_class
 
-WINDOW, ROWS, PEAK, WARM = 256, 16, 2e-3, 0.03
+ROWS, WINDOW, PEAK, WARM = 16, 256, 2e-3, 0.03
 SAMPLES = 64  # calibration windows of a cut
 HEAD = 64
 
@@ -45,9 +47,10 @@ def _types(every: int, others: str) -> Callable[[int, int], dict[str, Any]]:
     }
 
 
-def _periodic(_: int, width: int) -> dict[str, Any]:
-    """Every other layer a mixture of eight experts, two for each token."""
-    return {"decoder_sparse_step": 2, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": width}
+def _periodic(layers: int, width: int) -> dict[str, Any]:
+    """Three layers of four mixtures of eight experts, two for each token."""
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": width}
+    return {**experts, "mlp_only_layers": list(range(3, layers, 4))}
 
 
 def _boundary(_: int, width: int) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _several_streams(layers: int, width: int) -> dict[str, Any]:
 
 # What a family needs beside sizes, of so many layers and that width.
 SPECIAL: dict[str, Callable[[int, int], dict[str, Any]]] = {
-    "lfm2": _types(3, "conv"),
+    "lfm2": _types(4, "conv"),
     "qwen3_moe": _periodic,
     "glm4_moe": _boundary,
     "deepseek_v3": _latent,
@@ -149,10 +152,10 @@ def rate(done: float) -> float:
     return min(1.0, done / WARM) * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train(model: torch.nn.Module, ids: torch.Tensor, batch: int, seconds: float, most: int | None) -> int:
+def train(model: torch.nn.Module, ids: torch.Tensor, batch: int, window: int, seconds: float, most: int | None) -> int:
     """Adam with a cosine over `seconds`, or over `most` tokens where they are given; the number of tokens seen.
 
-    batch: rows of a step.
+    batch: rows of a step, of `window` tokens each.
     """
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
@@ -162,33 +165,41 @@ def train(model: torch.nn.Module, ids: torch.Tensor, batch: int, seconds: float,
     while (done := seen / most if most else (time.perf_counter() - started) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * rate(done)
-        starts = torch.randint(len(ids) - WINDOW, (batch,)).tolist()
-        rows = torch.stack([ids[start : start + WINDOW] for start in starts])
+        starts = torch.randint(len(ids) - window, (batch,)).tolist()
+        rows = torch.stack([ids[start : start + window] for start in starts])
         loss = model(input_ids=rows, labels=rows).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         seen += rows.numel()
-        if seen // rows.numel() % 50 == 0:
+        if seen // rows.numel() % 100 == 0:
             print(f"{done:5.0%}  {seen:>10,} tokens  loss {loss.item():.3f}", flush=True)
     return seen
 
 
 @torch.no_grad()
-def perplexity(model: Any, held: torch.Tensor) -> float:
+def perplexity(model: Any, held: torch.Tensor, window: int) -> float:
     """Over windows of the held-out tokens, the last partial one dropped."""
-    rows = held[: len(held) // WINDOW * WINDOW].view(-1, WINDOW)
+    rows = held[: len(held) // window * window].view(-1, window)
     loss = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(ROWS)) / len(rows)
     return math.exp(loss)
 
 
-def cut(folder: Path, preset: str, remove: int, texts: list[Path], held: torch.Tensor) -> tuple[str, str, str]:
+def unigram(ids: torch.Tensor, held: torch.Tensor, vocabulary: int) -> float:
+    """Perplexity of the held-out tokens by how often each of `vocabulary` occurs in `ids`, one more for each."""
+    counts = torch.bincount(ids, minlength=vocabulary).double() + 1
+    return float((-(counts / counts.sum()).log()[held].mean()).exp())
+
+
+def cut(
+    folder: Path, preset: str, remove: int, texts: list[Path], held: torch.Tensor, window: int
+) -> tuple[str, str, str]:
     """(layers, perplexity, what goes) of the model in `folder` after `preset`, or why there is none."""
     try:
         model = lowrise.open(folder, device="cpu")
         before = model.layers
-        how: dict[str, Any] = {"preset": preset, "remove": remove, "text": texts, "length": WINDOW, "samples": SAMPLES}
+        how: dict[str, Any] = {"preset": preset, "remove": remove, "text": texts, "length": window, "samples": SAMPLES}
         plan = lowrise.plan(model, **how)
         lowrise.apply(model, plan, text=texts)
         model.save(folder.parent / f"{folder.name}-{preset}", force=True)
@@ -196,7 +207,7 @@ def cut(folder: Path, preset: str, remove: int, texts: list[Path], held: torch.T
     except LowriseError as error:
         return "", "refused", str(error)
     gone = ", ".join(f"{edit.kind} {edit.start}–{edit.stop - 1}" for edit in plan.edits)
-    return f"{before} → {again.layers}", f"{perplexity(again.hf_model, held):.2f}", gone
+    return f"{before} → {again.layers}", f"{perplexity(again.hf_model, held, window):.2f}", gone
 
 
 def main() -> None:
@@ -207,7 +218,7 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=40)
     options.add_argument("--tokens", type=int, help="train on so many, however long it takes")
     options.add_argument("--presets", nargs="*", default=["streamline-none", "refit", "laco-mean"])
-    sizes = {"layers": 12, "width": 128, "vocabulary": 2048, "rows": ROWS, "seed": 0, "remove": 2}
+    sizes = {"layers": 12, "width": 128, "vocabulary": 2048, "rows": ROWS, "window": WINDOW, "seed": 0, "remove": 2}
     for name, value in sizes.items():
         options.add_argument(f"--{name}", type=int, default=value)
     asked = options.parse_args()
@@ -222,23 +233,24 @@ def main() -> None:
         torch.cat([torch.tensor(words.backend_tokenizer.encode(part).ids) for part in half])
         for half in zip(*parts, strict=True)
     )
+    order = unigram(ids, held, asked.vocabulary)
     rows = []
     for family in asked.family:
         torch.manual_seed(asked.seed)
         model = small(family, asked.layers, asked.width, asked.vocabulary)
         count = sum(p.numel() for p in model.parameters())
         print(f"{family}: {count:,} parameters, {len(ids):,} tokens, {len(held):,} held out", flush=True)
-        trained = train(model, ids, asked.rows, 60 * asked.minutes, asked.tokens)
-        before = perplexity(model.eval(), held)
+        trained = train(model, ids, asked.rows, asked.window, 60 * asked.minutes, asked.tokens)
+        before = perplexity(model.eval(), held, asked.window)
         print(f"{trained:,} tokens seen, held-out perplexity {before:.2f}", flush=True)
         model.save_pretrained(asked.out / family)
         words.save_pretrained(asked.out / family)
         for preset in asked.presets:
-            layers, after, what = cut(asked.out / family, preset, asked.remove, seen, held)
-            rows.append([family, f"{count:,}", preset, layers, f"{before:.2f}", after, what])
+            layers, after, what = cut(asked.out / family, preset, asked.remove, seen, held, asked.window)
+            rows.append([family, f"{count:,}", preset, layers, f"{order:.2f}", f"{before:.2f}", after, what])
             print(*rows[-1], sep=" | ", flush=True)
     if rows:
-        print(table(["family", "parameters", "preset", "layers", "before", "after", "what was done"], rows))
+        print(table(["family", "parameters", "preset", "layers", "unigram", "before", "after", "what was done"], rows))
 
 
 if __name__ == "__main__":

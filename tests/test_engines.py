@@ -67,6 +67,21 @@ _SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "r
 _QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1e6, "sliding_window": 64}
 _OWN = {"architectures": ["LowriseForCausalLM"], "model_type": "lowrise-llama", "auto_map": {"AutoConfig": "m.C"}}
 
+_MROPE = {"rope_theta": 1e6, "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
+          "rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [16, 24, 24]}}  # fmt: skip
+_LLAMA4 = {"model_type": "llama4_text", "interleave_moe_layer_step": 1, "rope_theta": 5e5,
+           "rope_scaling": {"rope_type": "llama3"},
+           "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3"}}  # fmt: skip
+
+
+def _wrapped(name: str, family: str, text: dict[str, Any], layers: int = 6) -> dict[str, Any]:
+    """The config of a multimodal model whose head is its own, as its text's says."""
+    inner = {"tie_word_embeddings": False, **text, "num_hidden_layers": layers}
+    inner["layer_types"] = [kind.replace("sliding", "chunked") for kind in inner.get("layer_types", [])] or None
+    return {"architectures": [f"{name}ForConditionalGeneration"], "model_type": family, "tie_word_embeddings": False,
+            "text_config": inner}  # fmt: skip
+
+
 # name -> (config, layers, files, tokenizer_config.json, what differs from being right everywhere)
 FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[str, str]]] = {
     # SmolLM2-135M's cut: run in llama.cpp, vLLM and transformers 4.57.6 (docs/engines.md)
@@ -162,6 +177,48 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
         {"architectures": ["NewForCausalLM"], "model_type": "new"}, 6, [], {},
         {"vllm": "unknown", "llama.cpp": "refuses", "mlx": "refuses", "transformers4": "refuses"},
     ),
+    "qwen2.5-vl": (_wrapped("Qwen2_5_VL", "qwen2_5_vl", {**_MROPE, "model_type": "qwen2_5_vl_text"}), 6, [], {}, {}),
+    # transformers 4 looks for mrope_section in rope_scaling; mlx-lm takes a head that text_config is silent of for tied
+    "qwen2.5-vl-in-words-of-5": (
+        {**_wrapped("Qwen2_5_VL", "qwen2_5_vl", {}), "text_config": {
+            "model_type": "qwen2_5_vl_text", "num_hidden_layers": 6, "rope_parameters": _MROPE["rope_parameters"]}},
+        6, [], {}, {"transformers4": "refuses", "mlx": "refuses"},
+    ),
+    "qwen3-vl": (_wrapped("Qwen3VL", "qwen3_vl", {**_MROPE, "model_type": "qwen3_vl_text"}), 6, [], {}, {}),
+    "qwen3-vl-moe": (
+        _wrapped("Qwen3VLMoe", "qwen3_vl_moe", {**_MROPE, "model_type": "qwen3_vl_moe_text"}), 6, [], {},
+        {"mlx": "unknown", "transformers4": "refuses"},
+    ),
+    "mistral-3": (
+        _wrapped("Mistral3", "mistral3", {**_LLAMA, "model_type": "mistral", "sliding_window": None}), 6, [], {}, {},
+    ),
+    "mistral-3-tied": (
+        {**_wrapped("Mistral3", "mistral3", {**_LLAMA, "model_type": "mistral", "sliding_window": None}),
+         "tie_word_embeddings": True}, 6, [], {}, {"transformers4": "wrong", "mlx": "refuses"},
+    ),
+    "mistral-3-around-4": (
+        _wrapped("Mistral3", "mistral3", {**_LLAMA, "model_type": "mistral4"}), 6, [], {},
+        dict.fromkeys(NAMES[1:], "unknown"),
+    ),
+    # llama.cpp's converter goes by the class that the text's config names
+    "smolvlm": (
+        _wrapped("SmolVLM", "smolvlm", {**_LLAMA, "architectures": ["VLlama3ForCausalLM"]}), 6, [], {},
+        {"mlx": "refuses"},
+    ),
+    "smolvlm-without-a-class": (
+        _wrapped("SmolVLM", "smolvlm", {**_LLAMA, "architectures": None}), 6, [], {},
+        {"mlx": "refuses", "llama.cpp": "refuses"},
+    ),
+    "internvl": (
+        _wrapped("InternVL", "internvl", {**_QWEN3, "rope_parameters": {"rope_theta": 1e6}}), 6, [], {},
+        {"mlx": "refuses"},
+    ),
+    "llama-4": (_wrapped("Llama4", "llama4", _LLAMA4 | {"layer_types": _kinds(8, 4, (), "full_attention")}, 8), 8, [],
+                {}, {}),
+    "llama-4-cut": (
+        _wrapped("Llama4", "llama4", _LLAMA4 | {"layer_types": _kinds(8, 4, (1,), "full_attention")}, 7), 7, [], {},
+        {"llama.cpp": "wrong", "mlx": "wrong"},
+    ),
     "quantized": (
         {**_LLAMA, "quantization_config": {"quant_method": "fp8"}}, 6, [], {},
         dict.fromkeys(NAMES[1:], "unknown"),
@@ -239,6 +296,16 @@ def test_restrictions_allow_the_cuts_that_are_read_right(name: str, engine: str,
                 assert allowed
                 continue
             assert allowed == (verdict.fate == "opens"), (stay, verdict)
+
+
+def test_restrictions_of_the_text_of_a_multimodal_model() -> None:
+    config, layers, *_ = FOLDERS["llama-4"]
+    (kinds, experts) = restrictions({**config, "num_hidden_layers": layers}, ["llama.cpp"])
+    assert kinds.reason == "llama.cpp takes every 4th layer for full attention, by its number"
+    assert experts.allows([0, 1, 2, 3])
+    assert kinds.allows([0, 1, 2, 3]) and not kinds.allows([0, 1, 2, 4])
+    with pytest.raises(RecipeError, match=r"\(mistral3 around mistral4\), of which nothing is known"):
+        restrictions(FOLDERS["mistral-3-around-4"][0] | {"architectures": None}, ["vllm"])
 
 
 def test_restrictions_of_a_config_in_memory() -> None:
@@ -365,6 +432,17 @@ def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, t
     model = tiny.save(tmp_path / "model", "opt")
     answer = main("run", model, "--for", "mlx", "--out", tmp_path / "out", "--remove", "1", "--quiet")
     assert_one_line(*answer, ("--for mlx: expected a model that MLX reads, found OPTForCausalLM (opt)",))
+
+
+def test_a_gguf_file_is_one_line(main: Main, tmp_path: Path) -> None:
+    """What llama.cpp takes by a layer's number stands in no GGUF file, so nothing can be compared."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    fragments = (
+        "model.gguf: expected the folder of a model, found a GGUF file",
+        "check the folder that it was made of",
+    )
+    assert_one_line(*main("check", file), fragments)
 
 
 def test_check_by_the_command_line(main: Main, tmp_path: Path) -> None:

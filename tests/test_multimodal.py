@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Blip2Config, B
 import lowrise
 import multimodal
 import tiny
+from cuts import cut
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
 from lowrise.model.wrappers import restrictions_of_images
@@ -96,6 +97,18 @@ class TestWrapper:
         loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "cut")
         assert type(loaded) is type(dense)
         assert torch.equal(logits(loaded, given), logits(dense, given))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_text_says_in_words_of_transformers_4_what_the_whole_model_says(tied: bool, tmp_path: Path) -> None:
+    """What version 4 and other engines read in text_config alone: whether the head is tied, and parts of heads."""
+    for kind in ("qwen2_5_vl", "mistral3"):
+        place, out = tmp_path / kind, tmp_path / f"{kind}-cut"
+        cut(multimodal.save(place, kind, tie_word_embeddings=tied), out, *GONE)
+        text = json.loads((out / "config.json").read_text(encoding="utf-8"))["text_config"]
+        assert text["tie_word_embeddings"] is tied
+        if kind == "qwen2_5_vl":
+            assert text["rope_scaling"]["mrope_section"] == text["rope_parameters"]["mrope_section"]
 
 
 def test_a_model_that_asks_for_an_image_is_refused() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+import multimodal
 import tiny
 from cuts import cut, logits
 
@@ -52,11 +53,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 _READER = """
 import sys, torch, transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-ids, text, *folders = torch.load(sys.argv[1])
+from transformers import AutoConfig, AutoTokenizer
+ids, text, opener, *folders = torch.load(sys.argv[1])
 assert transformers.__version__.startswith("4."), transformers.__version__
 for folder in folders:
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model = getattr(transformers, opener).from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits
@@ -69,10 +70,12 @@ for folder in folders:
 """
 
 
-def read_by_4(folders: list[Path], place: Path) -> list[dict[str, Any]]:
-    """What a Python with transformers 4 finds in each folder."""
+def read_by_4(
+    folders: list[Path], place: Path, opener: type = AutoModelForCausalLM, most: int = tiny.VOCABULARY
+) -> list[dict[str, Any]]:
+    """What a Python with transformers 4 finds in each folder, with logits of token ids up to `most`."""
     asked = place / "asked.pt"
-    torch.save([tiny.ids(tokens=32), TEXT, *map(str, folders)], asked)
+    torch.save([tiny.ids(tokens=32).clamp(max=most), TEXT, opener.__name__, *map(str, folders)], asked)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / ".transformers4"), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, "-c", _READER, str(asked)], env=environment, capture_output=True, text=True, timeout=250
@@ -112,6 +115,19 @@ def assert_same(folder: Path, theirs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_tiny_models(made: dict[str, tuple[Path, dict[str, Any]]], name: str) -> None:
     assert_same(*made[name])
+
+
+def test_the_text_of_multimodal_models(tmp_path: Path) -> None:
+    """A head that is tied in some of them, and positions of three parts in others: text_config has to say both."""
+    most = multimodal.IMAGE - 1
+    kinds = ("qwen2_5_vl", "qwen3_vl", "mistral3", "internvl", "smolvlm")
+    folders = [tmp_path / f"{kind}-cut" for kind in kinds]
+    for kind, out in zip(kinds, folders, strict=True):
+        cut(multimodal.save(tmp_path / kind, kind), out, 3, 5)
+    for out, theirs in zip(folders, read_by_4(folders, tmp_path, AutoModelForImageTextToText, most), strict=True):
+        model = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager", dtype="auto").eval()
+        ours = logits(model, tiny.ids(tokens=32).clamp(max=most))
+        assert (theirs["logits"] - ours).abs().max() <= SAME * ours.abs().max(), out.name
 
 
 def test_the_demo_model(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 A request as JSON on stdin: {"folder", "prompts": lists of token ids, "tokens": to write, "top": likeliest tokens to
 tell}. On the last line of stdout {"version", "answers": [{"tokens", "first": {token: log-probability}}]}.
 
-python scripts/children/engine_answers.py transformers|vllm
+python scripts/children/engine_answers.py transformers|vllm|mlx
 """
 
 from __future__ import annotations
@@ -62,6 +62,29 @@ def vllm(request: dict[str, Any]) -> dict[str, Any]:
     return {"version": f"vllm {library.__version__}", "answers": answers}
 
 
+def mlx(request: dict[str, Any]) -> dict[str, Any]:
+    """By the model class of mlx-lm that a folder names, in the number format of its weights."""
+    from pathlib import Path
+
+    import mlx.core as mx
+    import mlx_lm
+    from mlx_lm.generate import generate_step
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(Path(request["folder"]))
+    answers = []
+    for prompt in request["prompts"]:
+        tokens: list[int] = []
+        first: dict[int, float] = {}
+        for token, known in generate_step(mx.array(prompt), model, max_tokens=request["tokens"]):
+            if not tokens:
+                known = known.astype(mx.float32)
+                first = {i: known[i].item() for i in mx.argsort(-known)[: request["top"]].tolist()}
+            tokens.append(int(token))
+        answers.append({"tokens": tokens, "first": first})
+    return {"version": f"mlx-lm {mlx_lm.__version__} on mlx {mx.__version__}", "answers": answers}
+
+
 if __name__ == "__main__":
-    found = {"transformers": transformers, "vllm": vllm}[sys.argv[1]](json.load(sys.stdin))
+    found = {"transformers": transformers, "vllm": vllm, "mlx": mlx}[sys.argv[1]](json.load(sys.stdin))
     print(json.dumps(found))

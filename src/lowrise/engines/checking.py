@@ -84,13 +84,17 @@ def _findings(engine: Engine, checkpoint: Checkpoint) -> list[Finding]:
         return [Finding("refuses", f"it knows no model_type {checkpoint.family}")]
     if engine.architectures is not None and checkpoint.architecture not in engine.architectures:
         return [Finding("refuses", f"its converter knows no architecture {checkpoint.architecture}")]
-    facts = engine.of(checkpoint.family)
+    facts, read = engine.reading(checkpoint)
     if not facts:
-        return [Finding("unknown", f"nothing is known of the family {checkpoint.family} in it")]
+        return [Finding("unknown", f"nothing is known of the family {_family(checkpoint)} in it")]
     if checkpoint.quantized or not checkpoint.formats <= _KNOWN_FORMATS:
         return [Finding("unknown", "nothing is known of weights in such a number format in it")]
     rules = [*(fact.rule for fact in facts), *(rule for rule, _, _ in engine.always)]
-    return [finding for rule in rules if (finding := rule.judge(checkpoint)) is not None]
+    return [finding for rule in rules if (finding := rule.judge(read)) is not None]
+
+
+def _family(checkpoint: Checkpoint) -> str:
+    return checkpoint.family if checkpoint.text is None else f"{checkpoint.family} around {checkpoint.text}"
 
 
 def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) -> list[Restriction]:
@@ -105,18 +109,19 @@ def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) ->
         if engine.reference:
             continue
         _refuse_unknown(engine, model)
-        parts = (fact.rule.restrict(model, engine.title) for fact in engine.of(model.family))
+        facts, read = engine.reading(model)
+        parts = (fact.rule.restrict(read, engine.title) for fact in facts)
         found += [part for part in parts if part is not None]
     return found
 
 
 def _refuse_unknown(engine: Engine, model: Checkpoint) -> None:
-    known = engine.of(model.family)
+    known, _ = engine.reading(model)
     refused = engine.families is not None and model.family not in engine.families
     named = {model.architecture} - {None}  # a config in memory may not say it
     refused |= engine.architectures is not None and not named <= engine.architectures
     if known and not refused and not model.own_code:
         return
-    what = f"{model.architecture or 'a model'} ({model.family})"
+    what = f"{model.architecture or 'a model'} ({_family(model)})"
     found = f"{what}, which it refuses" if refused else f"{what}, of which nothing is known there"
     raise RecipeError(f"--for {engine.name}", f"a model that {engine.title} reads", found, "leave it out of --for")

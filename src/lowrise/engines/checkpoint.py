@@ -13,6 +13,7 @@ from lowrise.reading import kind_of, read_json
 
 _DEPTH = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _EXPECTED, _REMEDY = "the folder of a model", "give a folder with a config.json, as `lowrise run` writes it"
+_OF_GGUF = "check the folder that it was made of (--for llama.cpp); `lowrise export` proves what it writes"
 
 
 class HasDict(Protocol):
@@ -25,13 +26,17 @@ class HasDict(Protocol):
 class Checkpoint:
     """config: of the decoder; of a wrapper around it, the part about text. family: `model_type`, the wrapper's.
 
-    depth: decoder layers. files: names in the folder. formats: of numbers among its weights, as safetensors calls them.
+    depth: decoder layers. architecture: its class; of a wrapper whose text names one, that. text: `model_type` of a
+    wrapper's text. tied: whether the whole model's head is, where the config says it. files: names in the folder.
+    formats: of numbers among its weights, as safetensors calls them.
     """
 
     config: Mapping[str, Any]
     family: str
     depth: int
     architecture: str | None
+    text: str | None = None
+    tied: bool | None = None
     own_code: bool = False
     quantized: bool = False
     files: frozenset[str] = frozenset()
@@ -48,6 +53,8 @@ def of_config(config: Mapping[str, Any] | HasDict) -> Checkpoint:
 def of_folder(folder: Path) -> Checkpoint:
     """Raises ModelError for what is not the folder of a model, and for files in it that cannot be read."""
     kind = kind_of(folder, ModelError, _EXPECTED, _REMEDY)
+    if kind == "file" and folder.suffix.lower() == ".gguf":
+        raise ModelError(folder, _EXPECTED, "a GGUF file, which does not say what kinds its layers had", _OF_GGUF)
     if kind != "folder":
         remedy = close_paths(folder, _REMEDY)
         raise ModelError(folder, _EXPECTED, "nothing" if kind is None else f"a {kind}", remedy)
@@ -69,13 +76,16 @@ def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:
         depth = len(listed) if isinstance(listed, list) else None
     if depth is None or not 0 < depth <= 10_000:
         raise ModelError(where, "the number of decoder layers", f"num_hidden_layers {depth}", "mend the config")
-    names = whole.get("architectures")
+    # llama.cpp's converter, conversion/base.py: get_model_architecture
+    names = config.get("architectures") or whole.get("architectures")
     architecture = names[0] if isinstance(names, list | tuple) and names and isinstance(names[0], str) else None
     return Checkpoint(
         config=config,
         family=str(whole.get("model_type")),
         depth=depth,
         architecture=architecture,
+        text=str(config.get("model_type")) if config is not whole else None,
+        tied=tied if isinstance(tied := whole.get("tie_word_embeddings"), bool) else None,
         own_code=bool(whole.get("auto_map")) or str(whole.get("model_type")).startswith("lowrise-"),
         quantized=bool(whole.get("quantization_config")),
     )

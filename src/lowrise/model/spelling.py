@@ -22,6 +22,9 @@ _LOCAL_THETA = {"modernbert-decoder": "local_rope_theta"}
 _GLOBAL_THETA = {"modernbert-decoder": "global_rope_theta"}
 # Longrope has, in version 4, these three words exactly and nothing else (Phi-3).
 _LONGROPE = ("short_factor", "long_factor")
+# Which parts of a head are rotated by which of the three positions of an image; version 4 looks for it in rope_scaling.
+_SECTIONS = "mrope_section"
+_TIED = "tie_word_embeddings"
 # What version 5 alone calls a tokenizer that is nothing but its tokenizer.json.
 _V5_TOKENIZER = "TokenizersBackend"
 
@@ -90,6 +93,9 @@ def _old_words(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, dict) and "model_type" in value:
             words[name] = value | _old_words(value)
+    text = words.get("text_config")
+    if isinstance(text, dict) and isinstance(config.get(_TIED), bool):
+        text[_TIED] = config[_TIED]  # of the whole model; version 4, and other engines, look for it beside the text
     return words
 
 
@@ -117,7 +123,7 @@ def _rope_words(config: dict[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type", "default")
     if kind == "longrope" and "original_max_position_embeddings" in config:
         words["rope_scaling"] = {"type": kind} | {name: rope[name] for name in _LONGROPE if name in rope}
-    elif kind != "default":
+    elif kind != "default" or _SECTIONS in rope:
         apart = ("rope_theta", "partial_rotary_factor")
         words["rope_scaling"] = {name: value for name, value in rope.items() if name not in apart}
     return words
@@ -136,6 +142,8 @@ def _without_old(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if name == "rope_parameters" and isinstance(value, dict):
             kept[name] = _rope_as_read(value)
+        elif name == "text_config" and isinstance(value, dict):
+            kept[name] = {word: one for word, one in _without_old(value).items() if word != _TIED}
         elif name not in old:
             kept[name] = _without_old(value) if isinstance(value, dict) else value
     return kept

@@ -26,6 +26,7 @@ from lowrise.engines.rules import (
     NoWindow,
     OfDepth,
     OnlyWith,
+    TextLike,
 )
 
 _RUNTIME = "src/models/{}.cpp"
@@ -237,6 +238,42 @@ _FACTS = [
         OnlyWith("decoder_sparse_step", (1, None)),
         "src/models/qwen3moe.cpp: load_arch_tensors asks for experts in every layer",
         "known where every layer has experts",
+    ),
+    *rows(
+        ["qwen2_vl", "qwen2_5_vl"],
+        TextLike({"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}),
+        "src/models/qwen2vl.cpp: load_arch_hparams, graph; conversion/qwenvl.py: Qwen2VLModel",
+        "reads the text as `qwen2`",
+    ),
+    *rows(
+        ["qwen3_vl", "qwen3_vl_moe"],
+        TextLike({"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe"}),
+        "src/models/{qwen3vl,qwen3vlmoe}.cpp: load_arch_hparams, n_deepstack_layers; conversion/qwen3vl.py",
+        "reads the text as `qwen3` and `qwen3_moe`; image features go to the first layers, as in the model",
+    ),
+    *rows(
+        ["llama4"],
+        TextLike({"llama4_text": "llama4_text"}),
+        "conversion/llama.py: Llama4Model",
+        "reads the text as `llama4_text`",
+    ),
+    *rows(
+        ["mistral3"],
+        TextLike({"mistral": "mistral", "ministral3": "ministral3"}),
+        "conversion/mistral3.py: Mistral3Model; src/models/mistral3.cpp",
+        "reads the text as its own family: `mistral`, `ministral3`",
+    ),
+    *rows(
+        ["internvl"],
+        TextLike({name: name for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")}),
+        "conversion/base.py: get_model_architecture, text_config; conversion/__init__.py has no InternVL of its own",
+        "reads the text as its own family, where text_config names the text's class",
+    ),
+    *rows(
+        ["smolvlm"],
+        TextLike({"llama": "llama"}),
+        "conversion/base.py: get_model_architecture, text_config; conversion/llama.py: LlamaModel, text_model.",
+        "reads the text as `llama`, where text_config names the text's class",
     ),
 ]  # fmt: skip
 

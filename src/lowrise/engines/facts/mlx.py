@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lowrise.engines.facts.rows import Engine, Fact, by_source, rows
-from lowrise.engines.patterns import CONV, FULL, LINEAR, Letters, Listed, Numbered, Period
+from lowrise.engines.patterns import (
+    CHUNKED,
+    CONV,
+    DENSE,
+    EXPERTS,
+    FULL,
+    LINEAR,
+    TOLD,
+    Letters,
+    Listed,
+    Numbered,
+    Period,
+)
 from lowrise.engines.rules import (
     KindsFromNumbers,
     KnownWords,
     NeedsKinds,
+    NeedsSetting,
     NoWindow,
     OnlyWith,
     RopeInOldWords,
     SameNumbers,
+    TextAlone,
+    TextLike,
+    TiedByText,
 )
 
 _PATH = "mlx_lm/models/{}.py"
@@ -33,6 +51,12 @@ _FILES = {
     "gemma3": "gemma3_text",
     "minimax_m2": "minimax",
 }  # MODEL_REMAPPING, and what a wrapper takes
+# multimodal families, the file of their text, what it takes where text_config does not say whether the head is tied,
+# and what comes of a head that is taken for a tied one: Qwen's have a tensor too many
+_TIED: tuple[tuple[str, str, bool | None, Literal["wrong", "refuses"]], ...] = (
+    ("qwen2_vl", "qwen2", True, "refuses"), ("qwen2_5_vl", "qwen2", True, "refuses"),
+    ("qwen3_vl", "qwen3", None, "refuses"), ("mistral3", "mistral3", False, "wrong"),
+)  # fmt: skip
 _ROPE_SAYS = "reads rope_theta and rope_scaling, the words of transformers 4"
 
 
@@ -137,7 +161,69 @@ _FACTS = [
         "mlx_lm/models/qwen2_moe.py: experts in every layer",
         "known where every layer has experts",
     ),
+    *rows(
+        ["qwen2_vl", "qwen2_5_vl"],
+        TextLike({"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}),
+        "mlx_lm/models/qwen2_vl.py: Model.__init__; mlx_lm/utils.py: MODEL_REMAPPING",
+        "reads the text as `qwen2`",
+    ),
+    *rows(
+        ["qwen3_vl"],
+        TextLike({"qwen3_vl_text": "qwen3"}),
+        "mlx_lm/models/qwen3_vl.py: Model.__init__",
+        "reads the text as `qwen3`",
+    ),
+    *rows(
+        ["mistral3"],
+        TextLike({"mistral": "mistral", "ministral3": "ministral3"}),
+        "mlx_lm/models/mistral3.py: Model.__init__",
+        "reads the text as its own family: `mistral`, `ministral3`",
+    ),
+    *rows(
+        ["llama4"],
+        KindsFromNumbers(
+            Period(4, None, FULL, CHUNKED),
+            _EVERY.format("4th"),
+            least=True,
+            told=TOLD["llama4_text"],
+        ),
+        "mlx_lm/models/llama4.py: Attention.__init__, LlamaModel.__call__, cache[3]",
+        "takes every 4th layer for full attention without rope, by its number, and needs 4 layers",
+    ),
+    *rows(
+        ["llama4"],
+        KindsFromNumbers(
+            Period(1, "interleave_moe_layer_step", EXPERTS, DENSE),
+            "takes the last layer of each interleave_moe_layer_step for one of experts",
+            fate="refuses",
+            told=Numbered("moe_layers", Period(1, "interleave_moe_layer_step", EXPERTS, DENSE), EXPERTS, DENSE),
+        ),
+        "mlx_lm/models/llama4.py: TransformerBlock.__init__",
+        "takes the last layer of each `interleave_moe_layer_step` for one of experts",
+    ),
+    *rows(
+        ["llama4"],
+        NeedsSetting("rope_scaling"),
+        "mlx_lm/models/llama4.py: TextArgs",
+        "needs rope_scaling in text_config",
+    ),
+    *(
+        Fact(
+            family,
+            TiedByText(usual, apart=apart),
+            f"mlx_lm/models/{file}.py: ModelArgs, tie_word_embeddings",
+            "takes from text_config whether the head is tied",
+        )
+        for family, file, usual, apart in _TIED
+    ),
+    *rows(
+        ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mistral3", "llama4", "gemma3"],
+        TextAlone(),
+        "mlx_lm/models/{qwen2_vl,qwen3_vl,mistral3,llama4,gemma3}.py: Model.sanitize",
+        "takes no images, before the cut and after",
+    ),
     *(_rope(family, RopeInOldWords(theta)) for family, theta in _THETAS.items()),
+    _rope("llama4", RopeInOldWords(None)),
     _rope("gemma3", RopeInOldWords(1e6, local=10_000)),
     _rope("gemma3_text", RopeInOldWords(1e6, local=10_000)),
     _rope("glm4", RopeInOldWords(None)),
@@ -169,7 +255,7 @@ ENGINE = Engine(
     name="mlx",
     title="MLX",
     version="mlx-lm 0.32.2",
-    obtained="PyPI mlx-lm 0.32.2; its sources were read, it was not run",
+    obtained="PyPI mlx-lm 0.32.2; run on mlx 0.32.4, in its build for CPUs",
     facts=tuple(_FACTS),
     families=frozenset(_FAMILIES.split()),
 )

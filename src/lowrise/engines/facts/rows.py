@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lowrise.engines.rules import AsWritten, Rule
+from lowrise.engines.checkpoint import Checkpoint
+from lowrise.engines.rules import AsWritten, Rule, TextLike
 
 AS_WRITTEN = AsWritten()
 
@@ -42,6 +43,16 @@ class Engine:
 
     def of(self, family: str) -> list[Fact]:
         return [fact for fact in self.facts if fact.family == family]
+
+    def reading(self, checkpoint: Checkpoint) -> tuple[list[Fact], Checkpoint]:
+        """What is known of a checkpoint, and as what it is judged: a wrapper by its text's family too."""
+        own = self.of(checkpoint.family)
+        like = next((fact.rule for fact in own if isinstance(fact.rule, TextLike)), None)
+        if like is None:
+            return own, checkpoint
+        family = like.families.get(checkpoint.text or "", "")
+        text = self.of(family)
+        return [*own, *text] if text else [], replace(checkpoint, family=family)
 
 
 def rows(families: Iterable[str], rule: Rule, source: str, says: str) -> list[Fact]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lowrise.engines.facts.rows import Engine, Fact, by_source
-from lowrise.engines.rules import KnownWords, RopeInOldWords, V5Tokenizer
+from lowrise.engines.facts.rows import Engine, Fact, by_source, rows
+from lowrise.engines.rules import KnownWords, NeedsSetting, RopeInOldWords, TextLike, TiedByText, V5Tokenizer
 
 _PATH = "src/transformers/models/{0}/configuration_{0}.py"
 _READS_KINDS = "reads layer_types and no_rope_layers as transformers 5 does"
@@ -40,6 +40,16 @@ _WITHOUT_ROPE = (
     *("jamba", "mamba", "mamba2", "falcon_mamba"),
 )
 
+# multimodal models with positions of three parts, and theta where the text's config lacks the word
+_SECTIONED = {"qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "qwen3_vl": 5e6, "qwen3_vl_moe": 5e6}
+# multimodal models around a family: `model_type` of the text → family
+_AROUND = {
+    "llama4": {"llama4_text": "llama4_text"},
+    "mistral3": {"mistral": "mistral"},
+    "smolvlm": {"llama": "llama"},
+    "internvl": {name: name for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")},
+}
+
 _FACTS = [
     *by_source({family: _FOLDERS.get(family, family) for family in (*_RULES, *_WITHOUT_ROPE)}, _READS_KINDS, _PATH),
     *(
@@ -57,6 +67,46 @@ _FACTS = [
         "src/transformers/models/granitemoehybrid/modeling_granitemoehybrid.py: GraniteMoeHybridDecoderLayer.__init__",
         "takes whatever is not `mamba` in layer_types for attention; transformers 5 writes `linear_attention`",
     ),
+    *by_source({family: family for family in _SECTIONED}, _READS_KINDS, _PATH),
+    *(
+        Fact(
+            family,
+            RopeInOldWords(theta),
+            _PATH.format(family),
+            "reads rope_theta and rope_scaling, not rope_parameters",
+        )
+        for family, theta in _SECTIONED.items()
+    ),
+    *(
+        Fact(
+            family,
+            NeedsSetting("mrope_section", "rope_scaling"),
+            f"src/transformers/models/{family}/modeling_{family}.py: mrope_section",
+            "needs mrope_section in text_config's rope_scaling",
+        )
+        for family in _SECTIONED
+    ),
+    *(
+        Fact(
+            family,
+            TextLike(texts),
+            f"src/transformers/models/{family}/modeling_{family}.py: AutoModel.from_config(config.text_config)",
+            "reads the text as its own family",
+        )
+        for family, texts in _AROUND.items()
+    ),
+    *rows(
+        ["qwen3_vl_moe"],
+        NeedsSetting("num_experts"),
+        "src/transformers/models/qwen3_vl_moe/configuration_qwen3_vl_moe.py: num_experts=60",
+        "takes 60 experts where text_config lacks num_experts; transformers 5 writes num_local_experts",
+    ),
+    *rows(
+        ["qwen3_vl", "qwen3_vl_moe", *_AROUND],
+        TiedByText(False, missing="wrong"),
+        "src/transformers/modeling_utils.py: tie_weights, get_text_config",
+        "takes from text_config whether the head is tied",
+    ),
 ]
 
 # models/auto/modeling_auto.py: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -73,6 +123,13 @@ phi4_multimodal phimoe plbart prophetnet qdqbert qwen2 qwen2_moe qwen3 qwen3_moe
 rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3 speech_to_text_2 stablelm starcoder2
 transfo-xl trocr vaultgemma whisper xglm xlm xlm-prophetnet xlm-roberta xlm-roberta-xl xlnet xlstm xmod zamba zamba2
 """
+# MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, without those above
+_MULTIMODAL = """
+aria aya_vision blip blip-2 chameleon cohere2_vision deepseek_vl deepseek_vl_hybrid evolla florence2 glm4v glm4v_moe
+idefics idefics2 idefics3 instructblip internvl janus kosmos-2 kosmos-2.5 lfm2_vl llava llava_next llava_next_video
+llava_onevision mistral3 ovis2 paligemma perception_lm pix2struct pixtral qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe
+shieldgemma2 smolvlm udop vipllava vision-encoder-decoder
+"""
 
 ENGINE = Engine(
     name="transformers4",
@@ -85,6 +142,6 @@ ENGINE = Engine(
         "src/transformers/models/auto/tokenization_auto.py",
         "knows no tokenizer class TokenizersBackend, and takes extra_special_tokens as a mapping",
     ),),
-    families=frozenset(_FAMILIES.split()),
+    families=frozenset(_FAMILIES.split()) | frozenset(_MULTIMODAL.split()),
     opens_own_code=True,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from lowrise.engines.rules.layers import (
 )
 from lowrise.engines.rules.rule import AsWritten, Fate, Finding, Rule
 from lowrise.engines.rules.settings import Float32, NeedsFile, OnlyWith, RopeInOldWords, V5Tokenizer
+from lowrise.engines.rules.wrappers import NeedsSetting, TextAlone, TextLike, TiedByText
 
 __all__ = [
     "AllOrNoneSlide",
@@ -29,11 +30,15 @@ __all__ = [
     "KnownWords",
     "NeedsFile",
     "NeedsKinds",
+    "NeedsSetting",
     "NoWindow",
     "OfDepth",
     "OnlyWith",
     "RopeInOldWords",
     "Rule",
     "SameNumbers",
+    "TextAlone",
+    "TextLike",
+    "TiedByText",
     "V5Tokenizer",
 ]
