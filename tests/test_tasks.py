@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from lowrise.model.decoder import Decoder
 from made_tasks import items, naive_stability, write_choice, write_extracting, write_items, write_tasks
+from tiny_families import tiny_model
 from warm import Warm
 
 Main = Callable[..., tuple[int, str, str]]
@@ -286,3 +287,11 @@ def test_the_papers_list_takes_what_there_is_and_names_what_is_missing(main: Mai
     assert list(json.loads(printed)["tasks"]) == ["local_c3", "local_piqa", "made_choice"]
     assert "has no task for CMNLI" in errors
     assert "PIQA" not in errors
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("roberta", 126), ("llama", 128)])
+def test_no_task_reads_more_tokens_than_the_model_has_positions_for(kind: str, tokens: int) -> None:
+    """Of 128; the table of the first begins with rows for padding."""
+    from lowrise.measure.harness import Harness
+
+    assert Harness(Decoder(tiny_model(kind)), tiny.tokenizer()).max_length == tokens

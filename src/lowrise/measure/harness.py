@@ -47,6 +47,8 @@ class Harness(HFLM):  # type: ignore[misc]
                 max_length=None if decoder.limited else self._DEFAULT_MAX_LENGTH,  # it would take -1 at its word
                 add_bos_token=None if bos == "auto" else False,
             )
+        # as lm-eval has it, but for positions that a family's table keeps for itself
+        self._max_length = min(self.max_length, decoder.max_length)
         self.tokens: dict[tuple[str, str], int] = {}
         self.lengths: dict[tuple[str, str], int] = {}
         self._decoder = decoder
