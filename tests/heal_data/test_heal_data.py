@@ -92,16 +92,26 @@ class TestTexts:
         paths = [write(tmp_path / folder / "x.txt", 1000, seed) for seed, folder in enumerate("ab")]
         assert made(opened, text=paths).names == tuple(paths)
 
-    def test_a_small_text_is_repeated_and_the_other_gives_the_rest(self, opened: OpenModel, tmp_path: Path) -> None:
+    def test_of_a_small_text_the_other_gives_the_rest(self, opened: OpenModel, tmp_path: Path) -> None:
         small, large = write(tmp_path / "small.txt", 50, 0), write(tmp_path / "large.txt", 3000, 1)
         found = made(opened, text=[small, large])
-        mine = found.ids[found.source == 0]
         there = len(windows_of(small, 32)) - len(found.held_out["small.txt"])
-        _, times = torch.unique(mine, dim=0, return_counts=True)
-        assert times.tolist() == [4] * there
-        assert [row.tolist() for row in mine[:there]] != [row.tolist() for row in mine[there : 2 * there]]
         assert len(found.ids) == 2000 // 32
-        assert len(rows(found.ids[found.source == 1])) == len(found.ids) - 4 * there
+        assert len(found.ids[found.source == 0]) == there
+        assert len(rows(found.ids)) == len(found.ids)  # nothing is read twice
+
+    def test_texts_are_repeated_once_all_are_read(self, opened: OpenModel, tmp_path: Path) -> None:
+        small, large = write(tmp_path / "small.txt", 50, 0), write(tmp_path / "large.txt", 700, 1)
+        found = made(opened, text=[small, large])
+        mine, other = (found.ids[found.source == number] for number in (0, 1))
+        there, beside = (
+            len(windows_of(path, 32)) - len(found.held_out[path.name]) for path in map(Path, (small, large))
+        )
+        assert there + beside < len(found.ids) == 2000 // 32 < 2 * (there + beside)
+        _, times = torch.unique(mine, dim=0, return_counts=True)
+        assert times.tolist() == [2] * there
+        assert [row.tolist() for row in mine[:there]] != [row.tolist() for row in mine[there:]]
+        assert len(rows(other)) == beside < len(other)
 
     def test_too_little_text_is_one_line(self, opened: OpenModel, tmp_path: Path) -> None:
         path = write(tmp_path / "a.txt", 100, 0)

@@ -52,8 +52,8 @@ def training_tokens(dense: OpenModel, settings: Heal, recipe: Recipe, progress: 
     """Windows to train on in a seeded order, windows of each source that are held out, and those of the guard.
 
     The recipe's text or dataset and the settings' chats have equal parts of what the model does not write; without
-    them it writes all. A source that is too small is read up to `repeat` times, each time in another order; the others
-    give what it still lacks. All that can be refused is, before the model writes anything.
+    them it writes all. What a source is too small for the others give; once all are read, they are read again, up to
+    `repeat` times, each time in another order. All that can be refused is, before the model writes anything.
     Raises InputError for sources that cannot be read or are too small, TextError for a guard that is trained on.
     """
     asked = _asked(dense, settings, recipe)
@@ -105,8 +105,8 @@ def _sources(settings: Heal, recipe: Recipe, windows: int, cut: Cut) -> list[Sou
     sources = [text_source(path, names[path], cut) for path in files]
     sources += [chat_source(path, names[path], windows, cut) for path in chats]
     if recipe.dataset is not None:
-        most = [len(source) * settings.repeat for source in sources]
-        sources.append(dataset_source(recipe.dataset, equal_parts(windows, [*most, windows])[-1], cut))
+        part = equal_parts(windows, [*map(len, sources), windows])[-1]
+        sources.append(dataset_source(recipe.dataset, part, cut))
     return without_held_out(sources)
 
 
@@ -117,9 +117,14 @@ def _names(paths: list[str]) -> dict[str, str]:
 
 
 def _parts(sources: list[Source], windows: int, repeat: int, length: int) -> list[int]:
-    """Windows of each source. Raises TextError where all of them together are too few."""
-    parts = equal_parts(windows, [repeat * len(source) for source in sources])
-    if sum(parts) < windows:
+    """Windows of each source: equal parts, but none is read again while another has windows that were never read, for
+    these teach more. Raises TextError where all of them together are too few.
+    """
+    for times in range(1, repeat + 1):
+        parts = equal_parts(windows, [times * len(source) for source in sources])
+        if sum(parts) == windows:
+            break
+    else:
         there = sum(map(len, sources)) * length
         raise TextError(
             ", ".join(source.name for source in sources),
