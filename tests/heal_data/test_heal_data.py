@@ -101,7 +101,7 @@ class TestTexts:
         assert len(rows(found.ids)) == len(found.ids)  # nothing is read twice
 
     def test_texts_are_repeated_once_all_are_read(self, opened: OpenModel, tmp_path: Path) -> None:
-        small, large = write(tmp_path / "small.txt", 50, 0), write(tmp_path / "large.txt", 700, 1)
+        small, large = write(tmp_path / "small.txt", 50, 0), write(tmp_path / "large.txt", 450, 1)
         found = made(opened, text=[small, large])
         mine, other = (found.ids[found.source == number] for number in (0, 1))
         there, beside = (
