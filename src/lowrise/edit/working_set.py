@@ -7,7 +7,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.neurons import neurons_apart
 from lowrise.model.structure import known_by_name
 
-_MATRICES = 4  # float64, held at once while neurons are chosen or a regression is solved
+_MATRICES = 3.6  # float64, held at once while neurons are chosen, or what is written then is solved
 _COPIES = 6  # of a layer in float32, with Adam's moments, while it is trained
 
 
@@ -19,4 +19,4 @@ def refit(decoder: Decoder) -> int:
     own = max(decoder.layer(index).neuron_count for index in range(len(decoder)))
     lent = max(block.stop - block.start for block in blocks(own)) if neurons_apart(decoder) else 0
     inputs = own + max(lent, decoder.hidden_size)
-    return max(trained, _MATRICES * 8 * inputs**2)
+    return max(trained, round(_MATRICES * 8 * inputs**2))
