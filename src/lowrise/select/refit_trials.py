@@ -117,6 +117,7 @@ class Search:
             if self._batches[number][1]:
                 self._likely[number], loss = likely(decoder, h[:, self._skipped :], ids[:, self._skipped :])
                 total += loss
+            give_back(BETWEEN_STEPS)  # batches are of many lengths
         self.dense_loss = total / self.positions
 
     @torch.no_grad()
