@@ -14,6 +14,12 @@ BETWEEN_STEPS = 64 * 2**20  # bytes that may stay free from one step of a search
 _FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
+class _MallocInfo(ctypes.Structure):
+    """struct mallinfo2 of malloc.h; fordblks: bytes of the heap that are free, of all arenas."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
+
+
 def map_large_blocks() -> None:
     """Blocks of 8 MiB and more go back to the system as soon as they are freed. To be called before any is taken.
 
@@ -42,17 +48,9 @@ def give_back(more_than: int = 0) -> None:
     library = _library()
     if library is None:
         return
-    if more_than and hasattr(library, "mallinfo2"):
-        library.mallinfo2.restype = _MallocInfo
-        if library.mallinfo2().fordblks < more_than:
-            return
+    if more_than and hasattr(library, "mallinfo2") and library.mallinfo2().fordblks < more_than:
+        return
     library.malloc_trim(0)
-
-
-class _MallocInfo(ctypes.Structure):
-    """struct mallinfo2 of malloc.h; fordblks: bytes of the heap that are free, of all arenas."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
 
 
 @cache
@@ -62,4 +60,6 @@ def _library() -> ctypes.CDLL | None:
         library.mallopt, library.malloc_trim, library.gnu_get_libc_version  # noqa: B018 - looked up: are they there?
     except (OSError, AttributeError, TypeError):
         return None
+    if hasattr(library, "mallinfo2"):  # since version 2.33
+        library.mallinfo2.restype = _MallocInfo
     return library

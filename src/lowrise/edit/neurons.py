@@ -9,7 +9,7 @@ costs least when all others make up for it, until k are left. They become the la
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -98,11 +98,6 @@ def transplant_block(
 
     def sums(*, held: bool) -> Gram:
         found = Gram(k + len(lent), d, own.device)
-        for given in tokens(held=held):
-            found.add(*given)
-        return found
-
-    def tokens(*, held: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for number, _, calls in context.batches(numbers & {*context.numbers(held=held)}):
             with captured(write.module) as inputs:
                 out = context.run(number, calls)().float()
@@ -112,7 +107,8 @@ def transplant_block(
             )
             target = context.target(number)
             missing = target.float() - out - (a[1].float() @ lent).view_as(out)
-            yield torch.cat(a, 1), missing, weight_of(target)
+            found.add(torch.cat(a, 1), missing, weight_of(target))
+        return found
 
     fit = sums(held=False)
     both = torch.cat([own, lent])

@@ -18,6 +18,11 @@ def is_said(asked: Precision | Literal["auto"]) -> bool:
     return asked != "auto" or os.environ.get(_SAID) in ("bf16", "fp16")
 
 
+def precision_of(asked: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """What a healing begins to compute in, where a recipe says `asked`."""
+    return usual_precision(device) if asked == "auto" else asked
+
+
 def usual_precision(device: torch.device) -> Precision:
     """What `accelerate launch` says; else bfloat16 on accelerators, and on processors that multiply it in hardware.
 

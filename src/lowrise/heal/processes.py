@@ -17,7 +17,7 @@ from accelerate.utils import (
 )
 
 from lowrise.errors import RecipeError, close_names, reason
-from lowrise.heal.precision import usual_precision
+from lowrise.heal.precision import precision_of
 from lowrise.model.placement import pick_devices
 from lowrise.settings import Heal, Precision
 
@@ -50,12 +50,11 @@ def start(settings: Heal, device: str) -> Accelerator:
     if len(devices) > 1:
         expected = "one device to heal on"
         raise RecipeError("--device", expected, device, "start a process for each by `accelerate launch`")
-    asked = settings.precision
     try:
         return Accelerator(
             cpu=devices[0].type == "cpu" or None,
             device_placement=False,  # models are opened where they are to be
-            mixed_precision=usual_precision(devices[0]) if asked == "auto" else asked,
+            mixed_precision=precision_of(settings.precision, devices[0]),
             # what the launcher says of it would divide losses, which are sums over the whole step already
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with=settings.report_to or None,

@@ -21,7 +21,7 @@ from lowrise.cost.timing import Timed, timed
 from lowrise.cost.total import BASE_BYTES, against, estimated, lines
 from lowrise.cost.work import Stage
 from lowrise.errors import LowriseError, ModelError, RecipeError, TextError
-from lowrise.heal.precision import usual_precision
+from lowrise.heal.precision import precision_of
 from lowrise.measure.system import peak_memory
 from lowrise.model.placement import pick_devices
 from lowrise.model.source import OpenModel, describe
@@ -66,7 +66,7 @@ def healed_in(command: str, recipe: Recipe, device: torch.device) -> Precision |
     settings = recipe.heal
     if settings is None or command == "plan":
         return None
-    return usual_precision(device) if settings.precision == "auto" else settings.precision
+    return precision_of(settings.precision, device)
 
 
 def on_disk(known: Known, bound: float) -> Known:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lowrise.engines.facts.rows import Engine, by_source, rows
+from lowrise.engines.facts.texts import INTERNVL, LLAMA4, MISTRAL3, QWEN2_VL, QWEN3_VL, SMOLVLM
 from lowrise.engines.patterns import (
     CHUNKED,
     DENSE,
@@ -241,37 +242,37 @@ _FACTS = [
     ),
     *rows(
         ["qwen2_vl", "qwen2_5_vl"],
-        TextLike({"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}),
+        TextLike(QWEN2_VL),
         "src/models/qwen2vl.cpp: load_arch_hparams, graph; conversion/qwenvl.py: Qwen2VLModel",
         "reads the text as `qwen2`",
     ),
     *rows(
         ["qwen3_vl", "qwen3_vl_moe"],
-        TextLike({"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe"}),
+        TextLike(QWEN3_VL),
         "src/models/{qwen3vl,qwen3vlmoe}.cpp: load_arch_hparams, n_deepstack_layers; conversion/qwen3vl.py",
         "reads the text as `qwen3` and `qwen3_moe`; image features go to the first layers, as in the model",
     ),
     *rows(
         ["llama4"],
-        TextLike({"llama4_text": "llama4_text"}),
+        TextLike(LLAMA4),
         "conversion/llama.py: Llama4Model",
         "reads the text as `llama4_text`",
     ),
     *rows(
         ["mistral3"],
-        TextLike({"mistral": "mistral", "ministral3": "ministral3"}),
+        TextLike(MISTRAL3),
         "conversion/mistral3.py: Mistral3Model; src/models/mistral3.cpp",
         "reads the text as its own family: `mistral`, `ministral3`",
     ),
     *rows(
         ["internvl"],
-        TextLike({name: name for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")}),
+        TextLike(INTERNVL),
         "conversion/base.py: get_model_architecture, text_config; conversion/__init__.py has no InternVL of its own",
         "reads the text as its own family, where text_config names the text's class",
     ),
     *rows(
         ["smolvlm"],
-        TextLike({"llama": "llama"}),
+        TextLike(SMOLVLM),
         "conversion/base.py: get_model_architecture, text_config; conversion/llama.py: LlamaModel, text_model.",
         "reads the text as `llama`, where text_config names the text's class",
     ),

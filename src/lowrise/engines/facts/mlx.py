@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lowrise.engines.facts.rows import Engine, Fact, by_source, rows
+from lowrise.engines.facts.texts import MISTRAL3, QWEN2_VL
 from lowrise.engines.patterns import (
     CHUNKED,
     CONV,
@@ -163,7 +164,7 @@ _FACTS = [
     ),
     *rows(
         ["qwen2_vl", "qwen2_5_vl"],
-        TextLike({"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}),
+        TextLike(QWEN2_VL),
         "mlx_lm/models/qwen2_vl.py: Model.__init__; mlx_lm/utils.py: MODEL_REMAPPING",
         "reads the text as `qwen2`",
     ),
@@ -175,7 +176,7 @@ _FACTS = [
     ),
     *rows(
         ["mistral3"],
-        TextLike({"mistral": "mistral", "ministral3": "ministral3"}),
+        TextLike(MISTRAL3),
         "mlx_lm/models/mistral3.py: Model.__init__",
         "reads the text as its own family: `mistral`, `ministral3`",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lowrise.engines.facts.rows import Engine, Fact, by_source, rows
+from lowrise.engines.facts.texts import INTERNVL, LLAMA4, SMOLVLM
 from lowrise.engines.rules import KnownWords, NeedsSetting, RopeInOldWords, TextLike, TiedByText, V5Tokenizer
 
 _PATH = "src/transformers/models/{0}/configuration_{0}.py"
@@ -44,10 +45,10 @@ _WITHOUT_ROPE = (
 _SECTIONED = {"qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "qwen3_vl": 5e6, "qwen3_vl_moe": 5e6}
 # multimodal models around a family: `model_type` of the text → family
 _AROUND = {
-    "llama4": {"llama4_text": "llama4_text"},
+    "llama4": LLAMA4,
     "mistral3": {"mistral": "mistral"},
-    "smolvlm": {"llama": "llama"},
-    "internvl": {name: name for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")},
+    "smolvlm": SMOLVLM,
+    "internvl": INTERNVL,
 }
 
 _FACTS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lowrise.engines.facts.rows import Engine, by_source, rows
+from lowrise.engines.facts.texts import INTERNVL, LLAMA4, MISTRAL3, QWEN2_VL, QWEN3_VL, SMOLVLM
 from lowrise.engines.patterns import DENSE, EXPERTS, Numbered, Period
 from lowrise.engines.rules import AllOrNoneSlide, Float32, KindsFromNumbers, TextLike, TiedByText
 
@@ -64,37 +65,37 @@ _FACTS = [
     ),
     *rows(
         ["qwen2_vl", "qwen2_5_vl"],
-        TextLike({"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}),
+        TextLike(QWEN2_VL),
         _PATH.format("{qwen2_vl,qwen2_5_vl}") + ': __init__, architectures=["Qwen2ForCausalLM"]',
         "reads the text as `qwen2`",
     ),
     *rows(
         ["qwen3_vl", "qwen3_vl_moe"],
-        TextLike({"qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe"}),
+        TextLike(QWEN3_VL),
         _PATH.format("{qwen3_vl,qwen3_vl_moe}") + ": Qwen3LLMModel, deepstack_input_embeds at the first layers",
         "reads the text as `qwen3` and `qwen3_moe`; image features go to the first layers, as in the model",
     ),
     *rows(
         ["llama4"],
-        TextLike({"llama4_text": "llama4_text"}),
+        TextLike(LLAMA4),
         _PATH.format("mllama4") + ": __init__, model_class=Llama4ForCausalLM",
         "reads the text as `llama4_text`",
     ),
     *rows(
         ["mistral3"],
-        TextLike({"mistral": "mistral", "ministral3": "ministral3"}),
+        TextLike(MISTRAL3),
         _PATH.format("mistral3") + ": __init__, hf_config=config.text_config; vllm/config/vllm.py: with_hf_config",
         "reads the text as its own family: `mistral`, `ministral3`",
     ),
     *rows(
         ["internvl"],
-        TextLike({name: name for name in ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss")}),
+        TextLike(INTERNVL),
         _PATH.format("interns1") + ": __init__, hf_config=config.text_config; vllm/config/vllm.py: with_hf_config",
         "reads the text as its own family: `llama`, `qwen2`, `qwen3`, `qwen3_moe`, `gpt_oss`",
     ),
     *rows(
         ["smolvlm"],
-        TextLike({"llama": "llama"}),
+        TextLike(SMOLVLM),
         _PATH.format("idefics3") + ": Idefics3Model.__init__, LlamaModel",
         "reads the text as `llama`",
     ),
