@@ -208,7 +208,7 @@ def test_a_healing_that_finds_no_room_says_what_helps(
 
 
 def test_what_is_stored_is_what_the_dense_model_in_memory_says_in_the_same_format(tmp_path: Path) -> None:
-    """Its layers in bfloat16, its head in float32."""
+    """Layers and head in bfloat16."""
     computing: Any = Computing("bf16")
     decoder, ids = Decoder(tiny.model(seed=1)), tiny.ids(6, 24)
     teacher, counted = Resident(decoder, 1.0, computing.autocast), torch.ones(6, 24, dtype=torch.bool)

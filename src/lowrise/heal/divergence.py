@@ -13,8 +13,10 @@ unlikely tokens, a tenth to a fifth of all on texts that are hard to foretell.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,14 +45,15 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseStates:
-    """The dense model in memory. h: (positions, hidden), what enters its final norm."""
+    """The dense model in memory. h: (positions, hidden), what enters its final norm. autocast: as of `Resident`."""
 
     decoder: Decoder
     h: Tensor
+    autocast: Callable[[], AbstractContextManager[Any]]
 
     def at(self, part: slice, device: torch.device) -> Tensor:
-        """Its logits (positions, vocabulary), float32. The student's number format is none of its own."""
-        with torch.no_grad(), torch.autocast(self.h.device.type, enabled=False):
+        """Its logits (positions, vocabulary), float32."""
+        with torch.no_grad(), self.autocast():
             return head(self.decoder, self.h[part].to(self.decoder.dtype)).float().to(device)
 
 

@@ -32,7 +32,7 @@ class Teacher(Protocol):
 
 
 class Resident:
-    """The dense model itself, in memory beside the student. autocast: the number format that its layers compute in."""
+    """The dense model itself, in memory beside the student. autocast: the number format that it computes in."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Resident:
     def _states(self, ids: Tensor, counted: Tensor) -> DenseStates:
         with self._autocast():
             h = Student(self._decoder).run(*self._decoder.embed(ids.long()))
-        return DenseStates(self._decoder, h[:, :-1][counted_positions(counted).to(h.device)])
+        return DenseStates(self._decoder, h[:, :-1][counted_positions(counted).to(h.device)], self._autocast)
 
 
 class Stored:
