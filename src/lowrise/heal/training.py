@@ -64,7 +64,8 @@ def train(
     A loss that is no number ends it: `stopped` says at which step. teacher: None where the goal asks nothing of it.
     """
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser: Any = torch.optim.AdamW(learning, lr=plan.rates.learning_rate, betas=_BETAS, weight_decay=0.0, fused=True)
+    rate = plan.rates.learning_rate
+    optimiser: Any = torch.optim.AdamW(learning, lr=rate, betas=_BETAS, weight_decay=0.0, fused=True)
     module, optimiser = accelerator.prepare(student, optimiser)
     run = _Run(module, teacher, tokens, plan, accelerator, student.decoder.batching)
     keeping = Keeping(work, module, optimiser.optimizer, accelerator)
