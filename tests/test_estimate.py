@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from lowrise.compare import ask, estimating, preparing
 from lowrise.cost.asked import Asked
 from lowrise.cost.criteria import stages_of, trials
 from lowrise.cost.describe import shape_and_layer, shape_of
-from lowrise.cost.forecast import Forecast
-from lowrise.cost.healing import Healing
-from lowrise.cost.healing import stages as healing_stages
 from lowrise.cost.job import Job, Text
 from lowrise.cost.repairs import refit_work
 from lowrise.cost.shape import ModelShape
@@ -39,11 +35,10 @@ from lowrise.pipeline import estimating as estimates
 from lowrise.pipeline.estimating import Known, estimate_of
 from lowrise.progress import Reporter
 from lowrise.recipe import Recipe, presets
-from lowrise.results import Estimate, StageEstimate
+from lowrise.results import Estimate
 from lowrise.select.choice import spans_of
 from lowrise.select.greedy import choose_greedily
 from lowrise.select.refit_search import choose_by_refit, choose_span_by_refit
-from lowrise.settings import Heal, Precision
 from lowrise.work import Work as Kept
 from refusals import assert_one_line, contents
 from shared_keys import decoder_of
@@ -385,35 +380,6 @@ def test_time_is_linear_in_layers_and_tokens() -> None:
     assert seconds(24, 32) == pytest.approx(2 * seconds(12, 32)) == pytest.approx(2 * seconds(24, 16))
 
 
-def healing_of(decoder: Decoder, precision: Precision, *, tied: bool = True, **settings: Any) -> dict[str, Work]:
-    shape = replace(shape_of(decoder, "model", 4), tied=tied)
-    job = Healing(replace(shape, layers=4), shape, Heal(**settings), 1, precision=precision)
-    return {stage.name: stage.work for stage in healing_stages(job)}
-
-
-def test_adapters_take_longer_than_all_weights_in_bfloat16_alone(decoder: Decoder) -> None:
-    def layers(train: str, precision: Precision) -> float:
-        return healing_of(decoder, precision, train=train, objective="ce")["healing"].mixed
-
-    assert layers("lora", "bf16") > layers("all", "bf16") == layers("all", "no") > layers("lora", "no")
-    assert layers("gaps", "bf16") < layers("all", "bf16")
-
-
-def test_a_tied_head_learns_below_all_layers(decoder: Decoder) -> None:
-    """A head of its own learns with the last three of the four: a third forward, and three quarters of the way back."""
-    whole = healing_of(decoder, "bf16", train="all", objective="ce")["healing"].mixed
-    tied, own = (
-        healing_of(decoder, "bf16", train="tail", objective="ce", tied=tied)["healing"].mixed for tied in (True, False)
-    )
-    assert own < tied < whole
-    assert own == pytest.approx(whole * (1 / 3 + 2 / 3 * 3 / 4))
-
-
-def test_stored_answers_are_computed_in_the_format_of_the_healing(decoder: Decoder) -> None:
-    asked = healing_of(decoder, "bf16", teacher="stored", tokens="8k")["teacher"]
-    assert (asked.forward, asked.mixed) == (0, pytest.approx(31 * 256 * 6 / 3))
-
-
 def test_decoding_reads_the_head_once_a_token() -> None:
     shape = ModelShape.dense("m", layers=3, hidden=8, inner=16, heads=2, key_heads=1, vocabulary=10)
     work = decoded(shape, rows=2, new=5, prompt=0)
@@ -437,27 +403,6 @@ def test_how_many_layers_go_is_known_from_the_recipe(settings: dict[str, Any], r
 
 def test_layers_side_by_side_are_one_gap() -> None:
     assert tuple(spans_of([3, 5, 6, 7, 9])) == ((3, 4), (5, 8), (9, 10))
-
-
-# -- as it goes -----------------------------------------------------------------------------------------------------
-
-
-def forecast_of(**seconds: float) -> Forecast:
-    stages = [StageEstimate(name=name, seconds=value, memory_bytes=1, disk_bytes=1) for name, value in seconds.items()]
-    about = {"command": "run", "model": "m", "what": "", "layers": 6, "layers_after": 4, "tokens": 1, "machine": ""}
-    sizes = {"memory_bytes": 1, "disk_bytes": 1, "kept_bytes": 1}
-    return Forecast(Estimate(**about, **sizes, seconds=sum(seconds.values()), stages=stages))  # type: ignore[arg-type]
-
-
-def test_what_is_left_follows_the_pace_of_what_is_done() -> None:
-    found = forecast_of(open=10, search=50, repair=40)
-    assert found.left() == pytest.approx(100)
-    assert found.left("search", 20) == pytest.approx(70)  # what came before was done by an earlier process
-    found.end("open", 10)
-    assert found.left("search", 20) == pytest.approx(70)
-    found.end("search", 100)  # twice as long: (110 + 10) / (60 + 10) of what is left
-    assert found.left("repair") == pytest.approx(40 * 120 / 70)
-    assert found.left("repair", 500) == 0
 
 
 def test_an_estimate_hangs_on_the_rates_of_the_machine(decoder: Decoder) -> None:

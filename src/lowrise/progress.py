@@ -30,6 +30,7 @@ from lowrise.errors import printable
 # Seconds of silence after which a line says what is going on: at most 10 are promised, with room for a machine that is
 # busy with other things.
 _LINE_EVERY = 7.0
+_FEWEST_STEPS = 2  # of a bar, that say how long the others take
 
 
 class Stage:
@@ -54,10 +55,12 @@ class Bar:
 
     def __init__(self, progress: Progress, task: TaskID, advanced: Callable[[], None]) -> None:
         self._progress, self._task, self._advanced = progress, progress.tasks[task], advanced
-        self._began, self._tokens, self._text = time.perf_counter(), 0, ""
+        self._began, self._tokens, self._text, self._made = time.perf_counter(), 0, "", 0
 
     def advance(self, tokens: int, note: str = "", steps: int = 1) -> None:
+        """tokens: 0 for steps that were not made here and now."""
         self._tokens += tokens
+        self._made += steps if tokens else 0
         rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
         self._text = f"{note}  {rate:,.0f} tokens/s".strip()
         self._progress.update(self._task.id, advance=steps, note=self._text)
@@ -74,6 +77,12 @@ class Bar:
     @property
     def total(self) -> int:
         return int(self._task.total or 0)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, by the steps made so far; None of too few."""
+        passed = time.perf_counter() - self._began
+        return passed / self._made * (self.total - self.done) if self._made >= _FEWEST_STEPS else None
 
     @property
     def note(self) -> str:
@@ -99,6 +108,10 @@ class Reporter:
         self._drawn = 0  # bars and stages on the terminal that show the seconds themselves
         self._said = time.perf_counter()
         self._one_line = threading.Lock()
+
+    def left_of(self, name: str) -> float | None:
+        """Seconds that a bar of this name will go on, by its own steps; None where there is no such bar."""
+        return next((one.left for one in [*self._going_on] if isinstance(one, Bar) and one.name == name), None)
 
     def say(self, text: str) -> None:
         if not self.quiet:

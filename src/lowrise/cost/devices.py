@@ -50,6 +50,7 @@ class Device:
             backward=_BACKWARD * token,
             mixed=_BACKWARD * token,
             head=2 * shape.head_parameters / speed,
+            taught=_BACKWARD * 2 * shape.head_parameters / speed,
             decoded=token,
             decode_calls=_CALL[self.kind] + shape.layer_bytes / moved,
             cached=1 / moved,

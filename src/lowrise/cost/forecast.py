@@ -23,8 +23,10 @@ class Forecast:
         """A stage is over."""
         self._ended.append((name, seconds))
 
-    def left(self, name: str = "", passed: float = 0.0) -> float:
-        """Seconds. name: of the stage that goes on, for so many seconds."""
+    def left(self, name: str = "", passed: float = 0.0, going_on: float | None = None) -> float:
+        """Seconds. name: of the stage that goes on, for so many seconds. going_on: those it will take yet, where its
+        own steps say so.
+        """
         stages, at = self.estimate.stages, 0
         done = planned = 0.0
         for ended, seconds in self._ended:
@@ -35,7 +37,9 @@ class Forecast:
         pace = (done + doubt) / (planned + doubt) if planned + doubt > 0 else 1.0
         going = self._place(name, at)
         rest = [pace * stage.seconds for stage in stages[at if going is None else going :]]
-        return max(0.0, sum(rest) - (0.0 if going is None else min(passed, rest[0])))
+        if going is not None:
+            rest[0] = max(0.0, rest[0] - passed) if going_on is None else going_on
+        return sum(rest)
 
     def _place(self, name: str, at: int) -> int | None:
         stages = self.estimate.stages

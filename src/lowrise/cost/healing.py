@@ -34,7 +34,8 @@ _PART_IN_SHORT = {"all": 1.0, "lora": 1.3, "network": 0.6, "gaps": 0.6, "tail": 
 _FORWARD = 1 / 3  # of it, what goes forward alone
 _LEARNING = {"all": 1.0, "lora": 0.03, "network": 0.05, "gaps": 0.2, "tail": 0.2}  # of the parameters, about
 _EVALUATED = 0.3  # of the budget, tokens that all held-out measurements read in forward passes
-_TEACHER = 1.5  # of a head: the likeliest tokens of its logits are looked for
+_ANSWER = 0.2  # of a student's head, loss and gradients: the dense model's logits
+_LIKELIEST = 0.6  # the same, where the likeliest of them are looked for
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def stages(job: Healing) -> list[Stage]:
     found += [*_measured(job, job.dense), _perplexity(job, job.student)]
     if job.stored:
         tokens = job.windows * job.length
-        found.append(Stage("teacher", _asked(job, tokens), keeps=tokens * (6 * LIKELIEST + 2)))
+        found.append(Stage("teacher", _asked(job, tokens, _LIKELIEST), keeps=tokens * (6 * LIKELIEST + 2)))
     found = [Stage(one.name, one.work, one.memory, both, one.disk, one.keeps) for one in found]
     healed = _trained(job)
     held = both if teaches and not job.stored else job.student.bytes
@@ -102,10 +103,10 @@ def _trained(job: Healing) -> Stage:
     batch = defaults.batch_windows(settings, job.length, job.windows)
     steps = -(-job.windows // batch)
     learning = _LEARNING[trains] * shape.parameters
-    work = Work(mixed=_part(job, trains) * tokens * shape.layers, head=3 * tokens, visits=2 * shape.layers)
+    work = Work(mixed=_part(job, trains) * tokens * shape.layers, taught=tokens, visits=2 * shape.layers)
     work += adam(steps, learning) + scored(shape, _EVALUATED * tokens, job.length)
     if settings.objective != "ce" and not job.stored:
-        work += _asked(job, tokens)
+        work += _asked(job, tokens, _ANSWER)
     if settings.checkpointing:
         work += Work(mixed=_FORWARD * tokens * shape.layers)
     # gradients, moments and the best so far; the model itself is brought to float32
@@ -121,9 +122,9 @@ def _part(job: Healing, trains: Trained) -> float:
     return (_PART if job.precision == "no" else _PART_IN_SHORT)[trains]
 
 
-def _asked(job: Healing, tokens: float) -> Work:
-    """The dense model's answers, in memory or stored."""
-    return Work(mixed=_FORWARD * tokens * job.dense.layers, head=_TEACHER * tokens)
+def _asked(job: Healing, tokens: float, head: float) -> Work:
+    """The dense model's answers. head: what its logits take, of a student's head, loss and gradients."""
+    return Work(mixed=_FORWARD * tokens * job.dense.layers, taught=head * tokens)
 
 
 def _texts(job: Healing) -> tuple[Text, ...]:

@@ -19,17 +19,22 @@ from lowrise.cost.shape import ModelShape
 from lowrise.cost.work import Rates
 from lowrise.exact import exact_device
 from lowrise.heal.calls import to_float32
+from lowrise.heal.divergence import kl
+from lowrise.heal.head import chunks, head
 from lowrise.measure.speed import now
 from lowrise.model.decoder import Decoder
 from lowrise.model.layer import LayerArguments
 from lowrise.settings import Precision
 
 _OPERATIONS = 3e9  # of one timed pass on CPU, about; an accelerator is given a whole batch
-_FEWEST, _SHORT, _LONG = 128, 64, 512  # tokens
+_HEALED_OPERATIONS = 48e9  # of one that is timed as a healing runs it, whose casts of weights weigh on few tokens
+_FEWEST, _SHORT, _LONG, _HEALED = 128, 64, 512, 1024  # tokens
 _ROWS = 64  # of a step of decoding
 _LARGEST = 1024  # of a matrix that is factorised
 _BYTES = 1 << 23
+_HEAD_LEARNS = 3.0  # of a head and its loss, with gradients; where nothing is healed
 _ROUNDS = 2  # that count; one goes before them
+Computing = Callable[[], AbstractContextManager[Any]]
 _COMPUTED: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -69,14 +74,19 @@ def timed(decoder: Decoder, shape: ModelShape, healed_in: Precision | None = Non
     states, hashed = _stored(clock), _hashed(clock)
     learned = max(_FEWEST, tokens // 2)
     gradients = mixed = _gradients(clock, decoder, layer, learned, long)
-    if healed_in is not None and _COMPUTED[healed_in] != decoder.dtype:
-        mixed = _healed(clock, decoder, layer, learned, long, healed_in)
+    looked_at = _head(clock, decoder, shape)
+    taught = _HEAD_LEARNS * looked_at
+    if healed_in is not None:
+        if _COMPUTED[healed_in] != decoder.dtype:
+            mixed = _healed(clock, decoder, layer, long, healed_in)
+        taught = _taught(clock, decoder, shape, healed_in)
     rates = Rates(
         forward=scale * forward,
         context=context,
         backward=scale * gradients,
         mixed=scale * mixed,
-        head=_head(clock, decoder, shape),
+        head=looked_at,
+        taught=taught,
         decoded=scale * row,
         decode_calls=scale * max(0.0, one - row),
         cached=copied,
@@ -151,16 +161,27 @@ def _gradients(clock: _Clock, decoder: Decoder, layer: int, tokens: int, length:
         return 3 * clock.of(lambda: decoder.step(layer, h, calls)) / h.shape[:2].numel()
 
 
-def _healed(clock: _Clock, decoder: Decoder, layer: int, tokens: int, length: int, precision: Precision) -> float:
-    """The same as a healing computes it: of weights in float32, by this number format, or by float32 itself where the
-    layer's code bears no other, as the healing does then.
-    """
+def _healed(clock: _Clock, decoder: Decoder, layer: int, length: int, precision: Precision) -> float:
+    """The same as a healing computes it: of weights in float32, by this number format."""
+    own = sum(parameter.numel() for parameter in decoder.layers[layer].parameters())
+    tokens = _learned_at_once(decoder, own, _HEALED)
     h, calls = _entering(decoder, tokens, min(length, tokens))
     h, calls = h.float(), [LayerArguments(to_float32(call.args), to_float32(call.kwargs)) for call in calls]
+    return (
+        _in(precision, decoder, lambda computing: clock.of(_learning(decoder, layer, h, calls, computing)))
+        / h.shape[:2].numel()
+    )
 
-    def of(computing: Callable[[], AbstractContextManager[Any]]) -> float:
-        return clock.of(_learning(decoder, layer, h, calls, computing)) / h.shape[:2].numel()
 
+def _learned_at_once(decoder: Decoder, parameters: int, most: int) -> int:
+    """Tokens of one timed pass of so many parameters, forward and backward, as a healing runs it."""
+    if decoder.device.type != "cpu":
+        return most
+    return int(min(most, max(_FEWEST, _HEALED_OPERATIONS / (6 * max(1, parameters)))))
+
+
+def _in(precision: Precision, decoder: Decoder, of: Callable[[Computing], float]) -> float:
+    """`of` a number format, or of float32 itself where the model's code bears no other, as a healing does then."""
     if precision == "no":
         return of(nullcontext)
     try:
@@ -174,7 +195,7 @@ def _learning(
     layer: int,
     h: Tensor,
     calls: list[LayerArguments],
-    computing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    computing: Computing = nullcontext,
 ) -> Callable[[], None]:
     """A pass forward and backward, of the layer's weights in the format of h. computing: around what goes forward."""
     own = {
@@ -205,6 +226,30 @@ def _head(clock: _Clock, decoder: Decoder, shape: ModelShape) -> float:
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").sum()
 
     return clock.of(work) / tokens * shape.vocabulary / rows
+
+
+def _taught(clock: _Clock, decoder: Decoder, shape: ModelShape, precision: Precision) -> float:
+    """The same with gradients, as a healing computes it: of weights in float32, by this number format."""
+    weight = decoder.model.get_output_embeddings().weight
+    rows, width = weight.shape
+    most = min(_HEALED, next(chunks(decoder, _HEALED)).stop)
+    tokens = _learned_at_once(decoder, rows * width, most)
+    # as even as what leaves real layers: of embeddings some logits are so far from the others that exponentials of
+    # their differences are subnormal, which processors multiply slowly
+    h = torch.arange(tokens * shape.hidden, device=weight.device).sin().view(tokens, -1).to(decoder.dtype)
+    x = torch.ones(tokens, width, device=weight.device)
+
+    def of(computing: Computing) -> float:
+        def work() -> None:
+            with computing():
+                logits = head(decoder, h).float()
+                slope = kl(logits, 1.0, logits.clone(), backward=True)[1]
+                assert slope is not None
+                slope @ weight.float(), slope.T @ x
+
+        return clock.of(work)
+
+    return _in(precision, decoder, of) / tokens * float(shape.vocabulary / rows)
 
 
 def _summed(clock: _Clock, decoder: Decoder, shape: ModelShape, tokens: int) -> float:

@@ -12,7 +12,8 @@ class Work:
 
     forward: tokens, times the layers that they pass. context: the same, times the tokens of their window.
     backward: tokens, times the layers that they pass forward and backward. mixed: the same in the number format that
-    healing computes in. head: tokens that final norm, head and loss are computed for. decoded: rows, times layers, of a
+    healing computes in. head: tokens that final norm, head and loss are computed for. taught: tokens that a healing
+    computes these and their gradients for, in its own number format. decoded: rows, times layers, of a
     new token behind a cache. decode_calls: such calls of a layer.
     cached: bytes of keys and values that these read. sums: float32 operations of products of tokens (Gram matrices).
     solves: float64 operations on such sums. touched: bytes of weights, gradients and moments that pass through memory.
@@ -26,6 +27,7 @@ class Work:
     backward: float = 0.0
     mixed: float = 0.0
     head: float = 0.0
+    taught: float = 0.0
     decoded: float = 0.0
     decode_calls: float = 0.0
     cached: float = 0.0

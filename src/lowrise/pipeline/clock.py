@@ -55,7 +55,7 @@ class Clock:
         if self.forecast is None or not self._open:
             return ""
         name, began = next(reversed([*self._open.items()]))
-        left = self.forecast.left(name, time.perf_counter() - began)
+        left = self.forecast.left(name, time.perf_counter() - began, self.progress.left_of(name))
         return f"about {words.seconds(left)} left in all" if left >= _TOLD else ""
 
     def so_far(self) -> dict[str, float]:
