@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +13,20 @@ from typing import Any
 
 import pytest
 
+from engine_folders import (
+    COHERE2,
+    EXAONE4,
+    FOLDERS,
+    GEMMA2,
+    GEMMA3,
+    LLAMA,
+    OSS,
+    QWEN3,
+    SMOLLM3,
+    kinds,
+    make_folder,
+    wrapped,
+)
 from lowrise.engines import ENGINES, check, restrictions
 from lowrise.errors import ModelError, RecipeError
 from lowrise.planned import settings_of
@@ -21,221 +34,36 @@ from lowrise.recipe import build_recipe, read_recipe
 from lowrise.settings import ENGINES as NAMES
 from refusals import Main, assert_one_line
 
-_LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 1e5, "dtype": "bfloat16",
-          "rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}}  # fmt: skip
-_GEMMA3 = {
-    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 256, "query_pre_attn_scalar": 256,
-    "hidden_size": 640, "num_attention_heads": 4, "sliding_window": 512, "rope_theta": 1e6,
-    "rope_local_base_freq": 1e4,
-    "rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}},
-}  # fmt: skip
-_GEMMA2 = {
-    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "head_dim": 128, "query_pre_attn_scalar": 144,
-    "hidden_size": 4608, "num_attention_heads": 32, "sliding_window": 4096,
-}  # fmt: skip
-
-
-def _kinds(layers: int, every: int, gone: tuple[int, ...] = (), full: str = "full_attention") -> list[str]:
-    """Of a stack whose every so many layers is full, after some are gone."""
-    names = [full if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
-    return [name for i, name in enumerate(names) if i not in gone]
-
-
-def _folder(
-    place: Path, config: dict[str, Any], layers: int, *files: str, tokenizer: dict[str, Any] | None = None
-) -> Path:
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}), encoding="utf-8")
-    (place / "tokenizer_config.json").write_text(json.dumps(tokenizer or {}), encoding="utf-8")
-    header = json.dumps({"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
-    (place / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0")
-    for name in ("tokenizer.json", *files):
-        (place / name).touch()
-    return place
-
 
 def _fates(folder: Path) -> dict[str, str]:
     return {verdict.engine: verdict.fate for verdict in check(folder)}
 
 
 RIGHT = dict.fromkeys(NAMES, "opens")
-_COHERE2 = {"architectures": ["Cohere2ForCausalLM"], "model_type": "cohere2", "rope_theta": 5e4, "sliding_window": 64}
-_OSS = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "rope_theta": 15e4, "sliding_window": 128}
-_EXAONE4 = {"architectures": ["Exaone4ForCausalLM"], "model_type": "exaone4", "rope_theta": 1e6, "sliding_window": 64,
-            "sliding_window_pattern": "LLLG"}  # fmt: skip
-_SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "rope_theta": 2e6}
-_QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1e6, "sliding_window": 64}
-_OWN = {"architectures": ["LowriseForCausalLM"], "model_type": "lowrise-llama", "auto_map": {"AutoConfig": "m.C"}}
-
-_MROPE = {"rope_theta": 1e6, "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
-          "rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [16, 24, 24]}}  # fmt: skip
-_LLAMA4 = {"model_type": "llama4_text", "interleave_moe_layer_step": 1, "rope_theta": 5e5,
-           "rope_scaling": {"rope_type": "llama3"},
-           "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3"}}  # fmt: skip
-
-
-def _wrapped(name: str, family: str, text: dict[str, Any], layers: int = 6) -> dict[str, Any]:
-    """The config of a multimodal model whose head is its own, as its text's says."""
-    inner = {"tie_word_embeddings": False, **text, "num_hidden_layers": layers}
-    inner["layer_types"] = [kind.replace("sliding", "chunked") for kind in inner.get("layer_types", [])] or None
-    return {"architectures": [f"{name}ForConditionalGeneration"], "model_type": family, "tie_word_embeddings": False,
-            "text_config": inner}  # fmt: skip
-
-
-# name -> (config, layers, files, tokenizer_config.json, what differs from being right everywhere)
-FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[str, str]]] = {
-    # SmolLM2-135M's cut: run in llama.cpp, vLLM and transformers 4.57.6 (docs/engines.md)
-    "llama": (_LLAMA, 22, [], {}, {}),
-    # Gemma-3-270M: the full layers 5, 11 and 17 are 4, 7 and 13 then
-    "gemma3-2-8-9-14": (
-        {**_GEMMA3, "layer_types": _kinds(18, 6, (2, 8, 9, 14))}, 14, [], {}, {"llama.cpp": "wrong", "mlx": "wrong"},
-    ),
-    # the same inside a wrapper around it
-    "gemma3-wrapped": (
-        {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
-         "text_config": {**_GEMMA3, "num_hidden_layers": 14, "layer_types": _kinds(18, 6, (2, 8, 9, 14))}},
-        14, [], {}, {"llama.cpp": "wrong", "mlx": "wrong"},
-    ),
-    # the full layers 5 and 11 stay where they are
-    "gemma3-12-13-14-17": ({**_GEMMA3, "layer_types": _kinds(18, 6, (12, 13, 14, 17))}, 14, [], {}, {}),
-    # mlx-lm takes its mask of full attention from the cache of layer 5
-    "gemma3-short": ({**_GEMMA3, "layer_types": _kinds(4, 6)}, 4, [], {}, {"mlx": "refuses"}),
-    # the 27B model's scale of attention, hidden size over heads, at its own 46 layers alone
-    "gemma2-27b": ({**_GEMMA2, "layer_types": _kinds(46, 2)}, 46, ["tokenizer.model"], {}, {}),
-    "gemma2-27b-cut": ({**_GEMMA2, "layer_types": _kinds(44, 2)}, 44, ["tokenizer.model"], {}, {"llama.cpp": "wrong"}),
-    "gemma2-no-tokenizer-model": ({**_GEMMA2, "layer_types": _kinds(46, 2)}, 46, [], {}, {"llama.cpp": "refuses"}),
-    "cohere2": (
-        {**_COHERE2, "layer_types": _kinds(8, 4, (1,))}, 7, [], {}, {"llama.cpp": "wrong", "mlx": "wrong"},
-    ),
-    # vLLM gives a window to even layers, whatever layer_types says; mlx-lm reads it
-    "gpt-oss": (
-        {**_OSS, "layer_types": _kinds(8, 2, (3,))}, 7, [], {}, {"llama.cpp": "wrong", "vllm": "wrong"},
-    ),
-    # b10359 goes by numbers, b11549 reads the list
-    "olmo3": (
-        {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "rope_theta": 5e5, "sliding_window": 64,
-         "layer_types": _kinds(8, 4, (1,))}, 7, [], {}, {"llama.cpp": "unknown"},
-    ),
-    # windows at 64 layers alone
-    "exaone4": ({**_EXAONE4, "layer_types": _kinds(60, 4)}, 60, [], {}, {"llama.cpp": "wrong"}),
-    "exaone4-whole": ({**_EXAONE4, "layer_types": _kinds(64, 4)}, 64, [], {}, {}),
-    # period letters that are gone from the config: mlx-lm has no default for them
-    "exaone4-no-letters": (
-        {**_EXAONE4, "sliding_window_pattern": None, "layer_types": _kinds(64, 4, (1,))}, 63, [], {},
-        {"llama.cpp": "wrong", "mlx": "refuses"},
-    ),
-    "smollm3": (
-        {**_SMOLLM3, "no_rope_layers": [1, 1, 0, 1, 1, 1, 0], "layer_types": ["full_attention"] * 7}, 7, [], {},
-        {"llama.cpp": "wrong"},
-    ),
-    # llama.cpp and mlx-lm give no layer of this family a window, before the cut as after
-    "qwen3-mixed": (
-        {**_QWEN3, "use_sliding_window": True, "max_window_layers": 2,
-         "layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 4}, 6, [], {}, {"vllm": "refuses"},
-    ),
-    "published-form": (
-        _OWN, 6, [], {}, {"vllm": "refuses", "llama.cpp": "refuses", "mlx": "refuses", "transformers4": "unknown"},
-    ),
-    # theta is 10,000 for whoever reads the words of transformers 4
-    "rope-of-5-alone": (
-        {key: value for key, value in _LLAMA.items() if key != "rope_theta"}, 6, [], {},
-        {"transformers4": "wrong", "mlx": "wrong"},
-    ),
-    "tokenizer-of-5": (_LLAMA, 6, [], {"tokenizer_class": "TokenizersBackend"}, {"transformers4": "refuses"}),
-    "minicpm3": (
-        {"architectures": ["MiniCPM3ForCausalLM"], "model_type": "minicpm3", "scale_depth": 1.2}, 6,
-        ["tokenizer.model"], {}, {"llama.cpp": "wrong", "transformers4": "refuses"},
-    ),
-    # as transformers 5 writes it: transformers 4 makes attention of whatever is not `mamba`
-    "granite-4": (
-        {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid",
-         "layer_types": ["linear_attention", "full_attention"] * 3}, 6, [], {},
-        {"transformers4": "wrong", "llama.cpp": "refuses", "mlx": "refuses"},
-    ),
-    # 27 layers are a Lite model there, whose queries are not compressed
-    "deepseek-v2-lite": (
-        {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "q_lora_rank": None}, 27, [], {}, {},
-    ),
-    "deepseek-v2-lite-cut": (
-        {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "q_lora_rank": None}, 24, [], {},
-        {"llama.cpp": "refuses"},
-    ),
-    # keys and values are shared from layer 20 on in llama.cpp; mlx-lm knows the wrapper alone
-    "gemma3n": (
-        {"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text", "num_kv_shared_layers": 10,
-         "layer_types": _kinds(30, 5)}, 30, [], {}, {"mlx": "refuses"},
-    ),
-    "gemma3n-cut": (
-        {"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text", "num_kv_shared_layers": 10,
-         "layer_types": _kinds(25, 5)}, 25, [], {}, {"mlx": "refuses", "llama.cpp": "wrong"},
-    ),
-    "opt": (
-        {"architectures": ["OPTForCausalLM"], "model_type": "opt"}, 6, [], {},
-        {"llama.cpp": "refuses", "mlx": "refuses"},
-    ),
-    "never-heard-of": (
-        {"architectures": ["NewForCausalLM"], "model_type": "new"}, 6, [], {},
-        {"vllm": "unknown", "llama.cpp": "refuses", "mlx": "refuses", "transformers4": "refuses"},
-    ),
-    "qwen2.5-vl": (_wrapped("Qwen2_5_VL", "qwen2_5_vl", {**_MROPE, "model_type": "qwen2_5_vl_text"}), 6, [], {}, {}),
-    # transformers 4 looks for mrope_section in rope_scaling; mlx-lm takes a head that text_config is silent of for tied
-    "qwen2.5-vl-in-words-of-5": (
-        {**_wrapped("Qwen2_5_VL", "qwen2_5_vl", {}), "text_config": {
-            "model_type": "qwen2_5_vl_text", "num_hidden_layers": 6, "rope_parameters": _MROPE["rope_parameters"]}},
-        6, [], {}, {"transformers4": "refuses", "mlx": "refuses"},
-    ),
-    "qwen3-vl": (_wrapped("Qwen3VL", "qwen3_vl", {**_MROPE, "model_type": "qwen3_vl_text"}), 6, [], {}, {}),
-    "qwen3-vl-moe": (
-        _wrapped("Qwen3VLMoe", "qwen3_vl_moe", {**_MROPE, "model_type": "qwen3_vl_moe_text"}), 6, [], {},
-        {"mlx": "unknown", "transformers4": "refuses"},
-    ),
-    "mistral-3": (
-        _wrapped("Mistral3", "mistral3", {**_LLAMA, "model_type": "mistral", "sliding_window": None}), 6, [], {}, {},
-    ),
-    "mistral-3-tied": (
-        {**_wrapped("Mistral3", "mistral3", {**_LLAMA, "model_type": "mistral", "sliding_window": None}),
-         "tie_word_embeddings": True}, 6, [], {}, {"transformers4": "wrong", "mlx": "refuses"},
-    ),
-    "mistral-3-around-4": (
-        _wrapped("Mistral3", "mistral3", {**_LLAMA, "model_type": "mistral4"}), 6, [], {},
-        dict.fromkeys(NAMES[1:], "unknown"),
-    ),
-    # llama.cpp's converter goes by the class that the text's config names
-    "smolvlm": (
-        _wrapped("SmolVLM", "smolvlm", {**_LLAMA, "architectures": ["VLlama3ForCausalLM"]}), 6, [], {},
-        {"mlx": "refuses"},
-    ),
-    "smolvlm-without-a-class": (
-        _wrapped("SmolVLM", "smolvlm", {**_LLAMA, "architectures": None}), 6, [], {},
-        {"mlx": "refuses", "llama.cpp": "refuses"},
-    ),
-    "internvl": (
-        _wrapped("InternVL", "internvl", {**_QWEN3, "rope_parameters": {"rope_theta": 1e6}}), 6, [], {},
-        {"mlx": "refuses"},
-    ),
-    "llama-4": (_wrapped("Llama4", "llama4", _LLAMA4 | {"layer_types": _kinds(8, 4, (), "full_attention")}, 8), 8, [],
-                {}, {}),
-    "llama-4-cut": (
-        _wrapped("Llama4", "llama4", _LLAMA4 | {"layer_types": _kinds(8, 4, (1,), "full_attention")}, 7), 7, [], {},
-        {"llama.cpp": "wrong", "mlx": "wrong"},
-    ),
-    "quantized": (
-        {**_LLAMA, "quantization_config": {"quant_method": "fp8"}}, 6, [], {},
-        dict.fromkeys(NAMES[1:], "unknown"),
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_fate_of_a_folder(name: str, tmp_path: Path) -> None:
     config, layers, files, tokenizer, others = FOLDERS[name]
-    folder = _folder(tmp_path / "made", config, layers, *files, tokenizer=tokenizer)
+    folder = make_folder(tmp_path / "made", config, layers, *files, tokenizer=tokenizer)
     assert _fates(folder) == {**RIGHT, **others}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "fate"),
+    [("vision_tower.vision_model.embeddings.w", "opens"), ("model.vision_tower.embeddings.w", "wrong"), ("w", "opens")],
+)
+def test_a_tower_whose_weights_transformers_4_does_not_find(tensor: str, fate: str, tmp_path: Path) -> None:
+    """Of Gemma-3 and LLaVA as published, and as transformers 5 names what it made itself."""
+    text = {**GEMMA3, "layer_types": kinds(12, 6)}
+    for name, family, inner in (("Gemma3", "gemma3", text), ("Llava", "llava", {**LLAMA, "model_type": "llama"})):
+        folder = make_folder(tmp_path / family, wrapped(name, family, inner, 12), 12, tensor=tensor)
+        assert _fates(folder)["transformers4"] == fate
 
 
 def test_the_reason_names_the_first_layer_that_is_misread(tmp_path: Path) -> None:
     config, layers, *_ = FOLDERS["gemma3-2-8-9-14"]
-    (verdict,) = check(_folder(tmp_path / "made", config, layers), ["llama.cpp"])
+    (verdict,) = check(make_folder(tmp_path / "made", config, layers), ["llama.cpp"])
     assert verdict.because == (
         "it takes every 6th layer for full attention, by its number: layer 4 is full attention and read as sliding "
         "attention, 5 of 14 layers in all",
@@ -244,28 +72,28 @@ def test_the_reason_names_the_first_layer_that_is_misread(tmp_path: Path) -> Non
 
 def test_a_window_is_a_limit_that_the_model_has_before_its_cut(tmp_path: Path) -> None:
     config, layers, *_ = FOLDERS["qwen3-mixed"]
-    (verdict,) = check(_folder(tmp_path / "made", config, layers), ["mlx"])
+    (verdict,) = check(make_folder(tmp_path / "made", config, layers), ["mlx"])
     assert verdict.fate == "opens"
     assert verdict.because == ("equal up to 64 tokens: no layer has a sliding window there",)
 
 
 # whole models, with how a list follows a cut
 _WHOLE = {
-    "gemma3": ({**_GEMMA3, "layer_types": _kinds(9, 3)}, 9),
-    "gemma2": ({**_GEMMA2, "query_pre_attn_scalar": 128, "layer_types": _kinds(8, 2)}, 8),
-    "cohere2": ({**_COHERE2, "layer_types": _kinds(9, 4)}, 9),
-    "gpt_oss": ({**_OSS, "layer_types": _kinds(8, 2)}, 8),
-    "exaone4": ({**_EXAONE4, "layer_types": _kinds(8, 4)}, 8),
-    "smollm3": ({**_SMOLLM3, "no_rope_layers": [1, 1, 1, 0] * 2, "layer_types": ["full_attention"] * 8}, 8),
-    "qwen3": ({**_QWEN3, "use_sliding_window": True, "layer_types": _kinds(8, 2)}, 8),
-    "llama": (_LLAMA, 6),
+    "gemma3": ({**GEMMA3, "layer_types": kinds(9, 3)}, 9),
+    "gemma2": ({**GEMMA2, "query_pre_attn_scalar": 128, "layer_types": kinds(8, 2)}, 8),
+    "cohere2": ({**COHERE2, "layer_types": kinds(9, 4)}, 9),
+    "gpt_oss": ({**OSS, "layer_types": kinds(8, 2)}, 8),
+    "exaone4": ({**EXAONE4, "layer_types": kinds(8, 4)}, 8),
+    "smollm3": ({**SMOLLM3, "no_rope_layers": [1, 1, 1, 0] * 2, "layer_types": ["full_attention"] * 8}, 8),
+    "qwen3": ({**QWEN3, "use_sliding_window": True, "layer_types": kinds(8, 2)}, 8),
+    "llama": (LLAMA, 6),
     "granite-4": ({"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid",
                    "layer_types": ["linear_attention", "full_attention"] * 4}, 8),
     "qwen3_next": ({"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "rope_theta": 1e6,
-                    "layer_types": [kind.replace("sliding", "linear") for kind in _kinds(9, 4)]}, 9),
+                    "layer_types": [kind.replace("sliding", "linear") for kind in kinds(9, 4)]}, 9),
     "llama4": ({"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", "moe_layers": [1, 3, 5, 7],
                 "interleave_moe_layer_step": 2,
-                "layer_types": [kind.replace("sliding", "chunked") for kind in _kinds(8, 4)]}, 8),
+                "layer_types": [kind.replace("sliding", "chunked") for kind in kinds(8, 4)]}, 8),
 }  # fmt: skip
 
 
@@ -280,7 +108,7 @@ def test_restrictions_allow_the_cuts_that_are_read_right(name: str, engine: str,
             restrictions(whole, [engine])
         return
     found = restrictions(whole, [engine])
-    folder = _folder(tmp_path / "made", config, layers, "tokenizer.model")
+    folder = make_folder(tmp_path / "made", config, layers, "tokenizer.model")
     for kept in range(6, layers):
         for stay in combinations(range(layers), kept):
             cut = {
@@ -318,7 +146,7 @@ def test_restrictions_of_a_config_in_memory() -> None:
 
 
 def test_restrictions_of_a_depth() -> None:
-    whole = {**_GEMMA2, "layer_types": _kinds(46, 2), "num_hidden_layers": 46}
+    whole = {**GEMMA2, "layer_types": kinds(46, 2), "num_hidden_layers": 46}
     reasons = {one.reason: one for one in restrictions(whole, ["llama.cpp"])}
     scale = reasons["llama.cpp takes the scale of attention from the number of layers"]
     assert len(scale.patterns(46)) == 1
@@ -335,12 +163,12 @@ def test_restrictions_refuse_what_no_engine_is_known_for() -> None:
 @pytest.mark.parametrize(
     ("config", "fragment"),
     [
-        ({**_GEMMA3, "layer_types": ["full_attention"]}, "14 entries of layer_types"),
-        ({**_LLAMA, "num_hidden_layers": "many"}, "the number of decoder layers"),
+        ({**GEMMA3, "layer_types": ["full_attention"]}, "14 entries of layer_types"),
+        ({**LLAMA, "num_hidden_layers": "many"}, "the number of decoder layers"),
     ],
 )
 def test_a_config_that_cannot_be_is_one_line(config: dict[str, Any], fragment: str, tmp_path: Path) -> None:
-    folder = _folder(tmp_path / "made", {}, 14)
+    folder = make_folder(tmp_path / "made", {}, 14)
     (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 14, **config}), encoding="utf-8")
     with pytest.raises(ModelError, match=fragment):
         check(folder)
@@ -348,7 +176,7 @@ def test_a_config_that_cannot_be_is_one_line(config: dict[str, Any], fragment: s
 
 def test_no_value_of_a_config_is_a_traceback(tmp_path: Path) -> None:
     """Every key that a rule looks at, with a value of another type than it should have."""
-    folder = _folder(tmp_path / "made", {}, 6)
+    folder = make_folder(tmp_path / "made", {}, 6)
     keys = ["layer_types", "no_rope_layers", "sliding_window", "sliding_window_pattern", "head_dim", "hidden_size",
             "num_attention_heads", "query_pre_attn_scalar", "scale_depth", "rope_theta", "rope_parameters",
             "rope_scaling", "max_window_layers", "use_sliding_window", "partial_rotary_factor", "mlp_only_layers",
@@ -447,7 +275,7 @@ def test_a_gguf_file_is_one_line(main: Main, tmp_path: Path) -> None:
 
 def test_check_by_the_command_line(main: Main, tmp_path: Path) -> None:
     config, layers, *_ = FOLDERS["gemma3-2-8-9-14"]
-    folder = _folder(tmp_path / "made", config, layers)
+    folder = make_folder(tmp_path / "made", config, layers)
     status, printed, _ = main("check", folder)
     assert (status, len(printed.splitlines())) == (0, len(NAMES))
     assert main("check", folder, "--for", "vllm, transformers4")[0] == 0

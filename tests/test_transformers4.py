@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+import mixtures
 import multimodal
 import tiny
 from cuts import cut, logits
+from lowrise.engines import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("transformers 4")]
 
@@ -54,13 +57,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 _READER = """
 import sys, torch, transformers
 from transformers import AutoConfig, AutoTokenizer
-ids, text, opener, *folders = torch.load(sys.argv[1])
+given, text, opener, *folders = torch.load(sys.argv[1])
 assert transformers.__version__.startswith("4."), transformers.__version__
 for folder in folders:
     model = getattr(transformers, opener).from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
+        logits = model(**given, use_cache=False).logits
     found = {
         "version": transformers.__version__, "logits": logits, "tokens": tokenizer(text)["input_ids"],
         "plain": tokenizer(text, add_special_tokens=False)["input_ids"], "dtype": model.dtype,
@@ -71,11 +74,14 @@ for folder in folders:
 
 
 def read_by_4(
-    folders: list[Path], place: Path, opener: type = AutoModelForCausalLM, most: int = tiny.VOCABULARY
+    folders: list[Path],
+    place: Path,
+    opener: type = AutoModelForCausalLM,
+    given: dict[str, torch.Tensor] | None = None,
 ) -> list[dict[str, Any]]:
-    """What a Python with transformers 4 finds in each folder, with logits of token ids up to `most`."""
+    """What a Python with transformers 4 finds in each folder, with logits of what is given: by default token ids."""
     asked = place / "asked.pt"
-    torch.save([tiny.ids(tokens=32).clamp(max=most), TEXT, opener.__name__, *map(str, folders)], asked)
+    torch.save([given or {"input_ids": tiny.ids(tokens=32)}, TEXT, opener.__name__, *map(str, folders)], asked)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / ".transformers4"), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, "-c", _READER, str(asked)], env=environment, capture_output=True, text=True, timeout=250
@@ -119,15 +125,40 @@ def test_tiny_models(made: dict[str, tuple[Path, dict[str, Any]]], name: str) ->
 
 def test_the_text_of_multimodal_models(tmp_path: Path) -> None:
     """A head that is tied in some of them, and positions of three parts in others: text_config has to say both."""
-    most = multimodal.IMAGE - 1
+    ids = tiny.ids(tokens=32).clamp(max=multimodal.IMAGE - 1)
     kinds = ("qwen2_5_vl", "qwen3_vl", "mistral3", "internvl", "smolvlm")
     folders = [tmp_path / f"{kind}-cut" for kind in kinds]
     for kind, out in zip(kinds, folders, strict=True):
         cut(multimodal.save(tmp_path / kind, kind), out, 3, 5)
-    for out, theirs in zip(folders, read_by_4(folders, tmp_path, AutoModelForImageTextToText, most), strict=True):
+    for out, theirs in zip(
+        folders, read_by_4(folders, tmp_path, AutoModelForImageTextToText, {"input_ids": ids}), strict=True
+    ):
         model = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager", dtype="auto").eval()
-        ours = logits(model, tiny.ids(tokens=32).clamp(max=most))
+        ours = logits(model, ids)
         assert (theirs["logits"] - ours).abs().max() <= SAME * ours.abs().max(), out.name
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llava"])
+def test_images_of_multimodal_models_as_they_are_published(kind: str, tmp_path: Path) -> None:
+    """With their tower's weights where version 4 looks for them, which a cut leaves there."""
+    folder, out, given = multimodal.save(tmp_path / kind, kind), tmp_path / "out", multimodal.with_image(kind)
+    weights = load_file(folder / "model.safetensors")
+    named = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    cut(folder, out, 3, 5)
+    assert {verdict.fate for verdict in check(out, ["transformers4"])} == {"opens"}
+    (theirs,) = read_by_4([out], tmp_path, AutoModelForImageTextToText, given)
+    model = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager", dtype="auto").eval()
+    with torch.no_grad():
+        ours = model(**given, use_cache=False).logits
+    assert (theirs["logits"] - ours).abs().max() <= SAME * ours.abs().max()
+
+
+def test_a_mixture_whose_count_of_experts_has_another_word(tmp_path: Path) -> None:
+    mixtures.model("qwen3_moe").save_pretrained(tmp_path / "dense")
+    tiny.tokenizer().save_pretrained(tmp_path / "dense")
+    cut(tmp_path / "dense", tmp_path / "out")
+    assert_same(tmp_path / "out", *read_by_4([tmp_path / "out"], tmp_path))
 
 
 def test_the_demo_model(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Checkpoint:
 
     depth: decoder layers. architecture: its class; of a wrapper whose text names one, that. text: `model_type` of a
     wrapper's text. tied: whether the whole model's head is, where the config says it. files: names in the folder.
-    formats: of numbers among its weights, as safetensors calls them.
+    tensors: names of its weights. formats: of numbers among them, as safetensors calls them.
     """
 
     config: Mapping[str, Any]
@@ -41,6 +41,7 @@ class Checkpoint:
     quantized: bool = False
     files: frozenset[str] = frozenset()
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    tensors: frozenset[str] = frozenset()
     formats: frozenset[str] = frozenset()
 
 
@@ -62,9 +63,14 @@ def of_folder(folder: Path) -> Checkpoint:
     files = frozenset(file.name for file in folder.iterdir())
     tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
     weights = sorted(name for name in files if name.endswith(".safetensors"))
-    formats = {entry["dtype"] for name in weights for entry in safetensors_header(folder / name).values()}
-    found = _checkpoint(whole, folder / "config.json")
-    return replace(found, files=files, tokenizer=tokenizer, formats=frozenset(formats))
+    headers = [safetensors_header(folder / name) for name in weights]
+    return replace(
+        _checkpoint(whole, folder / "config.json"),
+        files=files,
+        tokenizer=tokenizer,
+        tensors=frozenset(tensor for header in headers for tensor in header),
+        formats=frozenset(entry["dtype"] for header in headers for entry in header.values()),
+    )
 
 
 def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:

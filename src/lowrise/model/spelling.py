@@ -25,6 +25,13 @@ _LONGROPE = ("short_factor", "long_factor")
 # Which parts of a head are rotated by which of the three positions of an image; version 4 looks for it in rope_scaling.
 _SECTIONS = "mrope_section"
 _TIED = "tie_word_embeddings"
+# What version 5 writes under another word than version 4, by `model_type` of the config that it stands in.
+_EXPERTS = {"num_local_experts": "num_experts"}
+_RENAMED = {
+    "qwen3_moe": _EXPERTS,
+    "qwen3_vl_moe_text": _EXPERTS,
+    "vipllava": {"vision_feature_layer": "vision_feature_layers"},
+}
 # What version 5 alone calls a tokenizer that is nothing but its tokenizer.json.
 _V5_TOKENIZER = "TokenizersBackend"
 
@@ -90,6 +97,9 @@ def write_json(file: Path, data: dict[str, Any]) -> None:
 def _old_words(config: dict[str, Any]) -> dict[str, Any]:
     """What version 4 calls the settings of a config.json of version 5, nested configs included."""
     words = _dtype_word(config) | _rope_words(config)
+    for name, old in _RENAMED.get(str(config.get("model_type")), {}).items():
+        if name in config:
+            words[old] = config[name]
     for name, value in config.items():
         if isinstance(value, dict) and "model_type" in value:
             words[name] = value | _old_words(value)

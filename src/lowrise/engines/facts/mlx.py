@@ -121,6 +121,12 @@ _FACTS = [
         "takes the last layer of each `full_attention_interval` for full attention, by its number",
     ),
     *rows(
+        ["qwen3_moe"],
+        NeedsSetting("num_experts"),
+        "mlx_lm/models/qwen3_moe.py: ModelArgs.num_experts",
+        "needs num_experts; transformers 5 writes num_local_experts",
+    ),
+    *rows(
         ["olmo3", "gpt_oss"],
         NeedsKinds(("sliding_attention", "full_attention")),
         "mlx_lm/models/{olmo3,gpt_oss}.py: layer_types.index",

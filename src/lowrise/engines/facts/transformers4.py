@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lowrise.engines.facts.rows import Engine, Fact, by_source, rows
 from lowrise.engines.facts.texts import INTERNVL, LLAMA4, SMOLVLM
-from lowrise.engines.rules import KnownWords, NeedsSetting, RopeInOldWords, TextLike, TiedByText, V5Tokenizer
+from lowrise.engines.rules import KnownWords, NeedsSetting, RopeInOldWords, TensorsIn, TextLike, TiedByText, V5Tokenizer
 
 _PATH = "src/transformers/models/{0}/configuration_{0}.py"
 _READS_KINDS = "reads layer_types and no_rope_layers as transformers 5 does"
@@ -47,6 +47,7 @@ _SECTIONED = {"qwen2_vl": 1e6, "qwen2_5_vl": 1e6, "qwen3_vl": 5e6, "qwen3_vl_moe
 _AROUND = {
     "llama4": LLAMA4,
     "mistral3": {"mistral": "mistral"},
+    "llava": {"llama": "llama", "mistral": "mistral"},
     "smolvlm": SMOLVLM,
     "internvl": INTERNVL,
 }
@@ -98,9 +99,21 @@ _FACTS = [
     ),
     *rows(
         ["qwen3_vl_moe"],
-        NeedsSetting("num_experts"),
+        NeedsSetting("num_experts", unless=("num_local_experts", 60)),
         "src/transformers/models/qwen3_vl_moe/configuration_qwen3_vl_moe.py: num_experts=60",
         "takes 60 experts where text_config lacks num_experts; transformers 5 writes num_local_experts",
+    ),
+    *rows(
+        ["qwen3_moe"],
+        NeedsSetting("num_experts", unless=("num_local_experts", 128)),
+        "src/transformers/models/qwen3_moe/configuration_qwen3_moe.py: num_experts=128",
+        "takes 128 experts where config.json lacks num_experts; transformers 5 writes num_local_experts",
+    ),
+    *rows(
+        ["gemma3", "llava"],
+        TensorsIn("vision_tower", "vision_model"),
+        "src/transformers/models/siglip/modeling_siglip.py: SiglipVisionModel.vision_model; the same of clip",
+        "looks for the tower's weights in vision_tower.vision_model, as published folders name them",
     ),
     *rows(
         ["qwen3_vl", "qwen3_vl_moe", *_AROUND],

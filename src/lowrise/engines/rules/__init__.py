@@ -17,7 +17,7 @@ from lowrise.engines.rules.layers import (
 )
 from lowrise.engines.rules.rule import AsWritten, Fate, Finding, Rule
 from lowrise.engines.rules.settings import Float32, NeedsFile, OnlyWith, RopeInOldWords, V5Tokenizer
-from lowrise.engines.rules.wrappers import NeedsSetting, TextAlone, TextLike, TiedByText
+from lowrise.engines.rules.wrappers import NeedsSetting, TensorsIn, TextAlone, TextLike, TiedByText
 
 __all__ = [
     "AllOrNoneSlide",
@@ -37,6 +37,7 @@ __all__ = [
     "RopeInOldWords",
     "Rule",
     "SameNumbers",
+    "TensorsIn",
     "TextAlone",
     "TextLike",
     "TiedByText",

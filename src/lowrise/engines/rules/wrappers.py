@@ -55,14 +55,34 @@ class TiedByText(Unrestricted):
 
 @dataclass(frozen=True)
 class NeedsSetting(Unrestricted):
-    """The engine fails on a config without this setting. inside: of the mapping under this name, where one is meant."""
+    """The engine fails on a config without this setting. inside: of the mapping under this name, where one is meant.
+
+    unless: a setting of transformers 5 and the value of it that the engine takes without the word.
+    """
 
     name: str
     inside: str | None = None
+    unless: tuple[str, object] | None = None
 
     def judge(self, checkpoint: Checkpoint) -> Finding | None:
         where = checkpoint.config.get(self.inside) if self.inside is not None else checkpoint.config
         if isinstance(where, Mapping) and self.name in where:
             return None
+        if self.unless is not None and checkpoint.config.get(self.unless[0], self.unless[1]) == self.unless[1]:
+            return None
         of = "config.json" if self.inside is None else self.inside
         return Finding("refuses", f"{of} lacks {self.name}")
+
+
+@dataclass(frozen=True)
+class TensorsIn(Unrestricted):
+    """The engine looks for all weights under `tower` in its part `within`, and draws random ones where they are not."""
+
+    tower: str
+    within: str
+
+    def judge(self, checkpoint: Checkpoint) -> Finding | None:
+        own = [name for name in checkpoint.tensors if self.tower in name.split(".")]
+        if not own or any(f"{self.tower}.{self.within}." in name for name in own):
+            return None
+        return Finding("wrong", f"it looks for {self.tower}.{self.within} and draws a random one: images are misread")
