@@ -100,18 +100,24 @@ class TestTexts:
         assert len(found.ids[found.source == 0]) == there
         assert len(rows(found.ids)) == len(found.ids)  # nothing is read twice
 
-    def test_texts_are_repeated_once_all_are_read(self, opened: OpenModel, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("tokens", ["2k", "4k"])
+    def test_no_text_is_read_twice_more_than_another(self, tokens: str, opened: OpenModel, tmp_path: Path) -> None:
         small, large = write(tmp_path / "small.txt", 50, 0), write(tmp_path / "large.txt", 450, 1)
-        found = made(opened, text=[small, large])
+        found = made(opened, dict(tokens=tokens), text=[small, large])
         mine, other = (found.ids[found.source == number] for number in (0, 1))
         there, beside = (
             len(windows_of(path, 32)) - len(found.held_out[path.name]) for path in map(Path, (small, large))
         )
-        assert there + beside < len(found.ids) == 2000 // 32 < 2 * (there + beside)
-        _, times = torch.unique(mine, dim=0, return_counts=True)
-        assert times.tolist() == [2] * there
-        assert [row.tolist() for row in mine[:there]] != [row.tolist() for row in mine[there:]]
-        assert len(rows(other)) == beside < len(other)
+        windows = int(tokens[0]) * 1000 // 32
+        all_read, left = divmod(windows, there + beside)
+        assert all_read >= 1 <= left
+        for rows_of, count, part in (
+            (mine, there, min(there, left // 2)),
+            (other, beside, left - min(there, left // 2)),
+        ):
+            _, times = torch.unique(rows_of, dim=0, return_counts=True)
+            assert sorted(times.tolist()) == [all_read] * (count - part) + [all_read + 1] * part
+        assert [row.tolist() for row in mine[:there]] != [row.tolist() for row in mine[there : 2 * there]]
 
     def test_too_little_text_is_one_line(self, opened: OpenModel, tmp_path: Path) -> None:
         path = write(tmp_path / "a.txt", 100, 0)

@@ -117,22 +117,20 @@ def _names(paths: list[str]) -> dict[str, str]:
 
 
 def _parts(sources: list[Source], windows: int, repeat: int, length: int) -> list[int]:
-    """Windows of each source: equal parts, but none is read again while another has windows that were never read, for
-    these teach more. Raises TextError where all of them together are too few.
+    """Windows of each source: equal parts, but none is read once more while another has windows that were read less
+    often, for these teach more. Raises TextError where all of them together are too few.
     """
-    for times in range(1, repeat + 1):
-        parts = equal_parts(windows, [times * len(source) for source in sources])
-        if sum(parts) == windows:
-            break
-    else:
-        there = sum(map(len, sources)) * length
+    there = [*map(len, sources)]
+    if windows > repeat * sum(there):
+        tokens = sum(there) * length
         raise TextError(
             ", ".join(source.name for source in sources),
             f"text for {windows * length:,} tokens",
-            f"{there:,} tokens to train on, {repeat * there:,} where each is seen {repeat} times",
+            f"{tokens:,} tokens to train on, {repeat * tokens:,} where each is seen {repeat} times",
             "give more text, fewer tokens, or in a recipe a larger heal.repeat",
         )
-    return parts
+    times, left = divmod(windows, sum(there)) if windows else (0, 0)
+    return [times * count + part for count, part in zip(there, equal_parts(left, there), strict=True)]
 
 
 def _guard_of(path: str, cut: Cut, recipe: Recipe) -> Windows:
