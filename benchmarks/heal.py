@@ -1,10 +1,10 @@
 """Steps of healing, with the dense model in memory and stored, against a plain loop: tokens a second and peak memory.
 
     python benchmarks/heal.py [--model M] [--text FILE] [--start 12] [--stop 20] [--windows 4] [--length 256]
-                              [--steps 2] [--rounds 3]
+                              [--steps 2] [--rounds 3] [--precision auto|no|bf16]
 
-The student is the model without layers [start, stop). The plain loop is the same model, loss and AdamW, with whole
-logits of both models in memory. Times are CPU seconds of the process, medians over rounds in which the ways take turns
+The student is the model without layers [start, stop). The plain loop is the same model, loss, AdamW and number format,
+with whole logits of both models in memory. Times are CPU seconds of the process, medians over rounds in which the ways take turns
 in one process; peak memory is that of a process of its own, models and libraries included. A stored teacher
 is written beforehand, which neither counts; its loss is over 64 tokens and the rest, so it is less than the others'.
 """
@@ -52,9 +52,9 @@ class Setting:
         self.dense = open_demo(asked.model) if {*ways} - {"stored"} else None
         self.tokens = tokens_of(asked, self.student.tokenizer)
         self.batch = asked.windows
-        self.accelerator = start(Heal(), "cpu")
+        self.accelerator = start(Heal(precision=asked.precision), "cpu")
         self.model = self.student.model.float()
-        adam = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+        adam = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         loss = StudentLoss(self.student.decoder, Goal(kl=1.0))
         self.module, self.optimiser = self.accelerator.prepare(loss, adam)
         self.adam = adam
@@ -91,10 +91,11 @@ class Setting:
         """As anyone would write it, with whole logits of both."""
         assert self.dense is not None
         ids = self.tokens.ids[number * self.batch : (number + 1) * self.batch].long()
-        with torch.no_grad():
-            log_p = self.dense.model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1)
-        log_q = self.model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1)
-        loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+        with self.accelerator.autocast():
+            with torch.no_grad():
+                log_p = self.dense.model(input_ids=ids, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+            log_q = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+            loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
         self.adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -121,12 +122,13 @@ def prepare(asked: Any) -> dict[str, Any]:
     opened, place = open_demo(asked.model), Path(asked.place)
     tokens = tokens_of(asked, opened.tokenizer)
     teacher = stored(place, tokens)
-    dense = Resident(opened.decoder, 1.0, start(Heal(), "cpu").autocast)
+    computing = start(Heal(precision=asked.precision), "cpu")
+    dense = Resident(opened.decoder, 1.0, computing.autocast)
     teacher.make(dense, tokens.ids, training.all_but(0, tokens.ids), Reporter(quiet=True))
     opened.decoder.drop(asked.start, asked.stop)
     opened.model.save_pretrained(place / "student")
     opened.tokenizer.save_pretrained(place / "student")
-    return {"bytes": teacher.bytes}
+    return {"bytes": teacher.bytes, "precision": computing.mixed_precision.replace("no", "float32")}
 
 
 def memory(asked: Any, way: str) -> dict[str, Any]:
@@ -156,6 +158,7 @@ def main() -> None:
     sizes = {"start": 12, "stop": 20, "windows": 4, "length": 256, "steps": 2, "rounds": 3}
     for name, value in sizes.items():
         options.add_argument(f"--{name}", type=int, default=value)
+    options.add_argument("--precision", choices=["auto", "no", "bf16"], default="auto")
     options.add_argument("--child", choices=["prepare", "times", *WAYS])
     options.add_argument("--place")
     asked = options.parse_args()
@@ -166,7 +169,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         found = {child: run(child, place) for child in ("prepare", "times", *WAYS)}
     print(f"{asked.windows} × {asked.length} tokens a step, [{asked.start}, {asked.stop}) gone; ", end="")
-    print(f"{torch.get_num_threads()} threads; stored teacher {found['prepare']['bytes'] / 2**20:,.1f} MiB")
+    print(
+        f"{found['prepare']['precision']}, {torch.get_num_threads()} threads; stored teacher {found['prepare']['bytes'] / 2**20:,.1f} MiB"
+    )
     rows, plain = [], found["times"]["plain"]["seconds"]
     for way in WAYS:
         own, peak = found["times"][way], found[way]["peak"]
