@@ -4,8 +4,8 @@
                               [--steps 2] [--rounds 3] [--precision auto|no|bf16]
 
 The student is the model without layers [start, stop). The plain loop is the same model, loss, AdamW and number format,
-with whole logits of both models in memory. Times are CPU seconds of the process, medians over rounds in which the ways take turns
-in one process; peak memory is that of a process of its own, models and libraries included. A stored teacher
+with whole logits of both models in memory. Times are CPU seconds of the process, medians over rounds in which the ways
+take turns in one process; peak memory is that of a process of its own, models and libraries included. A stored teacher
 is written beforehand, which neither counts; its loss is over 64 tokens and the rest, so it is less than the others'.
 """
 
@@ -168,10 +168,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         found = {child: run(child, place) for child in ("prepare", "times", *WAYS)}
-    print(f"{asked.windows} × {asked.length} tokens a step, [{asked.start}, {asked.stop}) gone; ", end="")
+    made = found["prepare"]
     print(
-        f"{found['prepare']['precision']}, {torch.get_num_threads()} threads; stored teacher {found['prepare']['bytes'] / 2**20:,.1f} MiB"
+        f"{asked.windows} × {asked.length} tokens a step, [{asked.start}, {asked.stop}) gone; {made['precision']}, ",
+        end="",
     )
+    print(f"{torch.get_num_threads()} threads; stored teacher {made['bytes'] / 2**20:,.1f} MiB")
     rows, plain = [], found["times"]["plain"]["seconds"]
     for way in WAYS:
         own, peak = found["times"][way], found[way]["peak"]
