@@ -9,6 +9,10 @@ from torch import Tensor
 
 from lowrise.model.decoder import Decoder
 
+# A processor reads a head's weights, and adds up their gradient, once a chunk: of fewer positions that is most of the
+# time (a vocabulary of 262k: 2.1 times as fast with 320 as with 64).
+_FEWEST = 256
+
 
 def head(decoder: Decoder, h: Tensor) -> Tensor:
     """h[L] of some positions (positions, hidden) → their logits (positions, vocabulary), by the model's own code."""
@@ -19,6 +23,7 @@ def head(decoder: Decoder, h: Tensor) -> Tensor:
 def chunks(decoder: Decoder, positions: int) -> Iterator[slice]:
     """Positions whose logits are held at once."""
     rows = decoder.model.get_output_embeddings().weight.shape[0]
-    size = max(1, min(decoder.batching.chunk_of_logits // rows, decoder.max_length))
+    least = _FEWEST if decoder.device.type == "cpu" else 1
+    size = min(max(least, decoder.batching.chunk_of_logits // rows), decoder.max_length)
     for first in range(0, positions, size):
         yield slice(first, min(first + size, positions))
