@@ -21,7 +21,7 @@ from lowrise.heal.objective import Goal, StudentLoss
 from lowrise.heal.standing import Standing
 from lowrise.heal.teacher import Resident, Stored
 from lowrise.heal.tokens import TrainingTokens
-from lowrise.heal.trainable import gaps, prepare, samples
+from lowrise.heal.trainable import gaps, prepare, samples, weight_scale
 from lowrise.heal.training import TrainingPlan, all_but, train
 from lowrise.model.decoder import Decoder
 from lowrise.plan import CalibrationRecord, Drop, Edit, Merge, ModelRecord, Plan, Replace
@@ -332,11 +332,21 @@ def test_a_training_that_was_killed_goes_on_with_the_same_bytes(
     assert all(torch.equal(one, other) for one, other in zip(student.parameters(), whole.parameters(), strict=True))
 
 
+def test_the_scale_of_a_model_is_that_of_its_matrices() -> None:
+    model = tiny.model()
+    matrices = [one for one in model.model.layers.parameters() if one.dim() > 1]
+    with torch.no_grad():
+        for number, one in enumerate(matrices):
+            one.normal_().mul_((number + 1) / one.square().mean().sqrt())
+        model.model.layers[0].input_layernorm.weight.fill_(1000)
+    assert weight_scale(Decoder(model)) == pytest.approx((len(matrices) + 1) / 2)
+
+
 def test_defaults_follow_budget_and_size() -> None:
     assert defaults.batch_windows(Heal(tokens="100k"), 256, 400) * 256 == 1024
     assert defaults.batch_windows(Heal(tokens="50M"), 1024, 50_000) * 1024 == 65536
-    assert defaults.learning_rate(Heal(), "all", 135_000_000) == pytest.approx(2e-4)
-    assert defaults.learning_rate(Heal(), "all", 16 * 135_000_000) == pytest.approx(1e-4)
-    assert defaults.learning_rate(Heal(learning_rate=0.01), "lora", 10**9) == 0.01
+    assert defaults.learning_rate(Heal(), "all", 0.2) == pytest.approx(2e-4)
+    assert defaults.learning_rate(Heal(), "lora", 0.02) == pytest.approx(1e-4)
+    assert defaults.learning_rate(Heal(learning_rate=0.01), "lora", 0.2) == 0.01
     assert (defaults.trained(Heal(), 10**9), defaults.trained(Heal(), 3 * 10**9)) == ("all", "lora")
     assert (Heal(tokens="100k").window, Heal(tokens="2M").window, Heal(length=99).window) == (256, 512, 99)

@@ -166,7 +166,8 @@ HEALING: dict[str, Any] = {
         typer.Option(help="Text that must not get worse [default: the dense model's writing].", metavar="FILE"),
     ],
     "learning_rate": Annotated[
-        str | None, typer.Option(help="[default: by size and by what trains]", metavar="X", show_default=False)
+        str | None,
+        typer.Option(help="[default: by weights' size and what trains]", metavar="X", show_default=False),
     ],
     "length": Annotated[
         str | None, typer.Option(help="Tokens a window [default: 256, more with many tokens].", metavar="N")

@@ -111,7 +111,7 @@ def current_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 class Heal(Strict):
     """How the whole shallow model is trained to be the dense one again. Texts are those of the recipe.
 
-    What is None is chosen by the budget, by the size of the model and by what trains: `heal/defaults.py`.
+    What is None is chosen by the budget, by the model and by what trains: `heal/defaults.py`.
     """
 
     dense: str | None = Field(None, description="the model it learns from; null in `run`: the one that was cut")
@@ -130,7 +130,7 @@ class Heal(Strict):
         "auto", description="resident: in memory; stored: what it says of the tokens lies on disk"
     )
     learning_rate: float | None = Field(
-        None, gt=0, le=1, description="the largest, of AdamW; null: by the size of the model and by what trains"
+        None, gt=0, le=1, description="the largest, of AdamW; null: by the size of its weights and by what trains"
     )
     batch_tokens: int | None = Field(
         None, gt=0, description="tokens of an optimiser step, over all processes; null: by the budget"

@@ -17,9 +17,9 @@ _LAST = 0.1  # of the learning rate, at the last step
 _STEPS = 1000  # optimiser steps that a budget of many tokens comes to, about
 _FEWEST_TOKENS, _MOST_TOKENS = 1024, 65536  # of a step
 
-# Learning rates of a model of 135M parameters; larger ones take less, by the fourth root of their size.
-_RATES: dict[Trained, float] = {"all": 2e-4, "lora": 1e-3, "network": 5e-4, "gaps": 5e-4, "tail": 2e-4}
-_SIZE = 135e6
+# Learning rates of a model whose weights have a root mean square of 1. A step of AdamW moves every weight by about the
+# rate, whatever its size, and sizes differ fivefold between real models (docs/log.md, 2026-12-01).
+_RATES: dict[Trained, float] = {"all": 1e-3, "lora": 5e-3, "network": 2.5e-3, "gaps": 2.5e-3, "tail": 1e-3}
 _POINTS = 10  # at which the held-out loss is measured, at most, beside the start
 _READ = 0.03  # share of the budget that one of them may read: forward passes alone, so a tenth of the time in all
 _LEAST_READ = 1024  # tokens of each text, that it says something; with a small budget there are fewer points
@@ -37,10 +37,9 @@ def fits_in_memory(learning: float, free: float) -> bool:
     return _BYTES * learning <= _ROOM * free
 
 
-def learning_rate(settings: Heal, train: Trained, parameters: int) -> float:
-    if settings.learning_rate is not None:
-        return settings.learning_rate
-    return _RATES[train] * min(1.0, math.sqrt(math.sqrt(_SIZE / parameters)))
+def learning_rate(settings: Heal, train: Trained, scale: float) -> float:
+    """scale: `weight_scale` of the student."""
+    return _RATES[train] * scale if settings.learning_rate is None else settings.learning_rate
 
 
 def goal_of(settings: Heal) -> Goal:

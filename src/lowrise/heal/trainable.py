@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -42,6 +43,13 @@ def prepare(
         for module in list(decoder.layers)[-TAIL:]:
             module.requires_grad_(True)
     return lambda: None
+
+
+@torch.no_grad()
+def weight_scale(decoder: Decoder) -> float:
+    """Root mean square of a matrix of the layers, the median of all."""
+    matrices = [one for layer in decoder.layers for one in layer.parameters() if one.dim() > 1]
+    return median(float(one.detach().float().square().mean().sqrt()) for one in matrices)
 
 
 def adapter_rank(decoder: Decoder, settings: Heal) -> int:

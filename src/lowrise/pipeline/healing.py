@@ -96,8 +96,8 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
     texts = evaluation_texts(recipe, dense)
     if first:
         foretell(run, dense, student=student, texts=texts)
-    trains, ready = what_trains(run, settings, models)
-    ready(student)
+    trains = what_trains(run, settings, models)
+    trains.ready(student)
     made = tokens_to_train_on(run, settings, accelerator, models)
     texts = texts or made.unseen
     measured = measure_model(run, dense.decoder, dense, texts, tasks) if first else None
@@ -107,7 +107,7 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
         return None
     student.decoder.release()
     dense.decoder.release()
-    results = write_healed(run, with_kept_weights(run, done, ready), models, texts, measured, healing, cut)
+    results = write_healed(run, with_kept_weights(run, done, trains.ready), models, texts, measured, healing, cut)
     tell_against(run)
     return results
 

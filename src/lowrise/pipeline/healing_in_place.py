@@ -61,9 +61,9 @@ def heal_in_place(run: Run, settings: Heal, models: Models) -> Healing:
     accelerator = _started(settings, run.recipe.device)
     student = models.student
     texts = evaluation_texts(run.recipe, models.dense)
-    trains, ready = what_trains(run, settings, models)
+    trains = what_trains(run, settings, models)
     formats = {name: tensor.dtype for name, tensor in _tensors(student.model)}
-    merge = ready(student)
+    merge = trains.ready(student)
     kept = _copies(student)
     try:
         made = tokens_to_train_on(run, settings, accelerator, models)

@@ -21,7 +21,7 @@ from lowrise.heal.stored import kept_tokens
 from lowrise.heal.targets import TARGETS
 from lowrise.heal.teacher import Resident, Stored, Teacher
 from lowrise.heal.tokens import TrainingTokens
-from lowrise.heal.trainable import adapter_rank, prepare, samples
+from lowrise.heal.trainable import adapter_rank, prepare, samples, weight_scale
 from lowrise.heal.training import TrainingPlan, all_but, train
 from lowrise.heal.trial import settle_precision
 from lowrise.measure.cache import cache_folder, digest
@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 
 Ready = Callable[[OpenModel], Callable[[], None]]
 """Lets what is to be trained of a model ask for gradients; returns what makes a plain model of it again."""
+
+
+@dataclass(frozen=True)
+class Trains:
+    """what: of the student. rate: the largest learning rate."""
+
+    what: Trained
+    ready: Ready
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -76,14 +85,16 @@ def check_vocabularies(student: OpenModel, dense: OpenModel) -> None:
         raise ModelError(student.decoder.where, expected, f"{ours:,}", remedy)
 
 
-def what_trains(run: Run, settings: Heal, models: Models) -> tuple[Trained, Ready]:
-    trains = defaults.trained(settings, models.student.decoder.parameters())
+def what_trains(run: Run, settings: Heal, models: Models) -> Trains:
+    decoder = models.student.decoder
+    trains = defaults.trained(settings, decoder.parameters())
+    rate = defaults.learning_rate(settings, trains, weight_scale(decoder))
     known = samples(models.dense.decoder) if trains == "gaps" and models.plan is None else []
 
     def ready(opened: OpenModel) -> Callable[[], None]:
         return prepare(opened.decoder, trains, settings, run.recipe.seed, models.plan, known)
 
-    return trains, ready
+    return Trains(trains, ready, rate)
 
 
 def tokens_to_train_on(run: Run, settings: Heal, accelerator: Accelerator, models: Models) -> TrainingTokens:
@@ -106,7 +117,7 @@ def train_student(
     settings: Heal,
     accelerator: Accelerator,
     models: Models,
-    trains: Trained,
+    trains: Trains,
     made: TrainingTokens,
     before: dict[str, Perplexity],
 ) -> tuple[Standing, Healing]:
@@ -123,13 +134,13 @@ def train_student(
         automatic = not is_said(settings.precision)
         settle_precision(loss, dense, made.ids, accelerator, progress, automatic=automatic)
     teacher, about = _teacher(run, settings, accelerator, models, made, dense)
-    rate = defaults.learning_rate(settings, trains, student.decoder.parameters())
+    rate = trains.rate
     batch = defaults.batch_windows(settings, made.ids.shape[1], len(made.ids))
     schedule, rates = defaults.schedule_of(len(made.ids), batch, rate)
     training = TrainingPlan(schedule, rates, student.decoder.batch_tokens, *defaults.evaluations(made, schedule.steps))
     learning = sum(one.numel() for one in student.model.parameters() if one.requires_grad)
     progress.say(
-        f"healing: {trains} ({words.short_count(learning)} parameters), {settings.objective}, "
+        f"healing: {trains.what} ({words.short_count(learning)} parameters), {settings.objective}, "
         f"{made.ids.numel():,} tokens in {schedule.steps:,} steps, learning rate {rate:.2g}"
     )
     if settings.report_to:
@@ -142,8 +153,8 @@ def train_student(
         objective=settings.objective,
         mix=settings.mix if settings.objective == "mix" else None,
         temperature=settings.temperature,
-        trained=trains,
-        rank=adapter_rank(student.decoder, settings) if trains == "lora" else None,
+        trained=trains.what,
+        rank=adapter_rank(student.decoder, settings) if trains.what == "lora" else None,
         parameters=learning,
         **about,
         tokens=done.tokens,
