@@ -28,6 +28,12 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def as_deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of as many layers as a cut leaves."""
+    return tiny.save(tmp_path_factory.mktemp("models") / "shallow", num_hidden_layers=4)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, guard: Path) -> Path:
     """Healing that is quick, and keeps what it makes: words are nothing that a random model knows, so by `ce`."""
@@ -40,7 +46,7 @@ def recipe(tmp_path: Path, guard: Path) -> Path:
 def test_what_is_asked_of_an_output_is_asked_of_the_healed_one(
     main: Main, tiny_folder: Path, text_file: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its speed, once, and with --strict whether it has collapsed."""
+    """Its speed, once, and with --strict whether it has collapsed, which its cut may have."""
     recipe.write_text(recipe.read_text() + "speed: true\nstrict: true\n", encoding="utf-8")
     timed, judged = [], []
 
@@ -50,6 +56,7 @@ def test_what_is_asked_of_an_output_is_asked_of_the_healed_one(
 
     monkeypatch.setattr("lowrise.pipeline.measuring.speed", seen)
     monkeypatch.setattr("lowrise.pipeline.healed_output.refuse_collapse", lambda results, _: judged.append(results))
+    monkeypatch.setattr("lowrise.pipeline.building.refuse_collapse", lambda *_: pytest.fail("its cut was judged"))
     how = ["--preset", "laco-mean", *CUT[2:]]
     said = main("run", tiny_folder, *how, "--text", text_file, "--recipe", recipe, "--out", tmp_path / "out", *COMMON)
     assert said[0] == 0, said[2]
@@ -244,6 +251,9 @@ def test_a_guard_that_is_not_there_is_refused_before_the_cut(
         (CUT, "{tokens: 50M}", ("text for 50,000,000 tokens", "heal.repeat")),
         (CUT, "{tokens: 1k, guard: TEXT}", ("--guard", "not trained on")),
         (CUT, "{tokens: 1k, chat: [TEXT]}", ("--chat", "chat template")),
+        (CUT, "{tokens: 1k, dense: SHALLOW}", ("heal.dense", "more layers than the 4 that are left", "4")),
+        (CUT, "{tokens: 1k, precision: fp16}", ("heal.precision", "bf16")),
+        ([*CUT, "--dataset", "x.jsonl"], "{tokens: 1k}", ("--text and --dataset", "both")),
         (CUT, "{tokens: 1k, train: network}", ("heal.train: network", "block-influence, which puts nothing back")),
     ],
 )
@@ -256,11 +266,13 @@ def test_what_healing_would_refuse_is_refused_before_the_cut(
     how: list[object],
     heal: str,
     says: tuple[str, ...],
+    as_deep: Path,
 ) -> None:
     for computing in ("windows_or_sentences", "measure_model", "plan_edits"):
         monkeypatch.setattr(f"lowrise.pipeline.{computing}", lambda *_: pytest.fail("it was cut"))
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    recipe.write_text(f"heal: {heal}\n".replace("TEXT", str(text_file)), encoding="utf-8")
+    heal = heal.replace("TEXT", str(text_file)).replace("SHALLOW", str(as_deep))
+    recipe.write_text(f"heal: {heal}\n", encoding="utf-8")
     said = main("run", tiny_folder, *how, "--text", text_file, "--recipe", recipe, "--out", out, *COMMON)
     assert_one_line(*said, says)
     assert [*tmp_path.iterdir()] == [recipe]

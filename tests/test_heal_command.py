@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM
 
 import lowrise
 import tiny
-from lowrise.heal.processes import start
+from heal_texts import CHAT, chat_file, talk
+from lowrise.errors import RecipeError
+from lowrise.heal.processes import begin_logs, start
 from lowrise.pipeline.healing import heal as heal_model
 from lowrise.progress import Reporter
 from lowrise.ranks import is_alone, is_first
@@ -94,8 +96,37 @@ def test_bad_input_is_one_line(main: Main, shallow: Path, tiny_folder: Path, tex
     refused(shallow, "--dense", tiny_folder, *text, "--tokens", "9M", says=("text for 8,999,936 tokens", "give more"))
     refused(shallow, "--dense", tiny_folder, *text, "--train", "head", says=("--train:", "'gaps'", "'head'"))
     refused(shallow, "--dense", tiny_folder, *text, "--teacher", "disk", says=("--teacher:", "'stored'", "'disk'"))
+    recipe = tmp_path / "recipe.yaml"
+    for heal, says in (
+        ("precision: fp16", ("heal.precision", "bf16", "fp16")),
+        ("objective: ce, temperature: 2", ("heal", "temperature with objective: kl or mix alone")),
+        ("mix: 0.9", ("heal", "mix with objective: mix alone")),
+        ("train: gaps, rank: 4", ("heal", "rank with train: lora alone")),
+    ):
+        recipe.write_text(f"heal: {{{heal}}}\n", encoding="utf-8")
+        refused(shallow, "--dense", tiny_folder, *text, "--recipe", recipe, says=says)
     larger = tiny.save(tmp_path / "larger", vocab_size=tiny.VOCABULARY + 20)
     refused(shallow, "--dense", larger, *text, says=("as many tokens", "320", "300", "resize_token_embeddings"))
+
+
+def test_text_data_set_conversations_and_own_writing_are_learned_together(
+    main: Main, shallow: Path, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    dense, cut = (shutil.copytree(one, tmp_path / name) for one, name in ((tiny_folder, "dense"), (shallow, "cut")))
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = CHAT
+    for folder in (dense, cut):
+        tokenizer.save_pretrained(folder)
+    data, chat = tmp_path / "data.jsonl", chat_file(tmp_path / "chat.jsonl", [talk(seed, 12) for seed in range(40)])
+    data.write_text("\n".join(json.dumps({"text": tiny.text(40, seed)}) for seed in range(60)), encoding="utf-8")
+    how = ["--text", text_file, "--dataset", data, "--chat", chat, "--synthetic-share", 0.25, "--tokens", "2k"]
+    out = tmp_path / "out"
+    status, _, errors = main("heal", cut, "--dense", dense, *how, "--length", 32, "--out", out, *COMMON)
+    assert status == 0, errors
+    healing = Results.model_validate(json.loads((out / "lowrise/results.json").read_text())).healing
+    assert healing is not None
+    assert {text_file.name, "chat.jsonl", "written by the model"} < healing.held_out.keys()
+    assert len(healing.held_out) == 5  # with the data set and the guard
 
 
 @pytest.mark.parametrize(
@@ -111,6 +142,26 @@ def test_an_environment_that_no_launcher_made_is_one_line(
         [*map(str, command), *map(str, COMMON)], capture_output=True, text=True, env={**os.environ, **environment}
     )
     assert_one_line(done.returncode, done.stdout, done.stderr, says)
+
+
+def test_loggers_are_given_numbers_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tensorboard takes no lists; what a logger raises, as without a login, is one line."""
+    given: list[dict[str, Any]] = []
+    accelerator = start(Heal(), "cpu")
+    monkeypatch.setattr(accelerator, "init_trackers", lambda _name, config: given.append(config))
+    begin_logs(accelerator, Heal())
+    assert given == []
+    settings = Heal(report_to=["tensorboard", "wandb"], chat=["a.jsonl"])
+    begin_logs(accelerator, settings)
+    assert all(isinstance(one, int | float | str | bool) for one in given[0].values())
+    assert (given[0]["report_to"], given[0]["chat"]) == ("tensorboard, wandb", "a.jsonl")
+
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError("no login")
+
+    monkeypatch.setattr(accelerator, "init_trackers", refuses)
+    with pytest.raises(RecipeError, match=r"--report-to: expected loggers that start, found no login"):
+        begin_logs(accelerator, settings)
 
 
 def test_accumulation_that_the_launcher_asks_for_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

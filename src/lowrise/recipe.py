@@ -131,7 +131,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.text and self.dataset is not None:
+        if self.text and self.dataset is not None and self.heal is None:  # healing reads both
             raise ValueError("text or dataset, not both")
         if self.synthetic_share and not self.text and self.dataset is None:
             raise ValueError("a share beside `text` or `dataset`; without them the model writes all windows")

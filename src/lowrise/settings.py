@@ -170,6 +170,20 @@ class Heal(Strict):
             raise ValueError("a number of tokens such as 100k or 2M, one at least") from error
         return value
 
+    @model_validator(mode="after")
+    def _nothing_is_idle(self) -> Self:
+        """A setting that is not the usual one and that nothing would look at."""
+        idle = {
+            "objective: mix": (self.objective == "mix", ("mix",)),
+            "objective: kl or mix": (self.objective != "ce", ("temperature", "teacher")),
+            "train: lora": (self.train in ("lora", "auto"), ("rank", "alpha")),
+        }
+        for needed, (is_there, names) in idle.items():
+            for name in names:
+                if not is_there and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} with {needed} alone")
+        return self
+
     @property
     def budget(self) -> int:
         return count_of(self.tokens)

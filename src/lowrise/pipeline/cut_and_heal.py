@@ -22,7 +22,7 @@ from lowrise.measure.cache import digest
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.healed_output import Cut
 from lowrise.pipeline.healing import check_healing, heal
-from lowrise.pipeline.opening import check_same_tokens, open_from
+from lowrise.pipeline.opening import check_one_source, check_same_tokens, open_from
 from lowrise.plan import read_plan
 from lowrise.progress import Reporter
 from lowrise.ranks import is_alone
@@ -31,6 +31,7 @@ from lowrise.recipe import Recipe, read_recipe
 from lowrise.report import words
 from lowrise.results import Results
 from lowrise.settings import Heal
+from lowrise.sizes import layers_to_remove, named_layers
 
 Check = Callable[[OpenModel], None]
 
@@ -52,10 +53,11 @@ def cut_and_heal(
     settings, began = recipe.heal, time.monotonic()
     assert settings is not None and recipe.model is not None
     check_output(out, force, inputs_of(recipe))
-    check_healing(settings)
+    check_healing(settings, recipe.device)
     _check_recipe(recipe, settings)
     check_other_dense(recipe, settings)
-    plain = recipe.model_copy(update={"heal": None, "speed": False})  # speed is that of what is healed
+    # speed is that of what is healed, and what is asked of the output too
+    plain = recipe.model_copy(update={"heal": None, "speed": False, "strict": False})
     place = _place(out, command, plain)
     if fresh:
         remove(place)
@@ -87,6 +89,7 @@ def _check_recipe(recipe: Recipe, settings: Heal) -> None:
     if settings.train == "network" and recipe.network == "none":
         expected, found = "a method that puts a trained network back", f"{recipe.preset}, which puts nothing back"
         raise RecipeError("heal.train: network", expected, found, "choose gaps or all")
+    check_one_source(recipe)
 
 
 def check_other_dense(recipe: Recipe, settings: Heal) -> None:
@@ -104,8 +107,20 @@ def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
         check_training_tokens(opened, settings, recipe)
         return
     other = open_from(recipe.model_copy(update={"model": settings.dense}))
+    left = _layers_left(recipe, opened)
+    if left is not None and len(other.decoder) <= left:
+        expected, found = f"a model of more layers than the {left} that are left", f"{len(other.decoder)}"
+        raise RecipeError(f"heal.dense: {settings.dense}", expected, found, "name a deeper one, or leave it out")
     check_training_tokens(other, settings, recipe)
     other.decoder.release()
+
+
+def _layers_left(recipe: Recipe, opened: OpenModel) -> int | None:
+    """Where the recipe says how many."""
+    layers = len(opened.decoder)
+    if recipe.layers is not None:
+        return layers - len(named_layers(recipe.layers))
+    return None if recipe.remove is None else layers - layers_to_remove(recipe.remove, layers)
 
 
 def _place(out: Path, command: str, recipe: Recipe) -> Path:

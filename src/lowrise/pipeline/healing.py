@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lowrise.errors import RecipeError
 from lowrise.files import claimed
-from lowrise.heal.processes import check_loggers, start
+from lowrise.heal.processes import begin_logs, check_device, check_loggers, start
 from lowrise.inputs import check_healing_files, inputs_of
 from lowrise.measure.tasks import NO_TASKS, load_tasks
 from lowrise.model.custom import refuse_network
@@ -49,7 +49,7 @@ def heal(
     """
     settings = _settings(recipe)
     recipe = recipe.model_copy(update={"heal": settings})
-    check_healing(settings)
+    check_healing(settings, recipe.device)
     dense = dense_of(recipe, cut)
     check_same_tokens(recipe, dense)
     _check_depths(recipe, dense)
@@ -63,8 +63,11 @@ def heal(
             return _heal(run, settings, accelerator, cut)
 
 
-def check_healing(settings: Heal) -> None:
-    """Raises InputError for loggers that cannot be had, and files that are none: what is known before a model is."""
+def check_healing(settings: Heal, device: str) -> None:
+    """Raises InputError for loggers that cannot be had, files that are none, a number format that a processor lacks and
+    several devices: what is known before a model is.
+    """
+    check_device(settings, device)
     check_loggers(settings.report_to)
     check_healing_files(settings)
 
@@ -87,6 +90,7 @@ def _check_depths(recipe: Recipe, dense: Recipe) -> None:
 
 def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -> Results | None:
     recipe, progress, first = run.recipe, run.progress, accelerator.is_main_process
+    begin_logs(accelerator, settings)
     with progress.stage("tasks"):
         tasks = load_tasks(recipe.tasks, recipe.task_dir, recipe.limit, recipe.fewshot, progress) if first else NO_TASKS
     models = _open(run, cut)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lowrise.errors import ModelError, RecipeError, reason
-from lowrise.heal.processes import start
+from lowrise.errors import ModelError
+from lowrise.heal.processes import begin_logs, start
 from lowrise.model.custom import refuse_network
 from lowrise.model.source import OpenModel
 from lowrise.pipeline.context import Run
@@ -28,7 +28,7 @@ from lowrise.results import Healing
 from lowrise.settings import Heal
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 
 def check_models(models: Models) -> None:
@@ -58,7 +58,8 @@ def heal_in_place(run: Run, settings: Heal, models: Models) -> Healing:
     Interrupted or refused, it has the weights of the start. Raises InputError for tokens that cannot be made, and for
     parts of a model that cannot be told.
     """
-    accelerator = _started(settings, run.recipe.device)
+    accelerator = start(settings, run.recipe.device)
+    begin_logs(accelerator, settings)
     student = models.student
     texts = evaluation_texts(run.recipe, models.dense)
     trains = what_trains(run, settings, models)
@@ -78,14 +79,6 @@ def heal_in_place(run: Run, settings: Heal, models: Models) -> Healing:
     for sentence in sentences(healing):
         run.progress.say(sentence)
     return healing
-
-
-def _started(settings: Heal, device: str) -> Accelerator:
-    try:
-        return start(settings, device)
-    except ValueError as error:  # it is one for the whole process
-        expected = "the precision and device that accelerate was first used with in this process"
-        raise RecipeError("precision", expected, reason(error), "say that precision, or begin a new process") from error
 
 
 def _copies(student: OpenModel) -> dict[str, Tensor]:

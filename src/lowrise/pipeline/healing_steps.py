@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -143,8 +144,6 @@ def train_student(
         f"healing: {trains.what} ({words.short_count(learning)} parameters), {settings.objective}, "
         f"{made.ids.numel():,} tokens in {schedule.steps:,} steps, learning rate {rate:.2g}"
     )
-    if settings.report_to:
-        accelerator.init_trackers("lowrise", config={**settings.model_dump(mode="json"), "learning_rate": rate})
     with run.clock.stage("healing"):
         done = train(loss, teacher, made, training, accelerator, progress, run.work)
     accelerator.end_training()
@@ -203,7 +202,7 @@ def _teacher(
         "dtype": str(models.dense.decoder.dtype),
         "temperature": settings.temperature,
         **({} if precision == "no" else {"computed in": precision}),
-        "tokens": digest([tuple(made.ids.shape), made.ids.flatten().tolist(), counted.flatten().tolist()]),
+        "tokens": [tuple(made.ids.shape), *(sha256(one.numpy().tobytes()).hexdigest() for one in (made.ids, counted))],
     }
     stored = Stored(cache_folder() / TARGETS / digest(about)[:16], counted[:, 1:].sum(1), made.ids.shape[1])
     if accelerator.is_main_process:

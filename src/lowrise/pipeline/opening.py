@@ -94,6 +94,13 @@ def refuse_other_tokenizer(ours: Any, theirs: Any, source: str, where: str) -> N
         raise ModelError(where, expected, found, "name the model it was made from")
 
 
+def check_one_source(recipe: Recipe) -> None:
+    """Raises RecipeError for texts beside a dataset, which healing alone reads."""
+    if recipe.text and recipe.dataset is not None:
+        remedy = "leave one out; `lowrise heal` takes both"
+        raise RecipeError("--text and --dataset", "one of them to calibrate on", "both", remedy)
+
+
 def check_texts(recipe: Recipe) -> None:
     """Raises TextError, before anything is opened or said, for texts that cannot be read."""
     check_sources([*recipe.text, *recipe.eval_text], recipe.dataset)
@@ -221,6 +228,7 @@ def windows_or_sentences(run: Run, opened: OpenModel) -> Windows | Sentences:
 
 def _kept(run: Run, name: str, make: Callable[[], Tokens]) -> Tokens:
     """Tokens that were kept under this name, else those made now."""
+    check_one_source(run.recipe)
     kept = run.work.find(name)
     if kept is not None:
         run.progress.say("calibration tokens: kept from before")
