@@ -53,6 +53,8 @@ EXAONE4 = {"architectures": ["Exaone4ForCausalLM"], "model_type": "exaone4", "ro
             "sliding_window_pattern": "LLLG"}  # fmt: skip
 SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "rope_theta": 2e6}
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1e6, "sliding_window": 64}
+QWEN2_MOE = {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "rope_theta": 1e6}
+COHERE = {"architectures": ["CohereForCausalLM"], "model_type": "cohere", "rope_theta": 1e4}
 QWEN3_MOE = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "rope_theta": 1e6}
 OWN = {"architectures": ["LowriseForCausalLM"], "model_type": "lowrise-llama", "auto_map": {"AutoConfig": "m.C"}}
 
@@ -174,6 +176,17 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
         6, [], {}, {"transformers4": "refuses", "mlx": "refuses"},
     ),
     "qwen3-vl": (wrapped("Qwen3VL", "qwen3_vl", {**MROPE, "model_type": "qwen3_vl_text"}), 6, [], {}, {}),
+    # llama.cpp looks for experts in every layer
+    "qwen2-moe": ({**QWEN2_MOE, "mlp_only_layers": []}, 6, [], {}, {}),
+    "qwen2-moe-with-a-dense-layer": ({**QWEN2_MOE, "mlp_only_layers": [3]}, 6, [], {}, {"llama.cpp": "unknown", "mlx": "unknown"}),
+    "ernie-4.5-moe-every-other": (
+        {"architectures": ["Ernie4_5_MoeForCausalLM"], "model_type": "ernie4_5_moe", "moe_layer_interval": 2,
+         "rope_theta": 5e5}, 6, [], {}, {"llama.cpp": "unknown"},
+    ),
+    # llama.cpp tells norms of queries and keys by 64 layers
+    "command-r": ({**COHERE, "use_qk_norm": False}, 38, [], {}, {}),
+    "command-r-plus": ({**COHERE, "use_qk_norm": True}, 64, [], {}, {}),
+    "command-r-plus-cut": ({**COHERE, "use_qk_norm": True}, 56, [], {}, {"llama.cpp": "refuses"}),
     # transformers 5 writes num_local_experts; of 128 experts transformers 4 needs no word
     "qwen3-moe": ({**QWEN3_MOE, "num_experts": 8, "num_local_experts": 8}, 6, [], {}, {}),
     "qwen3-moe-in-words-of-5": (

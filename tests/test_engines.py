@@ -262,6 +262,22 @@ def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, t
     assert_one_line(*answer, ("--for mlx: expected a model that MLX reads, found OPTForCausalLM (opt)",))
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [({"model.safetensors": None}, "none"), ({"model.safetensors.index.json": "b"}, "no b, which model.safetensors.i")],
+)
+def test_weights_that_are_not_there_are_one_line(
+    files: dict[str, str | None], found: str, main: Main, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "made", LLAMA, 6)
+    for name, shard in files.items():
+        if shard is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(json.dumps({"weight_map": {"w": "model.safetensors", "x": shard}}))
+    assert_one_line(*main("check", folder), ("weights in safetensors files", found))
+
+
 def test_a_gguf_file_is_one_line(main: Main, tmp_path: Path) -> None:
     """What llama.cpp takes by a layer's number stands in no GGUF file, so nothing can be compared."""
     file = tmp_path / "model.gguf"

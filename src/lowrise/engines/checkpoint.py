@@ -12,6 +12,7 @@ from lowrise.headers import safetensors_header
 from lowrise.reading import kind_of, read_json
 
 _DEPTH = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_INDEX = "model.safetensors.index.json"
 _EXPECTED, _REMEDY = "the folder of a model", "give a folder with a config.json, as `lowrise run` writes it"
 _OF_GGUF = "check the folder that it was made of (--for llama.cpp); `lowrise export` proves what it writes"
 
@@ -63,6 +64,11 @@ def of_folder(folder: Path) -> Checkpoint:
     files = frozenset(file.name for file in folder.iterdir())
     tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
     weights = sorted(name for name in files if name.endswith(".safetensors"))
+    shards = _json(folder / _INDEX).get("weight_map") if _INDEX in files else None
+    missing = sorted({*map(str, shards.values())} - files) if isinstance(shards, dict) else []
+    if missing or not weights:
+        found = f"no {missing[0]}, which {_INDEX} names" if missing else "none"
+        raise ModelError(folder, "weights in safetensors files", found, "give the whole folder of the model")
     headers = [safetensors_header(folder / name) for name in weights]
     return replace(
         _checkpoint(whole, folder / "config.json"),

@@ -229,16 +229,33 @@ _FACTS = [
         "gives no layer a sliding window, before the cut and after",
     ),
     *rows(
-        ["qwen3_moe"],
+        ["qwen2_moe", "qwen3_moe"],
         OnlyWith("mlp_only_layers", ([], None)),
-        "src/models/qwen3moe.cpp: load_arch_tensors asks for experts in every layer",
+        "src/models/{qwen2moe,qwen3moe}.cpp: load_arch_tensors asks for experts in every layer",
         "known where every layer has experts",
     ),
     *rows(
-        ["qwen3_moe"],
+        ["qwen2_moe", "qwen3_moe"],
         OnlyWith("decoder_sparse_step", (1, None)),
-        "src/models/qwen3moe.cpp: load_arch_tensors asks for experts in every layer",
+        "src/models/{qwen2moe,qwen3moe}.cpp: load_arch_tensors asks for experts in every layer",
         "known where every layer has experts",
+    ),
+    *rows(
+        ["ernie4_5_moe"],
+        OnlyWith("moe_layer_interval", (1, None)),
+        "src/models/ernie4-5.cpp: load_arch_tensors asks for experts in every layer behind the dense ones",
+        "known where every layer behind the dense ones has experts",
+    ),
+    *rows(
+        ["cohere"],
+        OfDepth(
+            "whether queries and keys are normed",
+            lambda _, depth: "normed" if depth >= 64 else "not normed",
+            lambda config, _: "normed" if config.get("use_qk_norm") else "not normed",
+            fate="refuses",
+        ),
+        "src/models/command-r.cpp: load_arch_tensors, n_layer >= 64",
+        "looks for norms of queries and keys in stacks of 64 layers and more, and in no other",
     ),
     *rows(
         ["qwen2_vl", "qwen2_5_vl"],
