@@ -166,7 +166,7 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
     ),
     "never-heard-of": (
         {"architectures": ["NewForCausalLM"], "model_type": "new"}, 6, [], {},
-        {"vllm": "unknown", "llama.cpp": "refuses", "mlx": "refuses", "transformers4": "refuses"},
+        {**dict.fromkeys(NAMES, "refuses"), "vllm": "unknown"},
     ),
     "qwen2.5-vl": (wrapped("Qwen2_5_VL", "qwen2_5_vl", {**MROPE, "model_type": "qwen2_5_vl_text"}), 6, [], {}, {}),
     # transformers 4 looks for mrope_section in rope_scaling; mlx-lm takes a head that text_config is silent of for tied
@@ -178,7 +178,9 @@ FOLDERS: dict[str, tuple[dict[str, Any], int, list[str], dict[str, Any], dict[st
     "qwen3-vl": (wrapped("Qwen3VL", "qwen3_vl", {**MROPE, "model_type": "qwen3_vl_text"}), 6, [], {}, {}),
     # llama.cpp looks for experts in every layer
     "qwen2-moe": ({**QWEN2_MOE, "mlp_only_layers": []}, 6, [], {}, {}),
-    "qwen2-moe-with-a-dense-layer": ({**QWEN2_MOE, "mlp_only_layers": [3]}, 6, [], {}, {"llama.cpp": "unknown", "mlx": "unknown"}),
+    "qwen2-moe-with-a-dense-layer": (
+        {**QWEN2_MOE, "mlp_only_layers": [3]}, 6, [], {}, {"llama.cpp": "unknown", "mlx": "unknown"},
+    ),
     "ernie-4.5-moe-every-other": (
         {"architectures": ["Ernie4_5_MoeForCausalLM"], "model_type": "ernie4_5_moe", "moe_layer_interval": 2,
          "rope_theta": 5e5}, 6, [], {}, {"llama.cpp": "unknown"},

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import transformers
 
 from engine_folders import (
     COHERE2,
@@ -207,6 +208,13 @@ def test_for_in_a_recipe_is_a_list_or_names_between_commas(tmp_path: Path) -> No
 def test_a_plan_says_engines_if_any_are_named() -> None:
     assert "for" not in settings_of(build_recipe({}), None)
     assert settings_of(build_recipe({"for": "mlx"}), None)["for"] == ["mlx"]
+
+
+def test_types_of_transformers_5_are_those_of_its_version() -> None:
+    engine = ENGINES["transformers"]
+    if transformers.__version__ != engine.version:
+        pytest.skip(f"the facts are of {engine.version}")
+    assert engine.families == {*transformers.CONFIG_MAPPING}
 
 
 def test_every_row_has_a_source_and_every_engine_a_version() -> None:

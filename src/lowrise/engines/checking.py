@@ -78,10 +78,10 @@ def _findings(engine: Engine, checkpoint: Checkpoint) -> list[Finding]:
         if engine.reference:
             return [Finding("opens", "with trust_remote_code=True")]
         return [Finding("unknown", "the checkpoint brings its own modelling file")]
-    if engine.reference:
-        return []
     if engine.families is not None and checkpoint.family not in engine.families:
         return [Finding("refuses", f"it knows no model_type {checkpoint.family}")]
+    if engine.reference:
+        return []
     if engine.architectures is not None and checkpoint.architecture not in engine.architectures:
         return [Finding("refuses", f"its converter knows no architecture {checkpoint.architecture}")]
     facts, read = engine.reading(checkpoint)
