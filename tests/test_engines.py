@@ -121,10 +121,26 @@ def test_restrictions_allow_the_cuts_that_are_read_right(name: str, engine: str,
             (folder / "config.json").write_text(json.dumps({**cut, "num_hidden_layers": kept}), encoding="utf-8")
             (verdict,) = check(folder, [engine])
             allowed = all(one.allows(stay) for one in found)
-            if (engine, name) == ("mlx", "gpt_oss"):  # one kind alone is refused, which is no matter of order
-                assert allowed
-                continue
             assert allowed == (verdict.fate == "opens"), (stay, verdict)
+
+
+def test_a_kind_that_an_engine_needs_is_not_cut_away(tmp_path: Path) -> None:
+    """MLX looks for a layer of each kind of LFM2's. Of cuts that could take all of one, the first of it stays."""
+    config = {"architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "rope_theta": 1e6}
+    told = ["conv", "conv", "full_attention", "conv", "full_attention", "conv", "conv", "conv"]
+    found = restrictions({**config, "layer_types": told, "num_hidden_layers": 8}, ["mlx"])
+    assert [one.reason for one in found] == [
+        "MLX needs a layer of full attention and one of conv: the first of each stays"
+    ]
+    folder = make_folder(tmp_path / "made", config, 8)
+    for kept in range(4, 8):
+        for stay in combinations(range(8), kept):
+            cut = {**config, "layer_types": [told[layer] for layer in stay], "num_hidden_layers": kept}
+            (folder / "config.json").write_text(json.dumps(cut), encoding="utf-8")
+            (verdict,) = check(folder, ["mlx"])
+            allowed = all(one.allows(stay) for one in found)
+            assert allowed == (kept == 7 or {0, 2} <= {*stay})
+            assert verdict.fate == "opens" or not allowed
 
 
 def test_restrictions_of_the_text_of_a_multimodal_model() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 from lowrise.engines.checkpoint import Checkpoint
@@ -186,7 +187,7 @@ class SameNumbers(Unrestricted):
 
 
 @dataclass(frozen=True)
-class NeedsKinds(Unrestricted):
+class NeedsKinds:
     """The engine looks for the first layer of each of these kinds, and fails where there is none."""
 
     kinds: tuple[str, ...]
@@ -199,6 +200,27 @@ class NeedsKinds(Unrestricted):
             if missing
             else None
         )
+
+    def restrict(self, model: Checkpoint, title: str) -> Restriction | None:
+        """Of a cut that could take all layers of a kind, the first one of each kind stays: sequences of kinds that have
+        one of each somewhere are too many to be listed.
+        """
+        found = kinds_of(model.config, model.family, model.depth)
+        first = sorted(found.index(kind) for kind in self.kinds if kind in found)
+        fewest = min(found.count(kind) for kind in self.kinds)
+        named = tuple(f"the first of {found[layer]}" if layer in first else ALIKE for layer in range(model.depth))
+
+        def patterns(depth: int) -> Sequence[Kinds]:
+            needed = len(self.kinds) if model.depth - depth >= fewest else 0
+            return [
+                tuple(dict(zip(places, stay, strict=True)).get(place, ALIKE) for place in range(depth))
+                for count in range(needed, len(first) + 1)
+                for stay in combinations([named[layer] for layer in first], count)
+                for places in combinations(range(depth), count)
+            ]
+
+        kinds = " and one of ".join(map(in_words, self.kinds))
+        return Restriction(f"{title} needs a layer of {kinds}: the first of each stays", named, patterns)
 
 
 def in_words(kind: str) -> str:
