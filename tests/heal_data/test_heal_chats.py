@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
-from heal_texts import CHAT, chat_file, chatting, made, talk
+from heal_texts import CHAT, chat_file, chatting, made, talk, write
 from lowrise.calibration.chat import ChatTokens, Conversation, chat_tokens
 from lowrise.calibration.chat_windows import packed_conversations
 from lowrise.errors import TextError
+from lowrise.heal.stored import kept_tokens
 from lowrise.model.source import OpenModel
+from lowrise.progress import Reporter
+from lowrise.work import Work
 
 GENERATION = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
@@ -109,6 +113,11 @@ class TestChats:
         assert sum(answer in trained for answer in answers) + sum(answer in unseen for answer in answers) <= 30
         assert not any(answer in trained and answer in unseen for answer in answers)
         assert sum(answer in trained for answer in answers) >= 24
+        for row, counted in zip(held.ids, found.answers["c.jsonl"], strict=True):
+            assert row.shape == counted.shape
+            told = tokenizer.decode(row[counted])
+            assert all(any(part in answer for answer in answers) for part in told.split("</s>"))
+        assert 0 < int(found.answers["c.jsonl"].sum()) < held.tokens / 2
         for row, counted in zip(found.ids, found.counted, strict=True):
             told = tokenizer.decode(row[counted])
             assert all(part in answers for part in told.split("</s>")[:-1])
@@ -139,3 +148,16 @@ class TestChats:
         chat = chat_file(tmp_path / "c.jsonl", [TALK, TALK])
         with pytest.raises(TextError, match=r"at least two different conversations"):
             made(chatting(opened, CHAT), dict(chat=[chat]))
+
+
+def test_a_run_that_goes_on_has_the_same_tokens_and_answers(opened: OpenModel, tmp_path: Path) -> None:
+    chat = chat_file(tmp_path / "c.jsonl", [talk(seed, 3) for seed in range(30)])
+    text = write(tmp_path / "a.txt", 800, 0)
+    how = dict(length=64, chat=[chat])
+    quiet, work = Reporter(quiet=True), Work(tmp_path / "out", "01234567")
+    first = kept_tokens(work, lambda: made(chatting(opened, CHAT), how, text=[text]), quiet)
+    again = kept_tokens(Work(tmp_path / "out", "01234567"), lambda: pytest.fail("made anew"), quiet)
+    assert first.answers.keys() == again.answers.keys() == {"c.jsonl"}
+    assert torch.equal(first.answers["c.jsonl"], again.answers["c.jsonl"])
+    assert torch.equal(first.ids, again.ids)
+    assert [*first.unseen] == [*again.unseen]

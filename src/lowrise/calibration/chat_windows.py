@@ -41,12 +41,17 @@ def packed_conversations(made: list[ChatTokens], length: int, prefix: tuple[int,
     return ids, answers
 
 
-def joined_conversations(made: list[ChatTokens], length: int, prefix: tuple[int, ...]) -> Tensor:
-    """(windows, at most `length`) int64: conversations in a row, without a gap; a rest that fills no window goes."""
+def joined_conversations(made: list[ChatTokens], length: int, prefix: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(windows, at most `length`) int64: conversations in a row, without a gap; a rest that fills no window goes. And
+    which of these tokens are answers, bool.
+    """
     stream = torch.tensor([token for one in made for token in one.ids])
+    answers = torch.tensor([counts for one in made for counts in one.answers])
     if tuple(stream[: len(prefix)].tolist()) == prefix:
-        stream = stream[len(prefix) :]
-    return behind(prefix, pack([stream], max(1, min(length - len(prefix), len(stream)))))
+        stream, answers = stream[len(prefix) :], answers[len(prefix) :]
+    size = max(1, min(length - len(prefix), len(stream)))
+    rows = pack([answers.long()], size).bool()
+    return behind(prefix, pack([stream], size)), torch.cat([rows.new_zeros(len(rows), len(prefix)), rows], dim=1)
 
 
 def _pieces(one: ChatTokens, length: int, prefix: tuple[int, ...]) -> list[ChatTokens]:

@@ -181,4 +181,5 @@ def _mixed(sources: list[Source], parts: list[int], cut: Cut, guard: Windows) ->
         names=tuple(source.name for source in sources),
         held_out={source.name: source.held_out for source in sources},
         guard=(f"guard: {guard.source}", guard),  # a source may have its name
+        answers={source.name: source.answers for source in sources if source.answers is not None},
     )

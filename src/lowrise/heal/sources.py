@@ -42,13 +42,15 @@ class Cut:
 @dataclass(frozen=True)
 class Source:
     """ids: (windows, length) int32, to train on. counted: (windows, length) bool, its targets; None: all but the
-    prefix. held_out: windows that are not among these.
+    prefix. held_out: windows that are not among these. answers: of the tokens of these, (windows, length) bool, those
+    that count; None: all but the prefix.
     """
 
     name: str
     ids: Tensor
     counted: Tensor | None
     held_out: Windows
+    answers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +70,7 @@ def dataset_source(name: str, windows: int, cut: Cut) -> Source:
 
 def chat_source(path: str, name: str, windows: int, cut: Cut) -> Source:
     """Conversations, whole ones held out. Read to the end; tokenised, in the seed's order, are no more than `windows`
-    ask for. What is held out is read in a row, questions and answers.
+    ask for. What is held out is read in a row, and its answers count.
     """
     check_chat_template(cut.tokenizer, f"--chat {path}")
     conversations = read_conversations(path)
@@ -86,10 +88,10 @@ def chat_source(path: str, name: str, windows: int, cut: Cut) -> Source:
         expected = "at least two different conversations with an answer, one of them to hold out"
         raise TextError(path, expected, str(len(made)), "give more conversations")
     ids, answers = packed_conversations(rest, cut.length, cut.prefix)
-    unseen = joined_conversations(held, cut.length, cut.prefix)
+    unseen, unseen_answers = joined_conversations(held, cut.length, cut.prefix)
     check_known(ids, cut.decoder, path)
     check_known(unseen, cut.decoder, path)
-    return Source(name, ids, answers, cut.windows(unseen, name))
+    return Source(name, ids, answers, cut.windows(unseen, name), unseen_answers)
 
 
 def written_source(windows: int, cut: Cut, progress: Reporter) -> Source:

@@ -37,6 +37,8 @@ def _apart(made: TrainingTokens) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about, own = taken_apart(windows)
         texts.append({"name": name, "about": about})
         tensors |= {f"{number}.{key}": value for key, value in own.items()}
+        if name in made.answers:
+            tensors[f"answers.{number}"] = made.answers[name]
     return {"prefix": made.prefix, "names": list(made.names), "texts": texts}, tensors
 
 
@@ -56,4 +58,7 @@ def _together(value: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingToke
         names=tuple(value["names"]),
         held_out=dict(texts[:-1]),
         guard=texts[-1],
+        answers={
+            name: tensors[key] for number, (name, _) in enumerate(texts) if (key := f"answers.{number}") in tensors
+        },
     )

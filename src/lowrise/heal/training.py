@@ -182,13 +182,16 @@ class _Run:
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         """Mean next-token loss of every held-out text, natural log."""
-        name, guard = self._tokens.guard
-        return {text: self._loss(windows) for text, windows in (*self._tokens.held_out.items(), (name, guard))}
+        texts, answers = (*self._tokens.held_out.items(), self._tokens.guard), self._tokens.answers
+        return {text: self._loss(windows, answers.get(text)) for text, windows in texts}
 
-    def _loss(self, windows: Windows) -> float:
+    def _loss(self, windows: Windows, answers: Tensor | None) -> float:
+        """answers: the tokens that count; all, where there is none among those that are read."""
         windows = windows.first(max(1, self.plan.evaluated // windows.length))
         total = torch.zeros((), device=self.accelerator.device)
         counted = all_but(windows.prefix, windows.ids)
+        if answers is not None and (told := counted & answers[: len(windows)])[:, 1:].any():
+            counted = told
         for mine, real in self._pieces(range(len(windows)), windows.length):
             own = counted[mine]
             own[real:] = False
