@@ -43,6 +43,22 @@ class TestCommand:
         status, _, err = main(*said, "--base", place)
         assert (status, err) == (0, "")
 
+    def test_a_run_whose_export_would_fail_is_refused_before_it(
+        self, cut: Cut, tmp_path: Path, main: Main, tiny_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a model that lowrise cut already: from a file that is gone now, and from no GGUF file at all."""
+        how = ["--layers", 1, "--text", text_file, "--samples", 4, "--length", 16, "--device", "cpu", "--quiet"]
+        plain, out, gguf = tmp_path / "plain", tmp_path / "out", tmp_path / "out.gguf"
+        assert main("run", tiny_folder, *how, "--out", plain)[0] == 0
+        base, folder = cut("llama")
+        base.rename(tmp_path / "moved.gguf")
+        monkeypatch.setattr("lowrise.pipeline.run", lambda *_: pytest.fail("it ran"))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        said = main("run", folder, *how, "--gguf", gguf, "--out", out)
+        assert_one_line(*said, (f"--gguf: {base}", f"{folder} was made from", "nothing there"))
+        assert_one_line(*main("run", plain, *how, "--gguf", gguf, "--out", out), ("--converter", "none"))
+        assert not out.exists()
+
     def test_never_over_what_is_there(self, cut: Cut, tmp_path: Path, main: Main) -> None:
         base, folder = cut("llama")
         before, out = base.read_bytes(), tmp_path / "cut.gguf"

@@ -44,9 +44,23 @@ def check_wish(recipe: Recipe, folder: Path, out: Path, force: bool) -> None:
     if not recipe.loads_plainly:
         found = f"{recipe.preset}, which puts networks between them"
         raise InputError("--gguf", "a method that leaves decoder layers alone", found, "choose another method")
-    model = Path(str(recipe.model))
-    if model.suffix != SUFFIX and not (model / PLAN).exists():
+    made_from = _first_source(Path(str(recipe.model)))
+    if made_from.suffix != SUFFIX:
         find_converter(None)
+    elif not made_from.is_file():
+        expected, remedy = f"the GGUF file that {recipe.model} was made from", "export it later, with --base"
+        raise InputError(f"--gguf: {made_from}", expected, "nothing there", remedy)
+
+
+def _first_source(model: Path) -> Path:
+    """What the model was made from, plan by plan; itself where it has none."""
+    from lowrise.plan import read_plan
+
+    seen = set[Path]()
+    while model not in seen and (model / PLAN).exists():
+        seen.add(model)
+        model = Path(read_plan(model / PLAN).model.source)
+    return model
 
 
 def find_converter(named: Path | None) -> Path:
