@@ -10,6 +10,7 @@ from torch import Tensor
 
 import tiny
 from lowrise.heal.divergence import kl
+from lowrise.heal.head import chunks
 from lowrise.heal.objective import Goal, StudentLoss
 from lowrise.heal.teacher import Resident
 from lowrise.heal.training import all_but
@@ -71,10 +72,19 @@ def test_it_is_that_of_the_whole_distributions(
 ) -> None:
     """Of a dense model in memory; of what is stored, where the vocabulary is small."""
     words = SMALL if stored else LARGE
-    monkeypatch.setattr(Batching, "chunk_of_logits", words * 7)  # seven positions at a time
+    monkeypatch.setattr("lowrise.heal.head.FEWEST", 7)  # so many positions at a time
+    monkeypatch.setattr(Batching, "chunk_of_logits", words * 7)
     ours, theirs, apart = both(family, goal, stored, vocab_size=words)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
     assert max(apart) < 1e-4
+
+
+def test_a_processor_takes_many_positions_of_a_wide_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(tiny.model(max_position_embeddings=1024))
+    monkeypatch.setattr(Batching, "chunk_of_logits", tiny.VOCABULARY * 64)
+    assert [*chunks(decoder, 600)] == [slice(0, 256), slice(256, 512), slice(512, 600)]
+    monkeypatch.setattr(Batching, "chunk_of_logits", tiny.VOCABULARY * 400)
+    assert [*chunks(decoder, 600)] == [slice(0, 400), slice(400, 600)]
 
 
 @pytest.mark.parametrize("goal", [Goal(1.0), Goal(0.5, 2.0)])

@@ -21,6 +21,7 @@ from lowrise.cost.stages import (
 from lowrise.cost.work import Stage, Work
 from lowrise.heal import defaults
 from lowrise.heal.divergence import LIKELIEST
+from lowrise.heal.head import FEWEST
 from lowrise.heal.sources import most_held_out
 from lowrise.heal.trainable import TAIL
 from lowrise.settings import Heal, Precision, Trained
@@ -31,6 +32,8 @@ from lowrise.settings import Heal, Precision, Trained
 # they save.
 _PART = {"all": 1.0, "lora": 0.72, "network": 0.72, "gaps": 0.75, "tail": 0.75}
 _PART_IN_SHORT = {"all": 1.0, "lora": 1.3, "network": 0.6, "gaps": 0.6, "tail": 0.85}
+_LOSS_COPIES = 7  # of a chunk's logits, both models' and what the loss makes of them
+_USUAL_LOGITS = 2**24  # numbers of a chunk, which the other parts have room for
 _FORWARD = 1 / 3  # of it, what goes forward alone
 _LEARNING = {"all": 1.0, "lora": 0.03, "network": 0.05, "gaps": 0.2, "tail": 0.2}  # of the parameters, about
 _EVALUATED = 0.3  # of the budget, tokens that all held-out measurements read in forward passes
@@ -113,7 +116,8 @@ def _trained(job: Healing) -> Stage:
     state = 16 * learning + 4 * shape.parameters - shape.bytes
     kept = 1 if settings.checkpointing else shape.layers
     activations = 4 * 1024 * kept * (8 * shape.hidden + 4 * shape.inner)
-    return Stage("healing", work, state + activations, disk=4 * learning * 3)
+    logits = _LOSS_COPIES * 4 * max(0, FEWEST * shape.vocabulary - _USUAL_LOGITS)
+    return Stage("healing", work, state + activations + logits, disk=4 * learning * 3)
 
 
 def _part(job: Healing, trains: Trained) -> float:
