@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +25,6 @@ from lowrise.pipeline.opening import evaluation_texts, refuse_other_tokenizer
 from lowrise.report.healing import sentences
 from lowrise.results import Healing
 from lowrise.settings import Heal
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_models(models: Models) -> None:
