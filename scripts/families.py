@@ -43,6 +43,7 @@ PAGE = ROOT / "docs" / "families.md"
 PRESETS = ("streamline-none", "refit", "laco-mean")
 UNTRIED = "not tried"
 GONE = 2
+_FEW_WORDS = 7
 _SECONDS = 600  # of one type: beyond that something hangs
 _SEARCH: dict[str, Any] = {"merge_search": {"combine": 3}, "samples": 4, "length": 16}
 
@@ -86,13 +87,21 @@ def scan(kind: str, folder: Path, presets: Sequence[str] = PRESETS) -> Found:
             return found
         except LowriseError as error:
             found.states[preset] = "refused"
-            found.reasons[preset] = error.found if isinstance(error, InputError) else str(error)
+            found.reasons[preset] = _difference(error)
         except Exception as error:  # noqa: BLE001 - what must not be
             where = traceback.extract_tb(error.__traceback__)[-1]
             found.states[preset] = "traceback"
             found.reasons[preset] = f"{type(error).__name__}: {error} ({Path(where.filename).name}, {where.lineno})"
         found.seconds[preset] = time.process_time() - begun
     return found
+
+
+def _difference(error: LowriseError) -> str:
+    """What was found, and where that says little alone what was expected."""
+    if not isinstance(error, InputError):
+        return str(error)
+    few = len(error.found.split()) < _FEW_WORDS
+    return f"{error.found}, where {error.expected} is expected" if few else error.found
 
 
 def _cut(model: lowrise.Model, preset: str, out: Path) -> None:
