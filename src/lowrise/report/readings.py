@@ -67,7 +67,7 @@ def perplexity(results: Results) -> list[Reading]:
             Value(before[name].value) if name in before else None,
             Value(found.value),
             Value(results.perplexity_ratio[name]) if name in results.perplexity_ratio else None,
-            note=f"{found.windows:,} windows of {found.length:,} tokens",
+            note=f"{found.windows:,} window{'s' if found.windows > 1 else ''} of {found.length:,} tokens",
         )
         for name, found in results.perplexity.items()
     ]
