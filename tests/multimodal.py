@@ -131,6 +131,30 @@ WRAPPERS: dict[str, Wrapper] = {
         pieces=4,
         image=lambda: {**_plain(), "image_sizes": torch.tensor([[16, 16]])},
     ),
+    "llama4": Wrapper(
+        {
+            "text_config": {
+                **_TEXT,
+                "intermediate_size_mlp": 48,
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "interleave_moe_layer_step": 1,
+                "attention_chunk_size": 8,
+                "no_rope_layers": [1, 1, 1, 0, 1, 1],
+            },
+            "vision_config": {
+                **_EYES,
+                "hidden_size": 32,
+                "intermediate_size": 128,
+                "pixel_shuffle_ratio": 0.5,
+                "projector_input_dim": 16,
+                "projector_output_dim": 16,
+                "vision_output_dim": 16,
+            },
+            "image_token_index": IMAGE,
+        },
+        pieces=4,
+    ),
 }
 
 
@@ -161,7 +185,8 @@ def with_image(kind: str) -> dict[str, Tensor]:
 
 def save(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
     """A checkpoint folder as a user would have it, with a processor's file beside it."""
-    model(kind, **changes).to(dtype).save_pretrained(folder)
+    made = model(kind, **changes)
+    (made if dtype == torch.float32 else made.to(dtype)).save_pretrained(folder)  # complex buffers bear no cast
     tokenizer().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"size": 16}\n', encoding="utf-8")
     return folder

@@ -83,12 +83,15 @@ class TestWrapper:
         before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("dense", "cut"))
         text = before.pop("text_config"), after.pop("text_config")
         assert (text[0].pop("num_hidden_layers"), text[1].pop("num_hidden_layers")) == (tiny.LAYERS, tiny.LAYERS - 2)
-        if "layer_types" in text[0]:
-            kinds = text[0].pop("layer_types")
-            assert text[1].pop("layer_types") == kinds[: GONE[0]] + kinds[GONE[1] :]
+        for listed in {"layer_types", "no_rope_layers"} & text[0].keys():
+            kinds = text[0].pop(listed)
+            assert text[1].pop(listed) == kinds[: GONE[0]] + kinds[GONE[1] :]
+        if "moe_layers" in text[0]:  # all have experts
+            assert (text[0].pop("moe_layers"), text[1].pop("moe_layers")) == ([*range(6)], [*range(4)])
         for one in text:
             one.pop("max_window_layers", None)
             one.pop("_sliding_window_pattern", None)
+            one.pop("no_rope_layer_interval", None)  # its list says it
         assert text[0] == text[1]
         assert before == after
         old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("dense", "cut"))
@@ -140,8 +143,10 @@ def test_cuts_that_leave_layers_with_vision_features_are_those_that_are_allowed(
 
 
 @pytest.mark.parametrize(
-    ("kind", "preset"), [("gemma3", "streamline-none"), ("llava", "refit"), ("qwen2_5_vl", "laco-mean")]
-)
+    ("kind", "preset"),
+    [("gemma3", "streamline-none"), ("llava", "refit"), ("qwen2_5_vl", "laco-mean"), ("llama4", "refit"),
+     ("qwen3_vl", "refit"), ("mistral3", "streamline-none"), ("smolvlm", "refit"), ("internvl", "streamline-none")],
+)  # fmt: skip
 def test_a_run_writes_a_folder_that_takes_an_image(
     main: Main, text_file: Path, tmp_path: Path, kind: str, preset: str
 ) -> None:

@@ -126,7 +126,7 @@ def test_tiny_models(made: dict[str, tuple[Path, dict[str, Any]]], name: str) ->
 def test_the_text_of_multimodal_models(tmp_path: Path) -> None:
     """A head that is tied in some of them, and positions of three parts in others: text_config has to say both."""
     ids = tiny.ids(tokens=32).clamp(max=multimodal.IMAGE - 1)
-    kinds = ("qwen2_5_vl", "qwen3_vl", "mistral3", "internvl", "smolvlm")
+    kinds = ("qwen2_5_vl", "qwen3_vl", "mistral3", "internvl", "smolvlm", "llama4")
     folders = [tmp_path / f"{kind}-cut" for kind in kinds]
     for kind, out in zip(kinds, folders, strict=True):
         cut(multimodal.save(tmp_path / kind, kind), out, 3, 5)
