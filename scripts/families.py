@@ -43,7 +43,7 @@ PAGE = ROOT / "docs" / "families.md"
 PRESETS = ("streamline-none", "refit", "laco-mean")
 UNTRIED = "not tried"
 GONE = 2
-_FEW_WORDS = 7
+_FEW_WORDS = 7  # of what was found: fewer say little without what was expected
 _SECONDS = 600  # of one type: beyond that something hangs
 _SEARCH: dict[str, Any] = {"merge_search": {"combine": 3}, "samples": 4, "length": 16}
 

@@ -50,8 +50,8 @@ def joined_conversations(made: list[ChatTokens], length: int, prefix: tuple[int,
     if tuple(stream[: len(prefix)].tolist()) == prefix:
         stream, answers = stream[len(prefix) :], answers[len(prefix) :]
     size = max(1, min(length - len(prefix), len(stream)))
-    rows = pack([answers.long()], size).bool()
-    return behind(prefix, pack([stream], size)), torch.cat([rows.new_zeros(len(rows), len(prefix)), rows], dim=1)
+    none = (0,) * len(prefix)  # of a prefix nothing is an answer
+    return behind(prefix, pack([stream], size)), behind(none, pack([answers.long()], size)).bool()
 
 
 def _pieces(one: ChatTokens, length: int, prefix: tuple[int, ...]) -> list[ChatTokens]:

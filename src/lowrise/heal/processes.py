@@ -87,8 +87,9 @@ def begin_logs(accelerator: Accelerator, settings: Heal) -> None:
     """Raises RecipeError for a logger that does not start. Loggers take numbers and words, no lists."""
     if not settings.report_to:
         return
-    found = {key: ", ".join(map(str, one)) if isinstance(one, list) else one for key, one in settings}
-    plain = {key: one for key, one in found.items() if one is not None}
+    plain = {
+        key: ", ".join(map(str, one)) if isinstance(one, list) else one for key, one in settings if one is not None
+    }
     try:
         accelerator.init_trackers("lowrise", config=plain)
     except Exception as error:
