@@ -6,6 +6,7 @@ python scripts/families.py TYPE ...        only try these, and say what came of 
 Two of eight layers go by `streamline-none` and `laco-mean`; what is left of another two is repaired by `refit`, without
 its search. The first result is saved and proven.
 Where the settings of a type can express some cuts only, the search keeps to these.
+A second model of each type, with every switch of its class the other way, is cut by `streamline-none` and proven.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ import tiny  # noqa: E402
 from lowrise.api.progress import LowriseWarning  # noqa: E402
 from lowrise.errors import InputError, LowriseError, ProofError  # noqa: E402
 from lowrise.restriction import AllowedCuts  # noqa: E402
-from tiny_families import NotBuiltError, causal_types, tiny_model  # noqa: E402
+from tiny_families import NotBuiltError, causal_types, switches_of, tiny_model  # noqa: E402
 
 PAGE = ROOT / "docs" / "families.md"
 PRESETS = ("streamline-none", "refit", "laco-mean")
+SWITCHED = "switched"  # beside the presets: `streamline-none` of the model with every switch the other way
+COLUMNS = (*PRESETS, SWITCHED)
 UNTRIED = "not tried"
 GONE = 2
 _FEW_WORDS = 7  # of what was found: fewer say little without what was expected
@@ -50,49 +53,55 @@ _SEARCH: dict[str, Any] = {"merge_search": {"combine": 3}, "samples": 4, "length
 
 @dataclass
 class Found:
-    """What came of a type. states: by preset, `works`, `restricted`, `refused`, `traceback`; none if it is not built.
+    """What came of a type. states: by column, `works`, `restricted`, `refused`, `traceback`; none if it is not built.
 
-    reasons: why cuts are restricted, why a preset is refused, by preset, or why there is no tiny model, under "".
+    reasons: why cuts are restricted, why a column is refused, by its name, or why there is no tiny model, under "".
     """
 
     kind: str
     states: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    switches: list[str] = field(default_factory=list)
 
     @property
     def row(self) -> str:
-        return f"| `{self.kind}` | " + " | ".join(self.states.get(preset, UNTRIED) for preset in PRESETS) + " |"
+        return f"| `{self.kind}` | " + " | ".join(self.states.get(column, UNTRIED) for column in COLUMNS) + " |"
 
 
-def scan(kind: str, folder: Path, presets: Sequence[str] = PRESETS) -> Found:
-    """Try the presets on a tiny model of a type. folder: for what is written."""
+def scan(kind: str, folder: Path, columns: Sequence[str] = COLUMNS) -> Found:
+    """Try the presets on a tiny model of a type, and the first with its switches. folder: for what is written."""
     found, known = Found(kind), None
-    for preset in presets:
+    for column in columns:
         begun = time.process_time()
         try:
             with _time_limit():
-                model = lowrise.wrap(tiny_model(kind), tiny.tokenizer())
+                found.switches = switches_of(kind) if column == SWITCHED else []
+                model = lowrise.wrap(tiny_model(kind, switches=found.switches), tiny.tokenizer())
                 decoder = model.opened.decoder
-                if known is None:
-                    known = decoder.restrictions, decoder.rows
-                else:  # tried with the first preset
-                    vars(decoder)["restrictions"], decoder.rows = known
-                _cut(model, preset, folder / f"{kind}-{preset}")
-            found.states[preset] = "restricted" if known[0] else "works"
-            if known[0]:
-                found.reasons["restricted"] = "; ".join(one.reason for one in known[0])
+                if column == SWITCHED:
+                    _cut(model, PRESETS[0], folder / f"{kind}-{column}")
+                    found.states[column] = "restricted" if decoder.restrictions else "works"
+                else:
+                    if known is None:
+                        known = decoder.restrictions, decoder.rows
+                    else:  # tried with the first preset
+                        vars(decoder)["restrictions"], decoder.rows = known
+                    _cut(model, column, folder / f"{kind}-{column}")
+                    found.states[column] = "restricted" if known[0] else "works"
+                    if known[0]:
+                        found.reasons["restricted"] = "; ".join(one.reason for one in known[0])
         except NotBuiltError as error:
             found.reasons[""] = str(error)
             return found
         except LowriseError as error:
-            found.states[preset] = "refused"
-            found.reasons[preset] = _difference(error)
+            found.states[column] = "refused"
+            found.reasons[column] = _difference(error)
         except Exception as error:  # noqa: BLE001 - what must not be
             where = traceback.extract_tb(error.__traceback__)[-1]
-            found.states[preset] = "traceback"
-            found.reasons[preset] = f"{type(error).__name__}: {error} ({Path(where.filename).name}, {where.lineno})"
-        found.seconds[preset] = time.process_time() - begun
+            found.states[column] = "traceback"
+            found.reasons[column] = f"{type(error).__name__}: {error} ({Path(where.filename).name}, {where.lineno})"
+        found.seconds[column] = time.process_time() - begun
     return found
 
 
@@ -151,8 +160,8 @@ def page(all_found: Sequence[Found]) -> str:
     built = [found for found in all_found if found.states]
     some = [found for found in built if {"works", "restricted"} & set(found.states.values())]
     restricted = [found for found in some if "restricted" in found.reasons]
-    counts = {preset: sum(found.states.get(preset) in ("works", "restricted") for found in built) for preset in PRESETS}
-    untried = any(len(found.states) < len(PRESETS) for found in built)
+    counts = {column: sum(found.states.get(column) in ("works", "restricted") for found in built) for column in COLUMNS}
+    untried = any(len(found.states) < len(COLUMNS) for found in built)
     lines = [
         "# Families",
         "",
@@ -160,13 +169,16 @@ def page(all_found: Sequence[Found]) -> str:
         f"transformers {transformers.__version__} opens, as a tiny random model of eight layers, two of which go.",
         "What works by the first preset was saved, read back by stock transformers and proven: the same logits, cached",
         "and uncached generation alike. `refit` is the repair, of the layers that are left when two in the middle go.",
+        f"`{SWITCHED}` is the first preset again, of a model with every switch of the type's config the other way that",
+        "it can be built with: tied embeddings, biases, norms and residuals in another order.",
         "",
         f"Of {len(all_found)} types {len(built)} can be built so, and {len(some)} of them work"
-        f" ({len(restricted)} with restricted cuts): {', '.join(f'{counts[one]} by `{one}`' for one in PRESETS)}.",
+        f" ({len(restricted)} with restricted cuts): {', '.join(f'{counts[one]} by `{one}`' for one in PRESETS)},"
+        f" {counts[SWITCHED]} {SWITCHED}.",
         *(["", f"`{UNTRIED}`: left out of the run that wrote this page."] if untried else []),
         "",
-        "| type | " + " | ".join(f"`{preset}`" for preset in PRESETS) + " |",
-        "|---" * (1 + len(PRESETS)) + "|",
+        "| type | " + " | ".join(f"`{column}`" for column in COLUMNS) + " |",
+        "|---" * (1 + len(COLUMNS)) + "|",
         *(found.row for found in built),
         "",
         "## Restricted cuts",
@@ -187,21 +199,21 @@ def page(all_found: Sequence[Found]) -> str:
 
 
 def _refusals(found: Found) -> list[str]:
-    """A line for each reason, with the presets that it is of."""
-    presets: dict[str, list[str]] = {}
-    for preset in PRESETS:
-        if found.states.get(preset) in ("refused", "traceback"):
-            presets.setdefault(found.reasons[preset], []).append(preset)
+    """A line for each reason, with the columns that it is of; all of them, when no preset works."""
+    columns: dict[str, list[str]] = {}
+    for column in COLUMNS:
+        if found.states.get(column) in ("refused", "traceback"):
+            columns.setdefault(found.reasons[column], []).append(column)
     return [
-        f"- `{found.kind}`, {'all' if len(names) == len(PRESETS) else ', '.join(names)}: {reason}"
-        for reason, names in presets.items()
+        f"- `{found.kind}`, {'all' if set(PRESETS) <= set(names) else ', '.join(names)}: {reason}"
+        for reason, names in columns.items()
     ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("types", nargs="*", metavar="TYPE")
-    parser.add_argument("--presets", default=",".join(PRESETS), help="only try these")
+    parser.add_argument("--columns", default=",".join(COLUMNS), help="only try these")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -209,11 +221,11 @@ def main() -> int:
     all_found = []
     with tempfile.TemporaryDirectory() as name:
         for kind in asked.types or causal_types():
-            found = scan(kind, Path(name), asked.presets.split(","))
+            found = scan(kind, Path(name), asked.columns.split(","))
             all_found.append(found)
             states = ", ".join(found.states.values()) or "not built"
             seconds = ", ".join(f"{one:.1f} s" for one in found.seconds.values())
-            print(f"{kind}: {states} ({seconds}) {found.reasons or ''}", flush=True)
+            print(f"{kind}: {states} ({seconds}) {found.reasons or ''} {' '.join(found.switches)}", flush=True)
     if not asked.types:
         PAGE.write_text(page(all_found), encoding="utf-8")
     return int(any("traceback" in found.states.values() for found in all_found))

@@ -54,6 +54,7 @@ def cut(decoder: Decoder) -> list[int]:
         "longcat_flash",  # two caches a layer
         "nemotron_h",
         "qwen3_next",  # gated delta nets, a step between sparse layers
+        "rwkv",  # its stream is halved every few layers, outside of them; the first stays
     ],
 )
 def test_what_is_left_computes_what_skipping_computes_and_loads(kind: str, tmp_path: Path) -> None:
@@ -71,7 +72,6 @@ def test_what_is_left_computes_what_skipping_computes_and_loads(kind: str, tmp_p
     ("kind", "found"),
     [
         ("diffllama", "lambda_init is"),
-        ("rwkv", "other logits when they are"),  # halved every few layers, outside of them
         ("inkling2_text", "given to layer 4"),  # the stream is added to outside of the layers
         ("hy_v4", "another prev_topk_indices given to layer 1"),
         ("cpmant", "a stream of"),
@@ -80,6 +80,29 @@ def test_what_is_left_computes_what_skipping_computes_and_loads(kind: str, tmp_p
 def test_what_ties_layers_to_each_other_or_their_position_is_refused_by_the_difference(kind: str, found: str) -> None:
     with pytest.raises(ModelError, match=found):
         _ = Decoder(tiny_model(kind)).restrictions
+
+
+@torch.no_grad()
+def test_rwkv_without_its_halving_computes_the_same_also_when_it_has_run() -> None:
+    model, ids = tiny_model("rwkv"), tiny.ids()
+    model.config.rescale_every = 3
+    before = logits(model, ids)
+    assert model.base_model.layers_are_rescaled
+    divided = model.base_model.blocks[7].attention.output.weight.clone()
+    Decoder(model)
+    assert model.config.rescale_every == 0
+    assert torch.equal(model.base_model.blocks[7].attention.output.weight, 4 * divided)
+    assert torch.allclose(logits(model, ids), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "falcon_mamba"])
+def test_a_model_that_no_load_gives_back_is_refused(kind: str, tmp_path: Path) -> None:
+    """Until transformers spares loaded matrices, which this says when it happens."""
+    model, ids = tiny_model(kind, switches=["rescale_prenorm_residual"]), tiny.ids()
+    model.save_pretrained(tmp_path)
+    assert not torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path).eval(), ids), logits(model, ids))
+    with pytest.raises(ModelError, match=r"set it to false in config\.json"):
+        _ = Decoder(model).restrictions
 
 
 def test_a_layer_that_lends_its_keys_cannot_go() -> None:
@@ -115,10 +138,10 @@ def rows() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("kind", "row"), rows())
 def test_a_type_does_what_the_page_says(kind: str, row: str, tmp_path: Path) -> None:
     sys.path.append(str(PAGE.parent.parent / "scripts"))
-    from families import PRESETS, UNTRIED, scan
+    from families import COLUMNS, UNTRIED, scan
 
     states = [state.strip() for state in row.split("|")[2:-1]]
-    tried = [preset for preset, state in zip(PRESETS, states, strict=True) if state != UNTRIED]
+    tried = [column for column, state in zip(COLUMNS, states, strict=True) if state != UNTRIED]
     assert scan(kind, tmp_path, tried).row == row
 
 

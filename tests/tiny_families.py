@@ -2,11 +2,15 @@
 
 A type's config class is asked for its settings; those of a known name get a small value. `OWN` has what single types
 need beside, mostly a pattern of layers of which each kind is there more than once.
+
+A second model of each type has every switch the other way that its class has a default for: biases, tied embeddings,
+norms and residuals in another order.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +111,12 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
+_NO_SWITCH = (  # what a model is asked for, and whether it is a causal language model at all
+    *("return_dict", "use_cache", "is_decoder", "is_encoder", "is_encoder_decoder", "add_cross_attention", "causal"),
+    *("use_bidirectional_attention", "bi_data"),
+)
+
+
 class NotBuiltError(Exception):
     """Why there is no tiny model of a type."""
 
@@ -116,11 +126,13 @@ def causal_types() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def config_of(kind: str) -> Any:
-    return _config(CONFIG_MAPPING[kind])
+def config_of(kind: str, switches: Sequence[str] = ()) -> Any:
+    """switches: those that stand the other way, by name."""
+    of = CONFIG_MAPPING[kind]
+    return _config(of, {field.name: not field.default for field in dataclasses.fields(of) if field.name in switches})
 
 
-def _config(of: Any) -> Any:
+def _config(of: Any, others: Mapping[str, Any] | None = None) -> Any:
     names = {field.name for field in dataclasses.fields(of)}
     settings = {name: value for name, value in SETTINGS.items() if name in names}
     if "kv_lora_rank" in names and "num_key_value_heads" in names:  # latent attention has a key for every query
@@ -128,20 +140,39 @@ def _config(of: Any) -> Any:
     text = (getattr(of, "sub_configs", None) or {}).get("text_config")
     if dataclasses.is_dataclass(text):
         settings["text_config"] = _config(text)
-    return of(**settings | OWN.get(of.model_type, {}))
+    return of(**settings | OWN.get(of.model_type, {}) | dict(others or {}))
 
 
-def tiny_model(kind: str, seed: int = 0) -> Any:
+def switches_of(kind: str) -> list[str]:
+    """The switches of a type with which a tiny model of it can be built the other way, all of them at once."""
+    all_names = [
+        field.name
+        for field in dataclasses.fields(CONFIG_MAPPING[kind])
+        if isinstance(field.default, bool) and field.name not in _NO_SWITCH and not field.name.startswith("output_")
+    ]
+    kept: list[str] = []
+    for names in (all_names, *([name] for name in all_names)):
+        try:
+            tiny_model(kind, switches=[*kept, *names])
+        except NotBuiltError:
+            continue
+        kept += names
+        if len(kept) == len(all_names):
+            break
+    return kept
+
+
+def tiny_model(kind: str, seed: int = 0, switches: Sequence[str] = ()) -> Any:
     """In float32, its layers different enough that a missing one shows. Raises NotBuiltError, with the reason."""
     try:
-        config = config_of(kind)
+        config = config_of(kind, switches)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
         size = sum(parameter.numel() for parameter in empty.parameters())
         if size > _MOST:
             raise NotBuiltError(f"{size:,} parameters by settings that this script does not know")
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config_of(kind)).eval()
+        model = AutoModelForCausalLM.from_config(config_of(kind, switches)).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:

@@ -28,6 +28,7 @@ from lowrise.model.passing import Form, LayerArguments, form_of, with_lent_state
 from lowrise.model.placement import devices_of, place_on
 from lowrise.model.positions import first_position
 from lowrise.model.probing import unknown_rows
+from lowrise.model.rescaling import leave_rescaling_out
 from lowrise.model.restricting import restrictions_of_ends, restrictions_of_settings
 from lowrise.model.stack import count_of_layers, find_stack, try_ids
 from lowrise.model.support import difference_of_cut, prove, refusal, refuse_unfit
@@ -72,6 +73,7 @@ class Decoder:
 
     def __init__(self, model: Any, where: str = "model", store: LayerStore | None = None) -> None:
         """store: where the model's layers live."""
+        leave_rescaling_out(model)
         self.model = model
         self.where = where
         self.store = store or LayerStore()
