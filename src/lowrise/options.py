@@ -243,6 +243,14 @@ OutFolder = Annotated[Path, typer.Option("--out", help="The output folder.", sho
 Gguf = Annotated[
     Path | None, typer.Option("--gguf", help="Write it as a GGUF file too, as `export` does.", metavar="OUT.gguf")
 ]
+GgufType = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        help="With --gguf: of matrices that changed, f32, f16, bf16 or q8_0 [default: auto, as `export` does].",
+        show_default=False,
+    ),
+]
 OutFile = Annotated[Path, typer.Option("--out", help="The plan file.", show_default=False)]
 
 

@@ -116,6 +116,20 @@ class TestCommand:
         for file in (ran / "model.gguf", tmp_path / "applied.gguf"):
             assert made_gguf.raw(made_gguf.read(file)) == expected
 
+    def test_changed_matrices_are_written_in_the_format_that_run_is_told(
+        self, tmp_path: Path, text_file: Path, main: Main
+    ) -> None:
+        base, out = made_gguf.save_gguf(tmp_path / "base.gguf"), tmp_path / "out"
+        status, _, err = main(
+            "run", base, "--preset", "given", "--layers", "2,3", "--repair", "refit", "--text", text_file,
+            "--samples", 8, "--length", 32, "--device", "cpu", "--quiet", "--out", out, "--gguf", out / "model.gguf",
+            "--type", "bf16",
+        )  # fmt: skip
+        assert (status, err) == (0, "")
+        kinds = {tensor.tensor_type.name for tensor in made_gguf.read(out / "model.gguf").tensors}
+        before = {tensor.tensor_type.name for tensor in made_gguf.read(base).tensors}
+        assert kinds == before | {"BF16"} != before
+
     def test_run_refuses_at_once_what_export_would_refuse(
         self, tmp_path: Path, text_file: Path, tiny_folder: Path, main: Main, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -126,6 +140,8 @@ class TestCommand:
         assert_one_line(*main("run", base, *network, *said, tmp_path / "a.gguf"), ("--gguf", "streamline-ffn"))
         assert_one_line(*main("run", base, *said, tmp_path / "a.bin"), ("ends in .gguf",))
         assert_one_line(*main("run", base, *said, base, "--force"), (base,))
+        assert_one_line(*main("run", base, *said, tmp_path / "a.gguf", "--type", "q4"), ("--type", "'q4'"))
+        assert_one_line(*main("run", base, *said[:-1], "--type", "f16"), ("--type", "give --gguf"))
         assert_one_line(*main("run", tiny_folder, *said, tmp_path / "a.gguf"), ("--converter", "PATH"))
         assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lowrise.cli.program import app, working
+from lowrise.errors import InputError
 from lowrise.options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -63,20 +64,23 @@ def export(
     typer.echo("\n".join([*made.sentences(), f"written to {gguf}"]))
 
 
-def check_gguf_too(settings: Recipe, folder: Path, gguf: Path | None, force: bool) -> None:
+def check_gguf_too(settings: Recipe, folder: Path, gguf: Path | None, wanted: str | None, force: bool) -> None:
     """Refuse what could not be exported after a run to `folder`, if that is wished for."""
     if gguf is None:
+        if wanted is not None:
+            raise InputError("--type", "--gguf, whose matrices it is of", "none", "give --gguf too, or leave it out")
         return
     from lowrise.engines.gguf_checks import check_wish
 
-    check_wish(settings, folder, gguf, force)
+    check_wish(settings, folder, gguf, wanted or "auto", force)
 
 
-def write_gguf_too(folder: Path, gguf: Path | None, force: bool, progress: Reporter) -> None:
+def write_gguf_too(folder: Path, gguf: Path | None, wanted: str | None, force: bool, progress: Reporter) -> None:
     """The folder that a run has written, as `export` writes it, if that is wished for."""
     if gguf is None:
         return
     from lowrise.engines.gguf_out import export as export_gguf
 
-    for sentence in export_gguf(folder, gguf, force=force, progress=progress).sentences():
+    made = export_gguf(folder, gguf, wanted=cast("Type", wanted or "auto"), force=force, progress=progress)
+    for sentence in made.sentences():
         progress.say(f"{gguf}: {sentence}")

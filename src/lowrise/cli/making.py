@@ -24,6 +24,7 @@ from lowrise.options import (
     Force,
     Fresh,
     Gguf,
+    GgufType,
     Json,
     ModelArgument,
     OutFile,
@@ -49,6 +50,7 @@ def run(
     ] = None,
     recipe: RecipeFile = None,
     gguf: Gguf = None,
+    gguf_type: GgufType = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -67,7 +69,7 @@ def run(
     usual = output_of(settings)  # complains where no model is named, before anything is said
     out = usual if out is None else out
     check_output(out, force, [*inputs_of(settings), recipe])
-    check_gguf_too(settings, out, gguf, force)
+    check_gguf_too(settings, out, gguf, gguf_type, force)
     if dry_run:
         foretold("run", settings, as_json, quiet)
         return
@@ -81,7 +83,7 @@ def run(
                 progress.say(told)
 
             results = pipeline.run(settings, out, force, progress, fresh)
-            write_gguf_too(out, gguf, force, progress)
+            write_gguf_too(out, gguf, gguf_type, force, progress)
         show(results, as_json, out)
 
 
@@ -119,6 +121,7 @@ def apply(
     out: OutFolder,
     given: dict[str, Any],
     gguf: Gguf = None,
+    gguf_type: GgufType = None,
     as_json: Json = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -134,7 +137,7 @@ def apply(
     planned = read_plan(plan_file)
     settings = recipe_of_plan(planned, {**given, "model": model}, str(plan_file))
     check_output(out, force, [*inputs_of(settings), plan_file])
-    check_gguf_too(settings, out, gguf, force)
+    check_gguf_too(settings, out, gguf, gguf_type, force)
     if dry_run:
         foretold("apply", settings, as_json, quiet)
         return
@@ -143,7 +146,7 @@ def apply(
             from lowrise import pipeline
 
             results = pipeline.apply(planned, settings, out, force, progress, fresh)
-            write_gguf_too(out, gguf, force, progress)
+            write_gguf_too(out, gguf, gguf_type, force, progress)
         show(results, as_json, out)
 
 

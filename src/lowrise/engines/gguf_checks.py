@@ -27,20 +27,25 @@ def check_export(
     out: Path, inputs: Iterable[str | Path | None], wanted: str = "auto", everything: bool = False, force: bool = False
 ) -> None:
     """Refuse a format that is none, and a place that is taken or cannot be written. inputs: as of `check_output`."""
-    if wanted not in get_args(Type):
-        raise InputError("--type", "a format of matrices", repr(wanted), close_names(wanted, get_args(Type)))
+    check_type(wanted)
     if everything and wanted == "auto":
         raise InputError("--all", "a format by --type, that all matrices get", "none", "say --type f32, f16 ...")
     _check_suffix(out)
     check_file(out, force, inputs, is_gguf, "a GGUF file")
 
 
-def check_wish(recipe: Recipe, folder: Path, out: Path, force: bool) -> None:
-    """Refuse a run whose output `folder` could not become the GGUF file `out` as well."""
+def check_type(wanted: str) -> None:
+    if wanted not in get_args(Type):
+        raise InputError("--type", "a format of matrices", repr(wanted), close_names(wanted, get_args(Type)))
+
+
+def check_wish(recipe: Recipe, folder: Path, out: Path, wanted: str, force: bool) -> None:
+    """Refuse a run whose output `folder` could not become the GGUF file `out` as well. wanted: the format."""
+    check_type(wanted)
     if out.resolve().is_relative_to(folder.resolve()):
         _check_suffix(out)  # the folder itself is not there yet, or goes
     else:
-        check_export(out, inputs_of(recipe), force=force)
+        check_export(out, inputs_of(recipe), wanted, force=force)
     if not recipe.loads_plainly:
         found = f"{recipe.preset}, which puts networks between them"
         raise InputError("--gguf", "a method that leaves decoder layers alone", found, "choose another method")
