@@ -286,6 +286,16 @@ def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, t
     assert_one_line(*answer, ("--for mlx: expected a model that MLX reads, found OPTForCausalLM (opt)",))
 
 
+def test_run_for_an_engine_that_needs_a_file_is_refused_before_the_run(main: Main, tmp_path: Path) -> None:
+    """Its cut would lack it too."""
+    import tiny
+
+    model, out = tiny.save(tmp_path / "model", "gemma2"), tmp_path / "out"
+    answer = main("run", model, "--for", "llama.cpp", "--out", out, "--remove", "1", "--quiet")
+    assert_one_line(*answer, ("--for llama.cpp: expected tokenizer.model in ", "put the file"))
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("files", "found"),
     [({"model.safetensors": None}, "none"), ({"model.safetensors.index.json": "b"}, "no b, which model.safetensors.i")],

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowrise.engines.checkpoint import Checkpoint, HasDict, of_config, of_folder
+from lowrise.engines.checkpoint import Checkpoint, HasDict, of_config, of_folder, without_weights
 from lowrise.engines.facts import ENGINES, Engine
-from lowrise.engines.rules import Fate, Finding
+from lowrise.engines.rules import Fate, Finding, NeedsFile
 from lowrise.errors import RecipeError, close_names
 from lowrise.restriction import Restriction
 
@@ -113,6 +113,18 @@ def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) ->
         parts = (fact.rule.restrict(read, engine.title) for fact in facts)
         found += [part for part in parts if part is not None]
     return found
+
+
+def check_files(folder: Path, engines: Sequence[str]) -> None:
+    """Raises RecipeError where an engine needs a file that a dense model's folder lacks: its cuts will lack it too."""
+    for name in engines:
+        engine = ENGINES[name]
+        facts, read = engine.reading(without_weights(folder))
+        for fact in facts:
+            if isinstance(fact.rule, NeedsFile) and fact.rule.judge(read) is not None:
+                expected = f"{fact.rule.name} in {folder}: {engine.title} needs it"
+                remedy = "put the file of the original model there, or leave the engine out of --for"
+                raise RecipeError(f"--for {name}", expected, "none", remedy)
 
 
 def _refuse_unknown(engine: Engine, model: Checkpoint) -> None:

@@ -60,23 +60,28 @@ def of_folder(folder: Path) -> Checkpoint:
     if kind != "folder":
         remedy = close_paths(folder, _REMEDY)
         raise ModelError(folder, _EXPECTED, "nothing" if kind is None else f"a {kind}", remedy)
-    whole = _json(folder / "config.json")
-    files = frozenset(file.name for file in folder.iterdir())
-    tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
+    found = without_weights(folder)
+    files = found.files
     weights = sorted(name for name in files if name.endswith(".safetensors"))
     shards = _json(folder / _INDEX).get("weight_map") if _INDEX in files else None
     missing = sorted({*map(str, shards.values())} - files) if isinstance(shards, dict) else []
     if missing or not weights:
-        found = f"no {missing[0]}, which {_INDEX} names" if missing else "none"
-        raise ModelError(folder, "weights in safetensors files", found, "give the whole folder of the model")
+        what = f"no {missing[0]}, which {_INDEX} names" if missing else "none"
+        raise ModelError(folder, "weights in safetensors files", what, "give the whole folder of the model")
     headers = [safetensors_header(folder / name) for name in weights]
     return replace(
-        _checkpoint(whole, folder / "config.json"),
-        files=files,
-        tokenizer=tokenizer,
+        found,
         tensors=frozenset(tensor for header in headers for tensor in header),
         formats=frozenset(entry["dtype"] for header in headers for entry in header.values()),
     )
+
+
+def without_weights(folder: Path) -> Checkpoint:
+    """What a folder with a config.json says by its settings and the names of its files."""
+    files = frozenset(file.name for file in folder.iterdir())
+    tokenizer = _json(folder / "tokenizer_config.json") if "tokenizer_config.json" in files else {}
+    config = folder / "config.json"
+    return replace(_checkpoint(_json(config), config), files=files, tokenizer=tokenizer)
 
 
 def _checkpoint(whole: Mapping[str, Any], where: object) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lowrise.calibration import Windows, calibration_windows, check_known, text_windows
@@ -10,6 +11,7 @@ from lowrise.calibration.sentences import Sentences, calibration_sentences
 from lowrise.calibration.stored import put_together, stored_tokens, taken_apart
 from lowrise.calibration.text import check_sources
 from lowrise.edit.replace import check_replacement
+from lowrise.engines import check_files
 from lowrise.errors import ModelError, RecipeError, TextError
 from lowrise.heal.pairs import ram_limit
 from lowrise.measure.identity import tokenization_sha256
@@ -26,6 +28,7 @@ from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
 from lowrise.progress import Reporter
 from lowrise.quality import HELD_OUT
+from lowrise.reading import kind_of
 from lowrise.recipe import SIZES, Recipe
 from lowrise.select.given import check_named
 from lowrise.sizes import layers_to_remove
@@ -38,6 +41,8 @@ def open_from(recipe: Recipe, run: Run | None = None) -> OpenModel:
     """run: that it is opened for, which says where layers come to lie on disk: beside its output."""
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
+    if recipe.for_engines and kind_of(recipe.model, ModelError, "a folder", "check the path") == "folder":
+        check_files(Path(recipe.model), recipe.for_engines)  # of the hub's models nothing is here yet
     opened = open_model(
         recipe.model,
         dtype=recipe.dtype,
