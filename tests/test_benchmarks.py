@@ -50,7 +50,7 @@ RUNS = {
     "kill_stages": (["--model", "MODEL", "--folder", "OUT", "--preset", "replaceme", "--remove", "2", "--samples", "8",
                      "--length", "24"], "not killed: "),
     "engines": (["MODEL", "--engines", "transformers", "--tokens", "4"], "| 40 of 40 | 0.0000 |"),
-    "families": (["llama", "--presets", "streamline-none"], "llama: works"),
+    "families": (["llama", "--columns", "streamline-none"], "llama: works"),
     "engine_facts": (["--check"], "holds the facts"),
     "estimate": (["--models", "MODEL", "--preset", "streamline-none", "--remove", "2", "--samples", "8", "--length",
                   "32", "--windows", "2", "--text", "TEXT"], "| peak memory |"),
