@@ -76,21 +76,19 @@ def scan(kind: str, folder: Path, columns: Sequence[str] = COLUMNS) -> Found:
         begun = time.process_time()
         try:
             with _time_limit():
-                found.switches = switches_of(kind) if column == SWITCHED else []
+                switched = column == SWITCHED
+                found.switches = switches_of(kind) if switched else []
                 model = lowrise.wrap(tiny_model(kind, switches=found.switches), tiny.tokenizer())
                 decoder = model.opened.decoder
-                if column == SWITCHED:
-                    _cut(model, PRESETS[0], folder / f"{kind}-{column}")
-                    found.states[column] = "restricted" if decoder.restrictions else "works"
-                else:
-                    if known is None:
-                        known = decoder.restrictions, decoder.rows
-                    else:  # tried with the first preset
-                        vars(decoder)["restrictions"], decoder.rows = known
-                    _cut(model, column, folder / f"{kind}-{column}")
-                    found.states[column] = "restricted" if known[0] else "works"
-                    if known[0]:
-                        found.reasons["restricted"] = "; ".join(one.reason for one in known[0])
+                if known is not None and not switched:  # tried with the first preset
+                    vars(decoder)["restrictions"], decoder.rows = known
+                restrictions = decoder.restrictions
+                if not switched:
+                    known = restrictions, decoder.rows
+                _cut(model, PRESETS[0] if switched else column, folder / f"{kind}-{column}")
+            found.states[column] = "restricted" if restrictions else "works"
+            if restrictions and not switched:
+                found.reasons["restricted"] = "; ".join(one.reason for one in restrictions)
         except NotBuiltError as error:
             found.reasons[""] = str(error)
             return found

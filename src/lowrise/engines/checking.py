@@ -117,9 +117,10 @@ def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) ->
 
 def check_files(folder: Path, engines: Sequence[str]) -> None:
     """Raises RecipeError where an engine needs a file that a dense model's folder lacks: its cuts will lack it too."""
+    model = without_weights(folder)
     for name in engines:
         engine = ENGINES[name]
-        facts, read = engine.reading(without_weights(folder))
+        facts, read = engine.reading(model)
         for fact in facts:
             if isinstance(fact.rule, NeedsFile) and fact.rule.judge(read) is not None:
                 expected = f"{fact.rule.name} in {folder}: {engine.title} needs it"

@@ -14,11 +14,11 @@ import torch
 
 def leave_rescaling_out(model: Any) -> None:
     """In place, for models that have it: every layer's own weights, and a stream that layers alone change."""
-    every = getattr(model.config, "rescale_every", 0)
-    if not every:
+    divided, every = getattr(model.base_model, "layers_are_rescaled", None), getattr(model.config, "rescale_every", 0)
+    if divided is None or not every:
         return
     model.config.rescale_every = 0
-    if model.base_model.layers_are_rescaled:  # it has run: the matrices are divided
+    if divided:  # as soon as it has run
         with torch.no_grad():
             for number, block in enumerate(model.base_model.blocks):
                 for matrix in (block.attention.output.weight, block.feed_forward.value.weight):
