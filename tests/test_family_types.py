@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import lowrise
 import tiny
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
@@ -101,8 +102,10 @@ def test_a_model_that_no_load_gives_back_is_refused(kind: str, tmp_path: Path) -
     model, ids = tiny_model(kind, switches=["rescale_prenorm_residual"]), tiny.ids()
     model.save_pretrained(tmp_path)
     assert not torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path).eval(), ids), logits(model, ids))
-    with pytest.raises(ModelError, match=r"set it to false in config\.json"):
-        _ = Decoder(model).restrictions
+    tiny.tokenizer().save_pretrained(tmp_path)
+    for opening in (lambda: lowrise.wrap(model, tiny.tokenizer()), lambda: lowrise.open(tmp_path)):
+        with pytest.raises(ModelError, match=r"set it to false in config\.json"):
+            opening()
 
 
 def test_a_layer_that_lends_its_keys_cannot_go() -> None:

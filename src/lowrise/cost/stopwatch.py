@@ -43,6 +43,15 @@ def ids_of(decoder: Decoder, tokens: int, length: int) -> Tensor:
     return torch.arange(rows * length).remainder(known).view(rows, length)
 
 
+def tokens_at_once(decoder: Decoder, budget: float, parameters: int, most: int) -> int:
+    """Tokens of one timed pass. budget: its operations on a processor, about, the way forward; parameters: that a token
+    meets, for two operations each. An accelerator is given as many tokens as there may be.
+    """
+    if decoder.device.type != "cpu":
+        return most
+    return int(min(most, max(FEWEST, budget / (2 * max(1, parameters)))))
+
+
 def entering(decoder: Decoder, tokens: int, length: int) -> tuple[Tensor, list[LayerArguments]]:
     """States of such windows (windows, length, hidden), and the model's calls of its layers."""
     return decoder.embed(ids_of(decoder, tokens, length))

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 
 from lowrise.cost.shape import ModelShape
-from lowrise.cost.stopwatch import FEWEST, Computing, Stopwatch, entering, learning
+from lowrise.cost.stopwatch import Computing, Stopwatch, entering, learning, tokens_at_once
 from lowrise.heal.calls import to_float32
 from lowrise.heal.divergence import kl
 from lowrise.heal.head import chunks, head
@@ -17,14 +17,14 @@ from lowrise.model.layer import LayerArguments
 from lowrise.settings import Precision
 
 COMPUTED: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_OPERATIONS = 48e9  # of one timed pass on CPU, about: casts of weights weigh too much on few tokens
+_OPERATIONS = 16e9  # of one timed pass forward on CPU, about: casts of weights weigh too much on few tokens
 _MOST = 1024  # tokens of a pass
 
 
 def healed(watch: Stopwatch, decoder: Decoder, layer: int, length: int, precision: Precision) -> float:
     """Seconds a token of a layer, forward and backward, of weights in float32."""
     own = sum(parameter.numel() for parameter in decoder.layers[layer].parameters())
-    tokens = _learned_at_once(decoder, own, _MOST)
+    tokens = tokens_at_once(decoder, _OPERATIONS, own, _MOST)
     h, calls = entering(decoder, tokens, min(length, tokens))
     h, calls = h.float(), [LayerArguments(to_float32(call.args), to_float32(call.kwargs)) for call in calls]
     seconds = _in(precision, decoder, lambda computing: watch.of(learning(decoder, layer, h, calls, computing)))
@@ -38,7 +38,7 @@ def taught(watch: Stopwatch, decoder: Decoder, shape: ModelShape, precision: Pre
     weight = decoder.model.get_output_embeddings().weight
     rows, width = weight.shape
     most = min(_MOST, next(chunks(decoder, _MOST)).stop)
-    tokens = _learned_at_once(decoder, rows * width, most)
+    tokens = tokens_at_once(decoder, _OPERATIONS, rows * width, most)
     # as even as what leaves real layers: of embeddings some logits are so far from the others that exponentials of
     # their differences are subnormal, which processors multiply slowly
     h = torch.arange(tokens * decoder.hidden_size, device=weight.device).sin().view(tokens, -1).to(decoder.dtype)
@@ -55,13 +55,6 @@ def taught(watch: Stopwatch, decoder: Decoder, shape: ModelShape, precision: Pre
         return watch.of(work)
 
     return _in(precision, decoder, of) / tokens * float(shape.vocabulary / rows)
-
-
-def _learned_at_once(decoder: Decoder, parameters: int, most: int) -> int:
-    """Tokens of one timed pass of so many parameters, forward and backward, as a healing runs it."""
-    if decoder.device.type != "cpu":
-        return most
-    return int(min(most, max(FEWEST, _OPERATIONS / (6 * max(1, parameters)))))
 
 
 def _in(precision: Precision, decoder: Decoder, of: Callable[[Computing], float]) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowrise.cost.shape import ModelShape
-from lowrise.cost.stopwatch import FEWEST, Stopwatch, entering, ids_of, learning
+from lowrise.cost.stopwatch import FEWEST, Stopwatch, entering, ids_of, learning, tokens_at_once
 from lowrise.cost.timed_healing import COMPUTED, healed, taught
 from lowrise.cost.work import Rates
 from lowrise.exact import exact_device
@@ -51,7 +51,7 @@ def timed(decoder: Decoder, shape: ModelShape, healed_in: Precision | None = Non
     layer = len(decoder) // 2
     own = sum(parameter.numel() for parameter in decoder.layers[layer].parameters())
     scale = shape.layer_parameters / max(1, own)
-    tokens = _tokens(decoder, own)
+    tokens = tokens_at_once(decoder, _OPERATIONS, own, decoder.batch_tokens)
     long = min(_LONG, decoder.max_length, tokens)
     short = min(_SHORT, long)
     slow, fast = (watch.of(_pass(decoder, layer, tokens, length)) / tokens for length in (long, short))
@@ -104,13 +104,6 @@ def _said(decoder: Decoder, operations: float) -> str:
         else device
     )
     return f"one layer timed here ({operations / 1e9:,.0f} GFLOP/s, {where})"
-
-
-def _tokens(decoder: Decoder, parameters: int) -> int:
-    most = decoder.batch_tokens
-    if decoder.device.type != "cpu":
-        return most
-    return int(min(most, max(FEWEST, _OPERATIONS / (2 * max(1, parameters)))))
 
 
 def _pass(decoder: Decoder, layer: int, tokens: int, length: int) -> Callable[[], Tensor]:

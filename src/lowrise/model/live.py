@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from lowrise.errors import ModelError
 from lowrise.model.decoder import Decoder
-from lowrise.model.source import OpenModel, check_kind
+from lowrise.model.kinds import check_kind
+from lowrise.model.source import OpenModel
 from lowrise.model.weights import check_finite, state_sha256
 from lowrise.plan import ModelRecord
 from lowrise.store import LayerStore

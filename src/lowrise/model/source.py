@@ -15,7 +15,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lowrise.errors import UNUSABLE, ModelError, close_paths, reason
 from lowrise.headers import gguf_header
@@ -24,6 +23,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.depth import depth
 from lowrise.model.extras import notes_of_extras
 from lowrise.model.formats import named_format, refuse_unreadable, usual_format
+from lowrise.model.kinds import check_kind
 from lowrise.model.placement import how_to_load, pick_devices, settle
 from lowrise.model.side_files import check_side_files
 from lowrise.model.sizes import check_layers, check_numbers
@@ -35,7 +35,7 @@ from lowrise.model.weights import (
     sizes_in_memory,
     stored_tensors,
 )
-from lowrise.model.wrappers import auto_class, is_known, wrapper_class
+from lowrise.model.wrappers import auto_class, is_known
 from lowrise.plan import ModelRecord
 from lowrise.reading import kind_of, read_json
 from lowrise.store import Memory, store_for
@@ -300,26 +300,6 @@ def _check_types(config: dict[str, Any], file: Path) -> None:
             raise ModelError(file, f"a {_WORDS[kind]} as {name}", repr(value), "fetch the model again")
     if not all(isinstance(name, str) for name in config.get("architectures") or []):
         raise ModelError(file, "class names as architectures", repr(config["architectures"]), "fetch the model again")
-
-
-def check_kind(config: Any, source: str, is_gguf: bool) -> None:
-    """Refuse encoders and encoder-decoders, which some auto classes would open as decoders."""
-    expected, remedy = "a decoder-only causal language model", "choose another model"
-    if any(getattr(one, "is_encoder_decoder", False) for one in (config, config.get_text_config(decoder=True))):
-        raise ModelError(source, expected, f"an encoder-decoder ({config.model_type})", remedy)
-    if wrapper_class(config) is not None:
-        return
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    named = getattr(config, "architectures", None) or []
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    fits = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named) or is_gguf
-    # some encoders can be opened as decoders: without a named architecture, only if the config says that they are
-    encoder = not named and getattr(config, "is_decoder", None) is False
-    if not remote and (causal is None or encoder or (named and not fits)):
-        kind = named[0] if named else config.model_type
-        encoder = encoder or any(word in kind for word in ("MaskedLM", "Bert", "Encoder"))
-        what = "an encoder" if encoder else "a model of another kind"
-        raise ModelError(source, expected, f"{what} ({kind})", remedy)
 
 
 def _forget_quantisation(model: Any) -> None:

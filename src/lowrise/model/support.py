@@ -21,31 +21,13 @@ from lowrise.restriction import Restriction
 if TYPE_CHECKING:
     from lowrise.model.decoder import Decoder
 
-_DIVIDED = ("mamba", "mamba2", "falcon_mamba")  # whose loaded matrices transformers changes, by a setting
-
 
 @torch.no_grad()
 def refuse_unfit(decoder: Decoder) -> None:
-    """Raises ModelError for layers that do not stand on their own, whatever is cut, or that no load gives back."""
-    refuse_divided(decoder)
+    """Raises ModelError for layers that do not stand on their own, whatever is cut."""
     if len(decoder) > 1:
         refuse_buffers(decoder)
         refuse_other_orders(decoder, _ids(decoder))
-
-
-def refuse_divided(decoder: Decoder) -> None:
-    """Raises ModelError for a model that transformers loads with other weights than its file's.
-
-    With this setting, meant for weights that are drawn, it divides loaded output matrices by the root of the depth too.
-    """
-    config = decoder.config
-    if config.model_type in _DIVIDED and config.rescale_prenorm_residual:
-        raise ModelError(
-            f"{decoder.where}: rescale_prenorm_residual",
-            f"false, since transformers otherwise divides the output matrices of {config.model_type} at every load",
-            "true",
-            "set it to false in config.json: it is of use before training only",
-        )
 
 
 @torch.no_grad()
