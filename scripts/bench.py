@@ -42,7 +42,7 @@ MINUTES = {
     "estimate": "--preset block-influence --models demo,random-300m",
 }
 HOURS = {
-    "streaming": "--neurons 2048 --layers 72",
+    "streaming": "--neurons 2048 --layers 72 --samples 16",
     "tokens_per_input": "--text CALIBRATION --eval-text EVALUATION",
     "calibration": "--text CALIBRATION --eval-text EVALUATION",
     "train_small": "lfm2 --text CALIBRATION --minutes 10 --out build/small",

@@ -111,7 +111,7 @@ def state_sha256(model: Any, store: LayerStore) -> str:
     """sha256 over the names, dtypes, shapes and bytes of all parameters and kept buffers."""
     hashed = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        store.relieve()  # of those before
+        store.relieve(tensor.nbytes)  # of those before
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hashed.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
@@ -121,7 +121,7 @@ def state_sha256(model: Any, store: LayerStore) -> str:
 def check_finite(model: Any, source: str, store: LayerStore) -> None:
     """Raises ModelError naming the first parameter that holds NaN or Inf."""
     for name, parameter in model.named_parameters():
-        store.relieve()  # of those before
+        store.relieve(parameter.nbytes)  # of those before
         # a sum is finite unless an entry is not, or unless it overflows: then the entries are looked at
         if not torch.isfinite(parameter.detach().sum(dtype=torch.float32)) and not torch.isfinite(parameter).all():
             raise ModelError(source, "finite weights", f"NaN or Inf in {name}", "use a sound copy of the model")

@@ -39,8 +39,8 @@ class LayerStore:
         """A parameter's numbers in another format, where they live; `value` is of no use after."""
         return value.to(dtype)
 
-    def relieve(self) -> None:
-        """Give back what memory can be given back now."""
+    def relieve(self, wanted: int = 0) -> None:
+        """Give back what memory can be given back now, where `wanted` bytes will be looked at next."""
 
     def check_room(self, wanted: int, what: str) -> None:
         """Raises RecipeError where a bound leaves no room for `wanted` bytes, which `what` takes beside layers."""

@@ -28,7 +28,7 @@ from lowrise.store.layer_store import LayerStore
 from lowrise.store.process import forget_files, resident
 from lowrise.store.scratch import Scratch, Stretch
 
-_LOOK_EVERY = 0.01  # seconds
+_LOOK_EVERY = 0.004  # seconds
 _TRIM_EVERY = 1.0
 _ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"  # of transformers: no tensor is read before the one before it is in place
 
@@ -130,8 +130,8 @@ class OnDisk(LayerStore):
         self.make_room()
         return made
 
-    def relieve(self) -> None:
-        self.make_room()
+    def relieve(self, wanted: int = 0) -> None:
+        self.make_room(wanted)
 
     def check_room(self, wanted: int, what: str) -> None:
         for region in self._by_use.values():
@@ -157,10 +157,15 @@ class OnDisk(LayerStore):
             return
         with self._lock:
             forget_files(self._sources)
-            for region in [*self._by_use.values()]:
-                if resident() + wanted <= self._limit:
-                    return
-                region.give_back()
+            regions = [*self._by_use.values()]
+            # those that were called since their pages went hold most; others may have been looked at without a call
+            for among in ([one for one in regions if not one.gone], regions):
+                over = 0
+                for region in among:
+                    if over <= 0 and (over := resident() + wanted - self._limit) <= 0:
+                        return
+                    over -= region.size
+                    region.give_back()
             if time.monotonic() > self._trimmed + _TRIM_EVERY and resident() + wanted > self._limit:
                 give_back()
                 self._trimmed = time.monotonic()
