@@ -45,12 +45,21 @@ def plan_of(steps: int = 6, rate: float = 1e-3, batch: int = 2) -> TrainingPlan:
 
 
 def healed(
-    student: Any, made: TrainingTokens, plan: TrainingPlan, goal: Goal | None = None, work: Work | None = None
+    student: Any,
+    made: TrainingTokens,
+    plan: TrainingPlan,
+    goal: Goal | None = None,
+    work: Work | None = None,
+    scaled: bool = False,
 ) -> Standing:
+    """scaled: the loss, as it is in float16, by a scale that doubles every other step."""
     goal = goal or Goal(0.0)
     teacher = None if goal.kl == 0 else Resident(Decoder(tiny.model(seed=1)), goal.temperature)
     loss = StudentLoss(Decoder(student), goal)
-    return train(loss, teacher, made, plan, Accelerator(cpu=True), QUIET, work or Work())
+    accelerator = Accelerator(cpu=True)
+    if scaled:
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+    return train(loss, teacher, made, plan, accelerator, QUIET, work or Work())
 
 
 def cut_plan(*edits: Edit) -> Plan:
@@ -300,14 +309,14 @@ def test_files_that_are_not_whole_are_made_anew(tmp_path: Path, monkeypatch: pyt
     assert stored.missing() == []
 
 
-@pytest.mark.parametrize("records", [1, 3, 6])
+@pytest.mark.parametrize(("records", "scaled"), [(1, False), (3, False), (6, False), (3, True)])
 def test_a_training_that_was_killed_goes_on_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int, scaled: bool
 ) -> None:
     monkeypatch.setattr("lowrise.heal.state.SHARE", float("inf"))  # every step is kept
     made, plan, goal = tokens(), plan_of(), Goal(0.5)
     whole = tiny.model()
-    expected = healed(whole, made, plan, goal)
+    expected = healed(whole, made, plan, goal, scaled=scaled)
 
     class KilledError(BaseException):
         pass
@@ -322,9 +331,9 @@ def test_a_training_that_was_killed_goes_on_with_the_same_bytes(
 
     monkeypatch.setattr(Work, "keep", killing)
     with pytest.raises(KilledError):
-        healed(tiny.model(), made, plan, goal, Work(tmp_path / "out", "01234567"))
+        healed(tiny.model(), made, plan, goal, Work(tmp_path / "out", "01234567"), scaled)
     student = tiny.model(seed=7)  # whose weights are those that were kept, once it goes on
-    found = healed(student, made, plan, goal, Work(tmp_path / "out", "01234567"))
+    found = healed(student, made, plan, goal, Work(tmp_path / "out", "01234567"), scaled)
     assert found.losses == expected.losses
     assert found.guarding == expected.guarding
     assert found.best.keys() == expected.best.keys()

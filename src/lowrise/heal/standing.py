@@ -43,7 +43,8 @@ class Standing:
 
 
 class Keeping:
-    """Weights that train, Adam's moments and `Standing`, of a module that may be spread over processes.
+    """Weights that train, Adam's moments, the scale of a float16 loss and `Standing`, of a module that may be spread
+    over processes.
 
     Full states are gathered to the first process, which alone writes and reads them.
     """
@@ -89,6 +90,8 @@ class Keeping:
         set_model_state_dict(self._module, now, options=options)
         found: Any = {"state": moments, "param_groups": about["groups"]} if moments else {}
         set_optimizer_state_dict(self._module, self._optimiser, found, options=options)
+        if self._accelerator.scaler is not None and about.get("scaler"):
+            self._accelerator.scaler.load_state_dict(about["scaler"])
         return Standing(
             Guarding(guard, {name: _pairs(rows) for name, rows in about["points"].items()}, about["best"]),
             about["step"],
@@ -116,10 +119,11 @@ class Keeping:
         tensors |= {f"best.{name}": value for name, value in done.best.items()}
         for name, moments in found["state"].items():
             tensors |= {f"adam.{name}.{moment}": value for moment, value in moments.items()}
+        scaler = self._accelerator.scaler  # of the loss, in float16 alone
         about = {
             "step": done.step, "tokens": done.tokens, "losses": done.losses, "seconds": done.seconds,
             "points": done.guarding.points, "best": done.guarding.best, "stopped": done.stopped,
-            "groups": found["param_groups"],
+            "groups": found["param_groups"], "scaler": None if scaler is None else scaler.state_dict(),
         }  # fmt: skip
         self._work.keep(_RECORD, about, tensors, what=f"step {done.step} of healing")
 
