@@ -18,6 +18,7 @@ from lowrise.edit.gram import RIDGES, Gram, damped_factor, solve, weight_of
 from lowrise.edit.input_map import fit_input_map
 from lowrise.edit.layerwise_pass import LayerContext
 from lowrise.exact import exact
+from lowrise.heap import BETWEEN_STEPS, give_back
 from lowrise.model.layer import Layer
 from lowrise.model.matrices import captured, input_of
 from lowrise.model.neurons import chosen
@@ -112,6 +113,7 @@ def transplant_block(
 
     fit = sums(held=False)
     both = torch.cat([own, lent])
+    give_back(BETWEEN_STEPS)  # what batches took: the sums' inverse is as large as they are
     matrix = exact(both)
     alone = torch.arange(k, device=matrix.device)
     rows = obs_selection(fit, matrix, k)
@@ -145,6 +147,7 @@ def obs_selection(fit: Gram, matrix: Tensor, keep: int) -> Tensor | None:
     if factor is None:
         return None
     inverse = torch.cholesky_inverse(factor, out=factor)
+    del factor  # of the rows that go, too
     solved = matrix + inverse @ fit.cross
     rows = torch.arange(len(matrix), device=matrix.device)
     a_step = -(-(len(rows) - keep) // STEPS)
