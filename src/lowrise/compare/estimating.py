@@ -67,6 +67,7 @@ def estimate_rows(recipes: Sequence[Recipe], known: Known, keep: bool) -> Estima
         machine=known.timed.said,
         assumed=list(dict.fromkeys(assumed)),
         base=known.base,
+        bound=known.bound,
     )
 
 

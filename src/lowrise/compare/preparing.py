@@ -50,7 +50,7 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
     tasks = load_tasks(first.tasks, first.task_dir, first.limit, first.fewshot, progress)
     clock = Clock(progress)
     with clock.stage("open"):
-        opened = open_from(first)
+        opened = open_from(first, beside=folder)
     check_tasks(tasks, opened, first.bos)
     record = opened.record.model_dump()
     before = weights_of(folder)
@@ -67,7 +67,7 @@ def prepare(folder: Path, asked: Path, progress: Reporter) -> None:
     healed: list[Heal] = []
     for recipe in recipes:
         if recipe.heal is not None and recipe.heal not in healed:
-            check_texts(recipe, recipe.heal, opened)
+            check_texts(recipe, recipe.heal, folder, opened)
             healed.append(recipe.heal)
     estimates = _foretell(recipes, opened, progress)
     for recipe in recipes:

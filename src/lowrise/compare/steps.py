@@ -28,6 +28,7 @@ _MEASURING = (
     "fewshot",
     "dtype",
     "device",
+    "memory",
     "trust_remote_code",
     "allow_pickle",
 )

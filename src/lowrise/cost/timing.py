@@ -6,7 +6,6 @@ Nothing of the model changes, and no random number is drawn.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from lowrise.cost.stopwatch import FEWEST, Stopwatch, entering, ids_of, learning
 from lowrise.cost.timed_healing import COMPUTED, healed, taught
 from lowrise.cost.work import Rates
 from lowrise.exact import exact_device
+from lowrise.files.temporary import temporary_file
 from lowrise.model.decoder import Decoder
 from lowrise.settings import Precision
 
@@ -172,7 +172,7 @@ def _stored(watch: Stopwatch) -> float:
         file.seek(0)
         file.read(len(content))
 
-    with tempfile.TemporaryFile() as file:
+    with temporary_file("lowrise-timed-") as file:
         return watch.of(work) / (2 * len(content))
 
 

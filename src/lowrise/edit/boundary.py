@@ -80,7 +80,7 @@ def boundaries(task: RepairTask, *, every: bool = False) -> Iterator[Boundary]:
     gaps = gaps_of(student)
     parts = task.windows.cut(len(task.windows) - task.held_out)
     batches = batches_of(*parts, decoder.batch_tokens, mixed=False)
-    with ActivationStore() as store, task.progress.bar("repairing", len(gaps)) as bar:
+    with ActivationStore(decoder.store.folder) as store, task.progress.bar("repairing", len(gaps)) as bar:
         at = 0
         for gap in gaps:
             _cross(student, gap, at, [ids for ids, _ in batches], store, every)

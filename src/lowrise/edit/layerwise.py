@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from lowrise.edit.context import RepairTask
 from lowrise.edit.fit import Fit
@@ -27,7 +28,7 @@ def repair_layers(
     it: while the next layer is worked on, those of two layers lie on disk. mixed: as of `batches_of`.
     """
     work = task.work.part("repair")
-    with _store(work) as store, task.progress.bar("repairing", len(layers)) as bar:
+    with _store(work, task.student.decoder.store.folder) as store, task.progress.bar("repairing", len(layers)) as bar:
         fits = _restored(task.student, work, layers, store)
         done = len(fits)
         if done:
@@ -51,12 +52,12 @@ def repair_layers(
 
 
 @contextmanager
-def _store(work: Work) -> Iterator[ActivationStore]:
+def _store(work: Work, folder: Path | None) -> Iterator[ActivationStore]:
     if not work.keeps:
-        with ActivationStore() as store:
+        with ActivationStore(folder) as store:
             yield store
         return
-    with LastingStore((work.place("states-0"), work.place("states-1")), _LASTING) as store:
+    with LastingStore((work.place("states-0"), work.place("states-1")), _LASTING, folder) as store:
         yield store
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowrise.calibration import Windows
 from lowrise.errors import OutputError, RecipeError
+from lowrise.files.temporary import making_temporary
 from lowrise.model.decoder import Decoder
 from lowrise.observe.passes import states_of_batches
 from lowrise.progress import Reporter
@@ -74,9 +75,11 @@ def collect_pairs(decoder: Decoder, windows: Windows, start: int, stop: int, lim
 
 def _on_disk(count: int, size: int, dtype: torch.dtype) -> Tensor:
     """A tensor mapped onto an unlinked file. Its blocks are reserved now: a full disk must not be a crash later."""
-    handle, name = tempfile.mkstemp(prefix="lowrise-pairs-")
+    with making_temporary():
+        handle, name = tempfile.mkstemp(prefix="lowrise-pairs-")
     try:
-        os.posix_fallocate(handle, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
         return torch.from_file(name, shared=True, size=count, dtype=dtype)
     except OSError as error:
         raise OutputError(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lowrise.errors import OutputError
 from lowrise.files.siblings import remove
+from lowrise.files.temporary import temporary_file
 from lowrise.observe.moving import Mover
 
 _Key = tuple[str | tuple[Any, ...], int]
@@ -29,11 +30,11 @@ _AHEAD = 4  # states that are read before they are asked for, at most
 class ActivationStore:
     """States by key, in a file without a name: no crash can leave it behind. Raises OutputError when the disk is full.
 
-    A context manager: the file goes when it ends.
+    A context manager: the file goes when it ends. folder: of the file; None, that of temporary files.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="lowrise-states-")  # noqa: SIM115 - closed by __exit__
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file, self._folder = temporary_file("lowrise-states-", folder), folder
         self._end = 0
         self._kept: dict[Hashable, tuple[int, Tensor]] = {}  # where it begins, and an empty tensor like it
         self._mover = Mover()
@@ -82,11 +83,12 @@ class ActivationStore:
             self._file.write(_bytes(h))
             self._file.flush()
         except OSError as error:
+            disk = "set TMPDIR to a larger disk" if self._folder is None else "choose another place for --out"
             raise OutputError(
-                tempfile.gettempdir(),
+                self._folder or tempfile.gettempdir(),
                 "room for the states of a search",
                 error.strerror or str(error),
-                "set TMPDIR to a larger disk, or give fewer --samples, or less --search-budget",
+                f"{disk}, or give fewer --samples, or less --search-budget",
             ) from error
 
     def _read(self, start: int, kept: Tensor) -> Tensor:
@@ -104,8 +106,8 @@ class LastingStore(ActivationStore):
     file without a name. Of each two states are kept.
     """
 
-    def __init__(self, files: tuple[Path, Path], names: tuple[str, ...]) -> None:
-        super().__init__()
+    def __init__(self, files: tuple[Path, Path], names: tuple[str, ...], folder: Path | None = None) -> None:
+        super().__init__(folder)
         self._names, self._paths, self._files = names, files, list[BinaryIO]()
         self._now: dict[_Key, dict[str, Any]] = {}
         self._marked: dict[_Key, int] = {}  # which of the files must stay as it is

@@ -54,7 +54,7 @@ def through(
                     told(number, place, h)
             yield number, ids, h
         return
-    with ActivationStore() as states:
+    with ActivationStore(decoder.store.folder) as states:
         loans = LentStore(decoder, states, lambda _: "lent") if lent is None else lent
         for number, ids in enumerate(batches):
             h = decoder.embed(ids)[0] if begin is None else begin(number)
@@ -89,7 +89,7 @@ def states_of_batches(
     last = len(decoder) if stop is None else stop
     kept = [layer for layer in range(last + 1) if wanted is None or layer in wanted]
     for group in _groups(decoder, batches, len(kept)):
-        with ActivationStore() as states:
+        with ActivationStore(decoder.store.folder) as states:
 
             def keep(number: int, layer: int, h: Tensor, states: ActivationStore = states) -> None:
                 if layer in kept:

@@ -118,7 +118,8 @@ def edit_model(run: Run, plan: Plan, opened: OpenModel, windows: Windows | None)
                 continue
             assert windows is not None
             with clock.stage("pairs"):
-                pairs = collect_pairs(decoder, windows, edit.start, edit.stop, ram_limit(run.recipe.max_ram), progress)
+                limit = decoder.store.at_most(ram_limit(run.recipe.max_ram))
+                pairs = collect_pairs(decoder, windows, edit.start, edit.stop, limit, progress)
             with clock.stage("training"):
                 trainee = make_trainee(decoder, edit, plan.calibration.seed)
                 kept = run.work.part(f"span-{edit.start}")

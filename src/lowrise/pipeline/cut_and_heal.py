@@ -68,7 +68,7 @@ def cut_and_heal(
         progress.say(f"the cut model is kept from before in {place}")
     else:
         remove(place)
-        cut(plain, place, partial(check_texts, recipe, settings))
+        cut(plain, place, partial(check_texts, recipe, settings, out))
     taught = settings.model_copy(update={"dense": settings.dense or recipe.model})
     trusted = recipe.trust_remote_code or not recipe.loads_plainly  # the modelling file of the cut is our own
     healing = recipe.model_copy(update={"model": str(place), "heal": taught, "trust_remote_code": trusted})
@@ -98,7 +98,7 @@ def check_other_dense(recipe: Recipe, settings: Heal) -> None:
         check_same_tokens(recipe, recipe.model_copy(update={"model": settings.dense}))
 
 
-def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
+def check_texts(recipe: Recipe, settings: Heal, out: Path, opened: OpenModel) -> None:
     """Refuse what healing could not be done on: a budget, texts, conversations or a guard, by the dense model.
 
     opened: the model that is to be cut.
@@ -106,7 +106,7 @@ def check_texts(recipe: Recipe, settings: Heal, opened: OpenModel) -> None:
     if settings.dense in (None, recipe.model):
         check_training_tokens(opened, settings, recipe)
         return
-    other = open_from(recipe.model_copy(update={"model": settings.dense}))
+    other = open_from(recipe.model_copy(update={"model": settings.dense}), beside=out)
     left = _layers_left(recipe, opened)
     if left is not None and len(other.decoder) <= left:
         expected, found = f"a model of more layers than the {left} that are left", f"{len(other.decoder)}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +21,9 @@ from lowrise.cost.job import Job, Text
 from lowrise.cost.shape import ModelShape
 from lowrise.cost.stages import COMMANDS
 from lowrise.cost.timing import Timed, timed
-from lowrise.cost.total import BASE_BYTES, against, estimated, lines
+from lowrise.cost.total import BASE_BYTES, WORDS, against, estimated, lines
 from lowrise.cost.work import Stage
-from lowrise.errors import LowriseError, ModelError, RecipeError, TextError
+from lowrise.errors import LowriseError, ModelError, OutputError, RecipeError, TextError
 from lowrise.heal.precision import precision_of
 from lowrise.measure.system import peak_memory
 from lowrise.model.placement import pick_devices
@@ -33,7 +36,8 @@ from lowrise.recipe import Recipe
 from lowrise.report import words
 from lowrise.results import Estimate
 from lowrise.settings import Precision
-from lowrise.store import bound_of, stays_in_memory
+from lowrise.sizes import said_bytes
+from lowrise.store import bound_of, check_bound, least_of, stays_in_memory
 from lowrise.store.process import free_memory, resident
 
 _TOLD_ANEW = 1.25  # by what a better estimate must differ to be said
@@ -112,7 +116,9 @@ def known_of_config(
     asked = recipe.memory
     if asked is None or device.type != "cpu" or stays_in_memory(asked, device, shape.bytes, BASE_BYTES):
         return known
-    return on_disk(known, bound_of(asked))
+    bound, table = bound_of(asked), shape.vocabulary * shape.hidden * compute.itemsize
+    check_bound(asked, bound, least_of(round(max(shape.layer_bytes, table)), round(BASE_BYTES)))
+    return on_disk(known, bound)
 
 
 def estimate_of(
@@ -151,6 +157,10 @@ def estimate_of(
             what += f", then healed on {learned.windows * learned.length:,} tokens"
     if known.bound < math.inf:
         what += f", layers on disk, {words.megabytes(known.bound)} of memory"
+        longest = max(stages, key=lambda stage: stage.memory)
+        needed = known.base + 2 * known.shape.layer_bytes + longest.memory
+        if needed > known.bound:
+            what += f" where {WORDS.get(longest.name, longest.name)} takes about {words.megabytes(needed)}"
         stages = [replace(stage, disk=stage.disk + known.shape.bytes) for stage in stages]
     return _said(command, known, stages, what, after, tokens, asked.assumed)
 
@@ -254,6 +264,7 @@ def foretell(
     run.clock.forecast, run.progress.left = Forecast(estimate), run.clock.left
     run.progress.foretold = run.progress.foretold or estimate.seconds
     tell_memory(estimate, opened.decoder.device, run.progress)
+    check_disk(estimate, run.out, run.progress)
 
 
 def said(make: Callable[[], tuple[Known, Estimate]], progress: Reporter) -> tuple[Known, Estimate] | None:
@@ -286,6 +297,21 @@ def tell_memory(estimate: Estimate, device: torch.device, progress: Reporter) ->
             progress.warn(f"memory may not suffice: about {needed} are needed, {words.megabytes(free)} are there")
 
 
+def check_disk(estimate: Estimate, out: Path | None, progress: Reporter) -> None:
+    """Raises OutputError where what stays would not fit beside `out`; a warning where what lies there meanwhile would
+    not.
+    """
+    folder = Path(tempfile.gettempdir()) if out is None else out.resolve().parent
+    free = shutil.disk_usage(folder).free
+    elsewhere = any(stage.name == "teacher" for stage in estimate.stages)  # some of it stays in the cache
+    if out is not None and not elsewhere and estimate.kept_bytes > free:
+        expected, found = f"about {said_bytes(estimate.kept_bytes)} of room for it", f"{said_bytes(free)} free"
+        raise OutputError(out, expected, found, "free space, or choose another place")
+    if estimate.disk_bytes > free:
+        needed, there = words.megabytes(estimate.disk_bytes), words.megabytes(free)
+        progress.warn(f"the disk may not suffice: about {needed} are needed, {there} are free in {folder}")
+
+
 def foretell_anew(run: Run, plan: Plan, texts: dict[str, Windows], whole: Recipe | None = None) -> None:
     """With the layers that were chosen; said where it makes a difference. whole: as of `foretell`."""
     forecast, known = run.clock.forecast, run.known
@@ -308,3 +334,6 @@ def tell_against(run: Run) -> None:
     if run.clock.forecast is not None:
         peak = peak_memory()["peak_resident_bytes"]
         run.progress.say(against(run.clock.forecast.first, run.clock.total()["total"], peak))
+        bound = run.known.bound if run.known is not None else math.inf
+        if peak > bound:
+            run.progress.warn(f"{words.megabytes(peak)} of memory were taken, more than --memory {run.recipe.memory}")

@@ -79,7 +79,7 @@ def write_healed(
         if run.recipe.strict:
             refuse_collapse(results, {})
         if run.recipe.speed:
-            results = with_speed(run, results, decoder, open_from(dense_of(run.recipe, cut)).decoder)
+            results = with_speed(run, results, decoder, open_from(dense_of(run.recipe, cut), run).decoder)
         results = results.but(
             memory=results.memory | until_written,
             command="heal" if cut is None else cut.command,

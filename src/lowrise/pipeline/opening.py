@@ -37,8 +37,10 @@ from lowrise.store import Memory
 Tokens = TypeVar("Tokens", Windows, Sentences)
 
 
-def open_from(recipe: Recipe, run: Run | None = None) -> OpenModel:
-    """run: that it is opened for, which says where layers come to lie on disk: beside its output."""
+def open_from(recipe: Recipe, run: Run | None = None, beside: Path | None = None) -> OpenModel:
+    """run: that it is opened for, which says where layers come to lie on disk: beside its output. beside: a place that
+    says so where there is no run.
+    """
     if recipe.model is None:
         raise RecipeError("MODEL", "a hub id, a folder or a .gguf file", "none", "name one")
     if recipe.for_engines and kind_of(recipe.model, ModelError, "a folder", "check the path") == "folder":
@@ -49,7 +51,7 @@ def open_from(recipe: Recipe, run: Run | None = None) -> OpenModel:
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
         allow_pickle=recipe.allow_pickle,
-        memory=_memory(recipe, run),
+        memory=_memory(recipe, run, beside),
     )
     if recipe.speed:
         layer_caches(opened.decoder)  # refuses a model that cannot be timed
@@ -69,11 +71,10 @@ def _tell_whole_reads(run: Run) -> None:
         run.progress.say(f"all layers are read again for every batch or token of: {', '.join(slow)}")
 
 
-def _memory(recipe: Recipe, run: Run | None) -> Memory:
-    if run is None:
-        return Memory(recipe.memory)
-    folder = None if run.out is None else run.out.resolve().parent
-    return Memory(recipe.memory, folder, run.progress.say)
+def _memory(recipe: Recipe, run: Run | None, beside: Path | None) -> Memory:
+    place = beside if run is None else run.out
+    folder = None if place is None else place.resolve().parent
+    return Memory(recipe.memory, folder) if run is None else Memory(recipe.memory, folder, run.progress.say)
 
 
 def tell_notes(opened: OpenModel, progress: Reporter) -> None:

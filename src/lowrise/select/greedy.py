@@ -42,7 +42,7 @@ def choose_greedily(
     rounds: list[dict[str, Any]] = []
     journal, cuts = Journal(work), cuts or AllowedCuts(len(decoder))
     number = sum(len(decoder) - done for done in range(k))
-    with ActivationStore() as store, progress.bar("searching", number) as bar:
+    with ActivationStore(decoder.store.folder) as store, progress.bar("searching", number) as bar:
         trials = Trials(decoder, windows, store)
         while True:
             note = f"loss {rounds[-1]['loss']:.3f} without {len(rounds)}" if rounds else ""

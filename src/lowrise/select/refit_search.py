@@ -86,7 +86,7 @@ def choose_by_refit(
     shortlist = shortlist_of(search_budget)
     finalists: list[dict[str, Any]] = []
     journal = Journal(work)
-    with ActivationStore() as store:
+    with ActivationStore(decoder.store.folder) as store:
         count = len(decoder) - 1 if cuts.restricted else tried_first(len(decoder), k, shortlist)
         with progress.bar("searching", _trials(len(decoder), k, shortlist, count)) as bar:
             search = Search(decoder, fitted, deciding, store)
@@ -332,7 +332,7 @@ def choose_span_by_refit(
         raise none_allowed(cuts, k)
     losses: dict[int, float] = {}
     divergences: dict[int, float] = {}
-    with ActivationStore() as store, progress.bar("searching", len(starts)) as bar:
+    with ActivationStore(decoder.store.folder) as store, progress.bar("searching", len(starts)) as bar:
         search = Search(decoder, fitted, deciding, store, moves=False)
         for start in starts:
             trial, _ = _span(search, start, start + k, journal)

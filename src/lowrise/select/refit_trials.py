@@ -178,7 +178,7 @@ class Search:
         student, start = Student(self._decoder).without(gone), min(gone) - 1
         fitted = [number for number, (_, held) in enumerate(self._batches) if not held]
         numbers = [*fitted[::2], *self._likely]
-        with ActivationStore() as store:
+        with ActivationStore(self._decoder.store.folder) as store:
             batches = [self._batches[number] for number in numbers]
             lent = self._lent_by_dense, numbers
             layerwise = DryRun(student, store, start, batches, lambda place: self._dense(start, numbers[place]), lent)

@@ -72,13 +72,8 @@ def store_for(memory: Memory, sizes: Mapping[str, int], device: torch.device, un
         raise RecipeError(
             f"--memory {memory.asked}", expected, f"--device {device}", "leave it out, or say --device cpu"
         )
-    asked, bound = memory_bound(memory.asked), bound_of(memory.asked)
-    least = least_bound(sizes, unpacked)
-    if bound < least:
-        found = "less" if asked is not None else f"{said_bytes(bound)} that are free"
-        enough = said_bytes(with_margin(least))
-        expected, remedy = f"at least {enough} for this model", f"say --memory {enough}"
-        raise RecipeError(f"--memory {memory.asked}", expected, found, remedy if asked is not None else "free memory")
+    bound = bound_of(memory.asked)
+    check_bound(memory.asked, bound, least_bound(sizes, unpacked))
     folder = memory.folder if memory.folder is not None else Path(tempfile.gettempdir())
     _check_folder(folder, needed := total + mmap.PAGESIZE * len(sizes))
     memory.say(
@@ -86,6 +81,20 @@ def store_for(memory: Memory, sizes: Mapping[str, int], device: torch.device, un
         f"at most {said_bytes(bound)} of memory"
     )
     return OnDisk(bound, folder, needed)
+
+
+def check_bound(asked: str, bound: int, least: int) -> None:
+    """Raises RecipeError where the bound that was asked for is less than the least that does."""
+    if bound < least:
+        said = memory_bound(asked) is not None
+        enough = said_bytes(with_margin(least))
+        expected, found = f"at least {enough} for this model", "less" if said else f"{said_bytes(bound)} that are free"
+        raise RecipeError(f"--memory {asked}", expected, found, f"say --memory {enough}" if said else "free memory")
+
+
+def least_of(largest: int, taken: int) -> int:
+    """As `least_bound`, of a model that is not there: its largest layer or tensor, and what the process takes."""
+    return bound_over(taken + 2 * largest + _WORKING)
 
 
 def least_bound(sizes: Mapping[str, int], unpacked: int = 0) -> int:

@@ -16,6 +16,9 @@ class LayerStore:
     layer_by_layer = False
     """Whether a pass reads each layer once for all batches, with states on disk between, or each batch by itself."""
 
+    folder: Path | None = None
+    """Where states lie between the layers of a pass; None: where temporary files do."""
+
     @property
     def size(self) -> int:
         """Bytes on disk of what it keeps there."""
@@ -38,6 +41,10 @@ class LayerStore:
     def recast(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         """A parameter's numbers in another format, where they live; `value` is of no use after."""
         return value.to(dtype)
+
+    def at_most(self, wanted: int) -> int:
+        """How many of so many bytes may be taken in memory beside layers, for what can lie on disk as well."""
+        return wanted
 
     def relieve(self, wanted: int = 0) -> None:
         """Give back what memory can be given back now, where `wanted` bytes will be looked at next."""

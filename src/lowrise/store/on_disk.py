@@ -30,6 +30,7 @@ from lowrise.store.scratch import Scratch, Stretch
 
 _LOOK_EVERY = 0.004  # seconds
 _TRIM_EVERY = 1.0
+_SHARE = 4  # of the bound, for what can lie on disk as well
 _ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"  # of transformers: no tensor is read before the one before it is in place
 
 
@@ -78,6 +79,7 @@ class OnDisk(LayerStore):
 
     def __init__(self, bound: int, folder: Path, expected: int) -> None:
         self._bound, self._folder, self._expected = bound, folder, expected
+        self.folder = folder
         self._limit = bound - reserve_of(bound)
         self._scratch = Scratch(folder, expected)
         self._sources: list[Path] = []
@@ -129,6 +131,9 @@ class OnDisk(LayerStore):
         made = self._scratch.replace(value, cast) if cast.nbytes <= value.nbytes else self.keep(cast)
         self.make_room()
         return made
+
+    def at_most(self, wanted: int) -> int:
+        return min(wanted, self._bound // _SHARE)
 
     def relieve(self, wanted: int = 0) -> None:
         self.make_room(wanted)
