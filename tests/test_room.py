@@ -72,6 +72,18 @@ def test_a_disk_that_may_not_suffice_meanwhile_is_a_warning(
     assert "the disk may not suffice: about" in errors
 
 
+def test_a_bound_has_room_for_what_the_student_takes_in_training(
+    main: Main, monkeypatch: pytest.MonkeyPatch, asked: list[Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    assert main("run", *asked, "--out", tmp_path / "cut", "--quiet")[0] == 0
+    monkeypatch.setattr("lowrise.pipeline.healing._LEARNING", 1 << 30)
+    data = ["--text", asked[asked.index("--text") + 1], "--length", 32, "--device", "cpu", "--quiet"]
+    arguments = ["--tokens", 512, *data, "--memory", ROOMY, "--out", tmp_path / "out"]
+    ran = main("heal", tmp_path / "cut", "--dense", tiny_folder, *arguments)
+    assert_one_line(*ran, ("--memory 64GB", "for what the student's training takes on this model", "say --memory"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_memory_than_the_bound_is_said_at_the_end(
     main: Main, monkeypatch: pytest.MonkeyPatch, asked: list[Any], tmp_path: Path
 ) -> None:

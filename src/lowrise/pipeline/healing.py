@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_LEARNING = 12  # bytes of a weight that trains: its gradient and Adam's two moments
+
+
 def heal(
     recipe: Recipe, out: Path, force: bool, progress: Reporter, fresh: bool = False, cut: Cut | None = None
 ) -> Results | None:
@@ -102,6 +105,8 @@ def _heal(run: Run, settings: Heal, accelerator: Accelerator, cut: Cut | None) -
         foretell(run, dense, student=student, texts=texts)
     trains = what_trains(run, settings, models)
     trains.ready(student)
+    learning = sum(parameter.numel() for parameter in student.model.parameters() if parameter.requires_grad)
+    dense.decoder.store.check_room(_LEARNING * learning, "what the student's training takes")
     made = tokens_to_train_on(run, settings, accelerator, models)
     texts = texts or made.unseen
     measured = measure_model(run, dense.decoder, dense, texts, tasks) if first else None
