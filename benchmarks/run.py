@@ -91,10 +91,13 @@ def child(arguments: list[str], report: Path) -> None:
     for name, places in PARTS.items():
         for place in places:
             module, _, path = place.partition(":")
-            owner: Any = import_module(module)
             *classes, function = path.split(".")
+            try:
+                owner: Any = import_module(module)
+            except ModuleNotFoundError:
+                continue
             for one in classes:
-                owner = getattr(owner, one)
+                owner = getattr(owner, one, None)
             if hasattr(owner, function):
                 setattr(owner, function, spent.counted(name, getattr(owner, function)))
     sys.argv = ["lowrise", *arguments]

@@ -278,6 +278,29 @@ def test_run_for_engines_makes_what_they_read_right(main: Main, tmp_path: Path, 
     assert main("check", out, "--for", "llama.cpp,mlx")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("family", "more", "said"),
+    [
+        ("gemma3_text", [], "llama.cpp and MLX would read some cuts of this model wrong; --for llama.cpp,mlx makes"),
+        ("gemma3_text", ["--for", "llama.cpp"], "MLX would read some cuts of this model wrong; --for mlx makes"),
+        ("gemma3_text", ["--for", "llama.cpp,mlx"], None),
+        ("llama", [], None),
+    ],
+)
+def test_engines_that_would_read_some_cuts_wrong_are_named_before_layers_are_chosen(
+    main: Main, tmp_path: Path, text_file: Path, family: str, more: list[str], said: str | None
+) -> None:
+    import tiny
+
+    model = tiny.save(tmp_path / "model", family, num_hidden_layers=8)
+    given = ["--preset", "streamline-none", "--remove", "1", "--text", text_file, "--length", "32", "--samples", "4"]
+    status, _, errors = main("plan", model, *given, *more, "--device", "cpu", "--out", tmp_path / "plan.json")
+    assert status == 0, errors
+    found = [line for line in errors.splitlines() if "would read some cuts" in line]
+    assert len(found) == (said is not None)
+    assert said is None or found[0].startswith(said)
+
+
 def test_run_for_an_engine_that_does_not_open_the_model_is_refused(main: Main, tmp_path: Path) -> None:
     import tiny
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowrise.engines.checking import Verdict, check, check_files, restrictions
+from lowrise.engines.checking import Verdict, check, check_files, restricting, restrictions
 from lowrise.engines.facts import ENGINES, Engine, Fact
 
-__all__ = ["ENGINES", "Engine", "Fact", "Verdict", "check", "check_files", "restrictions"]
+__all__ = ["ENGINES", "Engine", "Fact", "Verdict", "check", "check_files", "restricting", "restrictions"]

@@ -115,6 +115,19 @@ def restrictions(config: Mapping[str, Any] | HasDict, engines: Sequence[str]) ->
     return found
 
 
+def restricting(config: Mapping[str, Any] | HasDict) -> list[Engine]:
+    """Those that read some cuts of a model wrong and others right. config: of the model before the cut."""
+    found = []
+    for engine in ENGINES.values():
+        try:
+            restricted = restrictions(config, [engine.name])
+        except RecipeError:  # of which nothing is known there, or that refuses it whatever is cut
+            continue
+        if restricted:
+            found.append(engine)
+    return found
+
+
 def check_files(folder: Path, engines: Sequence[str]) -> None:
     """Raises RecipeError where an engine needs a file that a dense model's folder lacks: its cuts will lack it too."""
     model = without_weights(folder)

@@ -22,7 +22,7 @@ from lowrise.model.decoder import Decoder
 from lowrise.model.source import OpenModel, layers_of, open_model, open_tokenizer
 from lowrise.pipeline.context import Run
 from lowrise.pipeline.repairing import check_repair, check_repairs
-from lowrise.pipeline.restricting import check_allowed
+from lowrise.pipeline.restricting import check_allowed, tell_engines
 from lowrise.pipeline.sizing import fewest_layers, naming_size, net_layers
 from lowrise.pipeline.work import begin_work
 from lowrise.plan import CalibrationRecord, Replace
@@ -160,7 +160,10 @@ def layers_to_take_out(run: Run, opened: OpenModel) -> int | None:
     fewest = fewest_layers(recipe, opened.decoder)
     if fewest is not None:
         check_wishes(recipe, opened.decoder, fewest)  # before anything is timed
-    return check_wishes(recipe, opened.decoder, _net_layers(run, opened))
+    k = check_wishes(recipe, opened.decoder, _net_layers(run, opened))
+    if run.command in ("run", "plan") and recipe.layers is None:
+        tell_engines(opened.decoder, recipe.for_engines, run.progress)
+    return k
 
 
 def check_wishes(recipe: Recipe, decoder: Decoder, net: int | None) -> int | None:

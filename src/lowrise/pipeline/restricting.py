@@ -13,6 +13,7 @@ from lowrise.plan import Plan
 from lowrise.progress import Reporter
 from lowrise.provenance import RestrictionRecord
 from lowrise.recipe import Recipe
+from lowrise.report import words
 from lowrise.restriction import AllowedCuts, Restriction
 from lowrise.select.choice import Choice, as_text, breaks
 from lowrise.select.merge_search import staying
@@ -115,6 +116,16 @@ def tell_restriction(plan: Plan, progress: Reporter) -> None:
     record = plan.restriction
     for sentence in [] if record is None else record.sentences():
         progress.say(sentence)
+
+
+def tell_engines(decoder: Decoder, for_engines: Sequence[str], progress: Reporter) -> None:
+    """Before layers are chosen: engines, not named, that would read some choices wrong."""
+    others = [engine for engine in engines.restricting(decoder.model.config) if engine.name not in for_engines]
+    if others:
+        titles, names = words.listed([one.title for one in others]), ",".join(one.name for one in others)
+        progress.say(
+            f"{titles} would read some cuts of this model wrong; --for {names} makes only such as are read right"
+        )
 
 
 def check_plan_allowed(plan: Plan, decoder: Decoder, for_engines: Sequence[str] | None) -> None:
