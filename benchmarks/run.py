@@ -116,7 +116,7 @@ def measured(tree: Path, arguments: list[str], folder: Path) -> dict[str, Any]:
     out, report = folder / "out", folder / "report.json"
     command = [sys.executable, str(Path(__file__).resolve()), "--child", str(report), *arguments, "--out", str(out)]
     more = {"PYTHONPATH": str(tree / "src"), "LOWRISE_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, check=True, env={**os.environ, **more})
+    subprocess.run(command, check=True, env={**os.environ, **more}, stdout=sys.stderr)
     results, plan = (json.loads((out / "lowrise" / f"{name}.json").read_text()) for name in ("results", "plan"))
     return {**json.loads(report.read_text()), "results": results, "plan": plan}
 
