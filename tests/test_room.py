@@ -72,6 +72,19 @@ def test_a_disk_that_may_not_suffice_meanwhile_is_a_warning(
     assert "the disk may not suffice: about" in errors
 
 
+def test_of_a_folder_that_is_not_there_yet_the_one_above_it_has_the_room(
+    main: Main, asked: list[Any], text_file: Path, tmp_path: Path
+) -> None:
+    for name in ("run", "measure"):
+        more = asked[1:7] if name == "run" else []
+        out = tmp_path / name / "new" / "out"
+        given = [*more, "--text", text_file, "--length", 32, "--device", "cpu", "--memory", ROOMY, "--out", out]
+        status, _, errors = main(name, asked[0], *given)
+        assert status == 0, errors
+        assert out.exists()
+        assert "may not suffice" not in errors
+
+
 def test_a_bound_has_room_for_what_the_student_takes_in_training(
     main: Main, monkeypatch: pytest.MonkeyPatch, asked: list[Any], tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -264,7 +264,7 @@ def foretell(
     run.clock.forecast, run.progress.left = Forecast(estimate), run.clock.left
     run.progress.foretold = run.progress.foretold or estimate.seconds
     tell_memory(estimate, opened.decoder.device, run.progress)
-    check_disk(estimate, run.out, run.progress)
+    check_disk(estimate, run.out, opened.decoder.store.size, run.progress)
 
 
 def said(make: Callable[[], tuple[Known, Estimate]], progress: Reporter) -> tuple[Known, Estimate] | None:
@@ -297,17 +297,18 @@ def tell_memory(estimate: Estimate, device: torch.device, progress: Reporter) ->
             progress.warn(f"memory may not suffice: about {needed} are needed, {words.megabytes(free)} are there")
 
 
-def check_disk(estimate: Estimate, out: Path | None, progress: Reporter) -> None:
+def check_disk(estimate: Estimate, out: Path | None, held: int, progress: Reporter) -> None:
     """Raises OutputError where what stays would not fit beside `out`; a warning where what lies there meanwhile would
-    not.
+    not. held: bytes that lie there already, of layers on disk.
     """
-    folder = Path(tempfile.gettempdir()) if out is None else out.resolve().parent
+    places = [Path(tempfile.gettempdir())] if out is None else out.resolve().parents
+    folder = next(place for place in places if place.exists())
     free = shutil.disk_usage(folder).free
     elsewhere = any(stage.name == "teacher" for stage in estimate.stages)  # some of it stays in the cache
     if out is not None and not elsewhere and estimate.kept_bytes > free:
         expected, found = f"about {said_bytes(estimate.kept_bytes)} of room for it", f"{said_bytes(free)} free"
         raise OutputError(out, expected, found, "free space, or choose another place")
-    if estimate.disk_bytes > free:
+    if estimate.disk_bytes > free + held:
         needed, there = words.megabytes(estimate.disk_bytes), words.megabytes(free)
         progress.warn(f"the disk may not suffice: about {needed} are needed, {there} are free in {folder}")
 
